@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guest artefacts for the integration tests: firmware, boot sectors, disk images, Linux kernels and initramfs images.
+
+Each function builds its artefact on first use, keeps it in the cache (see `cache`), and returns a frozen dataclass
+with paths and with the values a guest must print. Images are templates: run a guest on `copy_to()`'s copy.
+All raise MissingPackage or GuestError when something they need is not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import struct
+import tarfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.framework import cache, images
+from tests.framework.images import MIB, SECTOR_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    ImageBuilder = Callable[[Path, Path], None]  # (image to write, scratch directory)
+
+IMAGE_MIB = 16
+PAYLOAD_BYTES = 200_001  # odd, so that neither sector nor cluster divides it
+PAYLOAD_NAME = "payload.bin"
+GRUB_INSTALL_PARTITION_OFFSET = 0x208  # in stage2: `install_partition`
+GRUB_FIRST_PARTITION = 0x0000FFFF  # partition 0, no BSD slice
+LINUX_BUILD_TOOLS = (("gcc", "gcc"), ("make", "make"), ("flex", "flex"), ("bison", "bison"), ("bc", "bc"))
+LINUX_BUILD_HEADERS = (("libelf-dev", "usr/include/libelf.h"), ("busybox-static", "bin/busybox"))
+KERNEL_ARCHIVE = "usr/src/linux-source-6.1.tar.xz"
+
+
+@dataclass(frozen=True)
+class DiskImage:
+    """A raw disk image; `payload` is the file PAYLOAD_NAME in its FAT partition (empty: there is none)."""
+
+    path: Path
+    payload: bytes = field(default=b"", repr=False)
+
+    @property
+    def payload_crc32(self) -> str:
+        """CRC-32 of the payload as eight hexadecimal digits."""
+        return f"{zlib.crc32(self.payload):08x}"
+
+    def copy_to(self, directory: Path) -> Path:
+        """A private, writable copy in *directory*."""
+        target = directory / self.path.name
+        shutil.copyfile(self.path, target)
+        return target
+
+
+@dataclass(frozen=True)
+class UBoot:
+    """U-Boot as firmware, and a disk for it."""
+
+    rom: Path
+    disk: DiskImage
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The benchmark guest: multiboot and PVH ELF images, a boot sector, a 64 KiB firmware."""
+
+    multiboot: Path
+    pvh: Path
+    bootsector: Path
+    firmware: Path
+
+
+@dataclass(frozen=True)
+class Linux:
+    """A Linux kernel (ELF with PVH note, and bzImage) with initramfs images, and a disk of random bytes for it."""
+
+    vmlinux: Path
+    bzimage: Path
+    initramfs: dict[str, Path]
+    disk: DiskImage
+    disk_md5: str  # of the first 256 KiB, which the `devices` initramfs reads
+
+
+def bench() -> Bench:
+    """The guest of shared/bench, built with gcc and make."""
+    source = cache.shared_folder() / "bench" / "guest"
+
+    def build(directory: Path) -> None:
+        for tool in ("gcc", "make"):
+            cache.program(tool, tool)
+        for path in source.iterdir():
+            shutil.copyfile(path, directory / path.name)
+        cache.run(["make", "-C", directory])
+
+    made = cache.built(f"bench-{cache.hash_of_folder(source)}", build)
+    return Bench(made / "bench.elf", made / "bench-pvh.elf", made / "bootsec.bin", made / "tinybios.bin")
+
+
+def bench_bootsector_disk() -> DiskImage:
+    """A 1 MiB disk whose boot sector prints `@SECTOR` on COM1 and halts."""
+    return _bootsector_disk("bench-bootsector", bench().bootsector.read_bytes())
+
+
+def acpi_bootsector_disk() -> DiskImage:
+    """A 1 MiB disk with the boot sector that answers the ACPI power button and eject requests."""
+    source = cache.shared_folder() / "guests" / "acpi-ack-bootsector.S"
+
+    def build(directory: Path) -> None:
+        cache.run([cache.program("gcc", "gcc"), "-c", "-m32", source, "-o", directory / "guest.o"])
+        link = ["-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o", directory / "bootsector.bin"]
+        cache.run([cache.program("binutils", "ld"), *link, directory / "guest.o"])
+
+    made = cache.built(f"acpi-bootsector-{cache.hash_of_files([source], source.parent)}", build)
+    return _bootsector_disk("acpi-bootsector", (made / "bootsector.bin").read_bytes())
+
+
+def grub_legacy_disk() -> DiskImage:
+    """A disk that boots GRUB Legacy with a menu on the serial port."""
+    folder = "usr/lib/grub/x86_64-pc"
+    stage1 = cache.package_file("grub-legacy", f"{folder}/stage1").read_bytes()
+    stage2 = bytearray(cache.package_file("grub-legacy", f"{folder}/stage2").read_bytes())
+    menu = (
+        "serial --unit=0 --speed=115200\nterminal --timeout=0 serial\ntimeout 60\ndefault 0\n"
+        "title vmmd test entry\nroot (hd0,0)\nkernel /nothing\n"
+    )
+
+    def build(path: Path, scratch: Path) -> None:
+        struct.pack_into("<I", stage2, GRUB_INSTALL_PARTITION_OFFSET, GRUB_FIRST_PARTITION)
+        images.partitioned_fat(path, IMAGE_MIB, stage1[: images.BOOT_CODE_BYTES])
+        with path.open("r+b") as image:  # stage1 loads its sector 1, whose block list finds the rest behind it
+            image.seek(SECTOR_BYTES)
+            image.write(stage2)
+        images.put_files(path, {"boot/grub/menu.lst": menu.encode()}, scratch)
+
+    return DiskImage(_image("grub-legacy", build, stage1, bytes(stage2), menu.encode()))
+
+
+def uboot() -> UBoot:
+    """U-Boot's ROM and a disk with PAYLOAD_NAME."""
+    rom = cache.package_file("u-boot-qemu", "usr/lib/u-boot/qemu-x86/u-boot.rom")
+    return UBoot(rom, fat_disk())
+
+
+def fat_disk() -> DiskImage:
+    """A disk with nothing to boot and PAYLOAD_NAME in its FAT partition."""
+    payload = images.random_bytes(2, PAYLOAD_BYTES)
+
+    def build(path: Path, scratch: Path) -> None:
+        images.partitioned_fat(path, IMAGE_MIB)
+        images.put_files(path, {PAYLOAD_NAME: payload}, scratch)
+
+    return DiskImage(_image("fat", build, payload), payload)
+
+
+def syslinux_disk() -> DiskImage:
+    """A disk that boots SYSLINUX to its prompt on the serial port, with some .c32 modules."""
+    mbr = cache.package_file("syslinux-common", "usr/lib/syslinux/mbr/mbr.bin").read_bytes()
+    modules = "usr/lib/syslinux/modules/bios"
+    names = ("libcom32.c32", "libutil.c32", "libgpl.c32", "cpuid.c32", "ls.c32", "meminfo.c32")
+    files = {name: cache.package_file("syslinux-common", f"{modules}/{name}").read_bytes() for name in names}
+    files["syslinux.cfg"] = b"SERIAL 0 115200\nPROMPT 1\nTIMEOUT 0\nDEFAULT none\nLABEL none\n  KERNEL none\n"
+
+    def build(path: Path, scratch: Path) -> None:
+        images.partitioned_fat(path, IMAGE_MIB, mbr)
+        installer = cache.program("syslinux", "syslinux")
+        search = f"{cache.program('mtools', 'mcopy').parent}:/usr/bin:/bin"
+        environment = {"PATH": search, "SOURCE_DATE_EPOCH": images.FIXED_TIME, "TZ": "UTC", "TMPDIR": str(scratch)}
+        cache.run([installer, "--offset", str(images.PARTITION_OFFSET), "--install", path], env=environment)
+        images.put_files(path, files, scratch)
+
+    return DiskImage(_image("syslinux", build, mbr, *files.values()))
+
+
+def linux() -> Linux:
+    """Linux 6.1 from Debian's source, built by shared/guests/linux/build.sh (3 minutes on two cores)."""
+    source = cache.shared_folder() / "guests" / "linux"
+    made = cache.built(f"linux-{cache.hash_of_folder(source)}", _build_linux)
+    initramfs = {kind: made / f"{kind}.cpio" for kind in ("min", "devices", "hotplug")}
+    disk = random_disk()
+    md5 = hashlib.md5(disk.path.read_bytes()[: 256 * 1024], usedforsecurity=False).hexdigest()
+    return Linux(made / "vmlinux-small", made / "bzImage-small", initramfs, disk, md5)
+
+
+def random_disk() -> DiskImage:
+    """A 1 MiB disk of random bytes."""
+    data = images.random_bytes(3, MIB)
+    return DiskImage(_image("random", lambda path, _scratch: _write(path, data), data))
+
+
+def _build_linux(directory: Path) -> None:
+    for package, tool in LINUX_BUILD_TOOLS:
+        cache.program(package, tool)
+    for package, path in LINUX_BUILD_HEADERS:
+        if not (Path("/") / path).exists():
+            raise cache.MissingPackage(package, f"/{path}", "needed to build the Linux guest")
+    if not (directory / "linux-source-6.1").is_dir():
+        with tarfile.open(cache.package_file("linux-source-6.1", KERNEL_ARCHIVE)) as archive:
+            archive.extractall(directory / "unpacking", filter="fully_trusted")
+        (directory / "unpacking" / "linux-source-6.1").rename(directory / "linux-source-6.1")
+    script = cache.shared_folder() / "guests" / "linux" / "build.sh"
+    cache.run(["nice", script, directory, "small"])
+    stamp = {"KBUILD_BUILD_TIMESTAMP": "@0", "KBUILD_BUILD_USER": "ci", "KBUILD_BUILD_HOST": "ci"}
+    cache.run(["nice", "make", "-C", directory / "out-small", "-j2", "bzImage"], env=stamp)
+    shutil.copyfile(directory / "out-small/arch/x86/boot/bzImage", directory / "bzImage-small")
+
+
+def _bootsector_disk(name: str, sector: bytes) -> DiskImage:
+    assert len(sector) == SECTOR_BYTES
+    return DiskImage(_image(name, lambda path, _scratch: _write(path, sector.ljust(MIB, b"\0")), sector))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _image(name: str, build: ImageBuilder, *inputs: bytes) -> Path:
+    """The image *name*, cached under a hash of *inputs* and of the code that makes images."""
+    digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in inputs))
+    for source in (Path(__file__), Path(images.__file__)):
+        digest.update(source.read_bytes())
+    key = digest.hexdigest()[: cache.HASH_DIGITS]
+
+    def fill(directory: Path) -> None:
+        build(directory / f"{name}.img", directory)
+
+    return cache.built(f"image-{name}-{key}", fill) / f"{name}.img"
