@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dispatch of port and memory-mapped accesses to device registers.
+
+Two instances exist per machine: ``pio`` (64 KiB of ports) and ``mmio``. Ranges are added and removed under
+the DeviceLock; each change publishes a new immutable snapshot with one reference store, so a vCPU that looks
+up concurrently finishes on the old entry, whose device is kept alive by reference (architecture §5).
+
+Policy, in this one place: an access no range claims reads all-ones and drops writes (counted); an access
+wider than the range takes, or running over its end, is split into smaller ones, little-endian, lowest address
+first. Where ranges overlap the higher ``priority`` wins, then the later added.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: all-ones by access size in bytes
+MASKS = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
+
+#: Ranges up to this size get one dictionary entry per address (exact, one look-up)
+_EXACT_LIMIT = 1024
+
+
+class IoRange:
+    """A claimed range. ``read(offset, size) -> int`` and ``write(offset, size, value)``; size is 1, 2, 4 or 8.
+
+    ``max_width`` is the widest access the handlers take (wider ones are split). Handlers run on a vCPU thread
+    (or the test driver) with the DeviceLock held and never raise on guest input.
+    """
+
+    __slots__ = ("base", "end", "max_width", "name", "priority", "read", "write")
+
+    def __init__(
+        self,
+        base: int,
+        size: int,
+        read: Callable[[int, int], int],
+        write: Callable[[int, int, int], None],
+        *,
+        name: str,
+        max_width: int = 4,
+        priority: int = 0,
+    ) -> None:
+        if size <= 0:
+            raise ValueError(f"{name}: an I/O range has a positive size")
+        self.base = base
+        self.end = base + size
+        self.read = read
+        self.write = write
+        self.name = name
+        self.max_width = max_width
+        self.priority = priority
+
+    def __repr__(self) -> str:
+        return f"<IoRange {self.base:#x}-{self.end - 1:#x} {self.name}>"
+
+
+class AddressSpace:
+    """A set of I/O ranges with fast look-up. Mutators: under the DeviceLock; look-ups: any thread."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.size = size
+        self.ranges: tuple[IoRange, ...] = ()
+        #: address -> range for small ranges; replaced as a whole, never changed in place
+        self.exact: dict[int, IoRange] = {}
+        self._starts: list[int] = []
+        self._spans: list[tuple[int, IoRange]] = []  # (end, range) of the flattened large ranges
+        self.unassigned_reads = 0
+        self.unassigned_writes = 0
+
+    def add(self, entry: IoRange) -> None:
+        """Claim a range (DeviceLock held)."""
+        if entry.base < 0 or entry.end > self.size:
+            raise ValueError(f"{entry!r} does not fit in {self.name}")
+        self._publish((*self.ranges, entry))
+
+    def remove(self, entry: IoRange) -> None:
+        """Give a range back (DeviceLock held)."""
+        self._publish(tuple(each for each in self.ranges if each is not entry))
+
+    def update(self, removed: list[IoRange], added: list[IoRange]) -> None:
+        """Remove and add several ranges with one publication (BAR moves). DeviceLock held."""
+        gone = {id(each) for each in removed}
+        self._publish((*(each for each in self.ranges if id(each) not in gone), *added))
+
+    def _publish(self, ranges: tuple[IoRange, ...]) -> None:
+        ordered = sorted(ranges, key=lambda each: each.priority)  # stable: later wins at equal priority
+        exact: dict[int, IoRange] = {}
+        large: list[IoRange] = []
+        for entry in ordered:
+            if entry.end - entry.base <= _EXACT_LIMIT:
+                for address in range(entry.base, entry.end):
+                    exact[address] = entry
+            else:
+                large.append(entry)
+                if exact:
+                    for address in [each for each in exact if entry.base <= each < entry.end]:
+                        del exact[address]
+        starts, spans = _flatten(large)
+        self._starts, self._spans = starts, spans
+        self.exact = exact
+        self.ranges = ranges
+
+    def find(self, address: int) -> IoRange | None:
+        """The range that answers for ``address``, or None."""
+        entry = self.exact.get(address)
+        if entry is not None:
+            return entry
+        spans, starts = self._spans, self._starts
+        index = bisect_right(starts, address) - 1
+        if 0 <= index < len(spans):
+            end, entry = spans[index]
+            if address < end and entry.base <= address:
+                return entry
+        return None
+
+    def read(self, address: int, size: int) -> int:
+        """The value read (little-endian, within ``size`` bytes). DeviceLock held."""
+        entry = self.exact.get(address) or self.find(address)
+        if entry is None:
+            self.unassigned_reads += 1
+            return self._read_split(address, size, 1) if size > 1 else 0xFF
+        if size <= entry.max_width and address + size <= entry.end:
+            return entry.read(address - entry.base, size) & MASKS[size]
+        return self._read_split(address, size, entry.max_width)
+
+    def write(self, address: int, size: int, value: int) -> None:
+        """Write ``value`` (already within ``size`` bytes). DeviceLock held."""
+        entry = self.exact.get(address) or self.find(address)
+        if entry is None:
+            self.unassigned_writes += 1
+            if size > 1:
+                self._write_split(address, size, value, 1)
+        elif size <= entry.max_width and address + size <= entry.end:
+            entry.write(address - entry.base, size, value)
+        else:
+            self._write_split(address, size, value, entry.max_width)
+
+    def _read_split(self, address: int, size: int, width: int) -> int:
+        step = min(width, size)
+        if not self._uniform(address, size) or step == size:
+            step = 1
+        value = 0
+        for offset in range(0, size, step):
+            entry = self.find(address + offset)
+            part = MASKS[step] if entry is None else entry.read(address + offset - entry.base, step) & MASKS[step]
+            value |= part << (8 * offset)
+        return value
+
+    def _write_split(self, address: int, size: int, value: int, width: int) -> None:
+        step = min(width, size)
+        if not self._uniform(address, size) or step == size:
+            step = 1
+        for offset in range(0, size, step):
+            entry = self.find(address + offset)
+            if entry is not None:
+                entry.write(address + offset - entry.base, step, (value >> (8 * offset)) & MASKS[step])
+
+    def _uniform(self, address: int, size: int) -> bool:
+        entry = self.find(address)
+        return entry is not None and address + size <= entry.end
+
+
+def _flatten(ordered: list[IoRange]) -> tuple[list[int], list[tuple[int, IoRange]]]:
+    """Non-overlapping spans of ranges given in rising priority: (sorted starts, [(end, range)])."""
+    points = sorted({point for entry in ordered for point in (entry.base, entry.end)})
+    starts: list[int] = []
+    spans: list[tuple[int, IoRange]] = []
+    for low, high in zip(points, points[1:], strict=False):
+        top = None
+        for entry in ordered:
+            if entry.base <= low and high <= entry.end:
+                top = entry
+        if top is None:
+            continue
+        if spans and spans[-1][1] is top and spans[-1][0] == low:
+            spans[-1] = (high, top)
+        else:
+            starts.append(low)
+            spans.append((high, top))
+    return starts, spans

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seams between devices and host backends: character devices and disks.
+
+Devices see only these protocols; ``chardev`` and ``block`` implement them on the event loop.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class CharEvent(enum.Enum):
+    OPENED = "opened"  # a peer is connected
+    CLOSED = "closed"
+    BREAK = "break"
+
+
+class CharFrontend(Protocol):
+    """The device's side of a character device. Called on the loop with the DeviceLock held."""
+
+    def can_receive(self) -> int:
+        """How many bytes the device takes now (0: hold back; call ``CharBackend.accept_input`` later)."""
+
+    def receive(self, data: bytes) -> None:
+        """At most ``can_receive()`` bytes from the host."""
+
+    def handle_event(self, event: CharEvent) -> None:
+        """The peer came, went, or sent a break."""
+
+    def write_ready(self) -> None:
+        """Room again after ``write`` took less than it was given."""
+
+
+class CharBackend(Protocol):
+    """The host's side of a character device. A backend has at most one frontend."""
+
+    label: str  # the id
+
+    @property
+    def connected(self) -> bool:
+        """True when bytes written now reach a peer (or a file)."""
+
+    def attach(self, frontend: CharFrontend) -> None:
+        """Become the backend of ``frontend``. Raises UsageError when it already has one. DeviceLock held."""
+
+    def detach(self) -> None:
+        """Undo ``attach``. DeviceLock held."""
+
+    def set_open(self, is_open: bool) -> None:
+        """The device's own end is (not) ready for use; shown as ``frontend-open``."""
+
+    def write(self, data: bytes) -> int:
+        """Queue bytes for the host; returns how many were taken (bounded buffer). Any thread; never blocks."""
+
+    def accept_input(self) -> None:
+        """The frontend has room again: resume reading. Any thread; never blocks; coalesced."""
+
+
+class IoDone(Protocol):
+    def __call__(self, error: int) -> None:
+        """Called once on the loop when the request has ended: 0 or a positive errno."""
+
+
+class BlockBackend(Protocol):
+    """A disk as a device sees it. All methods on the loop, without the lock; lengths and offsets in bytes,
+    multiples of ``request_alignment``, already checked to lie inside ``size_bytes``. ``done(errno)`` is called exactly
+    once, on the loop, possibly before the call returns. Buffers are guest RAM: no copy unless alignment demands it."""
+
+    name: str  # drive id or node name
+    read_only: bool
+    request_alignment: int
+    writes_through: bool  # cache mode: each write is durable before it completes
+    supports_discard: bool
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def readv(self, offset: int, buffers: Sequence[memoryview], done: IoDone) -> None: ...
+
+    def writev(self, offset: int, buffers: Sequence[memoryview], done: IoDone) -> None: ...
+
+    def flush(self, done: IoDone) -> None: ...
+
+    def discard(self, offset: int, length: int, done: IoDone) -> None: ...
+
+    def write_zeroes(self, offset: int, length: int, may_unmap: bool, done: IoDone) -> None: ...
+
+    def on_resize(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` on the loop when ``size_bytes`` changed."""
+
+
+class ErrorAction(enum.Enum):
+    """What to do about a failed request (rerror/werror)."""
+
+    REPORT = "report"
+    IGNORE = "ignore"
+    STOP = "stop"
+
+
+class DriveHandle(Protocol):
+    """A disk claimed by one device: backend, policy and statistics. From ``-drive`` or ``-blockdev``."""
+
+    backend: BlockBackend
+    name: str  # -drive id; "" for a -blockdev node
+    node_name: str | None
+    rerror: str  # "auto", "report", "ignore", "stop"
+    werror: str  # the same, and "enospc"
+    serial: str | None  # -drive serial=
+    stats: BlockStats
+
+
+class BlockStats:
+    """Counters of one disk, single writer: the loop."""
+
+    __slots__ = (
+        "failed_flush", "failed_rd", "failed_wr", "flush_ns", "flush_ops", "idle_since_ns", "invalid_rd", "invalid_wr",
+        "rd_bytes", "rd_merged", "rd_ns", "rd_ops", "unmap_bytes", "unmap_ns", "unmap_ops", "failed_unmap", "invalid_unmap",
+        "wr_bytes", "wr_highest_offset", "wr_merged", "wr_ns", "wr_ops",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+
+    if TYPE_CHECKING:
+        failed_flush: int
+        failed_rd: int
+        failed_wr: int
+        failed_unmap: int
+        flush_ns: int
+        flush_ops: int
+        idle_since_ns: int
+        invalid_rd: int
+        invalid_wr: int
+        invalid_unmap: int
+        rd_bytes: int
+        rd_merged: int
+        rd_ns: int
+        rd_ops: int
+        unmap_bytes: int
+        unmap_ns: int
+        unmap_ops: int
+        wr_bytes: int
+        wr_highest_offset: int
+        wr_merged: int
+        wr_ns: int
+        wr_ops: int

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Device: the base of every modelled piece of hardware, and the seams it is given.
+
+A device is a pure object: registers, state, and injected seams (``DeviceContext``). Life: construct (no side
+effects) → ``realize`` (claims resources, each with an undo) → resets, accesses → ``unrealize``. Both run with the
+DeviceLock held. ``realize`` that raises is unwound completely by ``plug``.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from vmmd.core.props import PropSet
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from vmmd.core.address_space import AddressSpace
+    from vmmd.core.backend import CharBackend, DriveHandle
+    from vmmd.core.clock import Clock
+    from vmmd.core.events import EventSink
+    from vmmd.core.irq import GsiFanIn, InterruptController
+    from vmmd.core.memory import GuestMemory
+    from vmmd.core.notify import DoorbellFactory, LoopPort
+
+
+class ResetKind(enum.Enum):
+    COLD = "cold"  # power-on, system_reset
+
+
+class ShutdownCause(enum.StrEnum):
+    """Why a shutdown or reset was requested; the words of QMP's ``ShutdownCause``."""
+
+    NONE = "none"
+    HOST_ERROR = "host-error"
+    HOST_QMP_QUIT = "host-qmp-quit"
+    HOST_QMP_SYSTEM_RESET = "host-qmp-system-reset"
+    HOST_SIGNAL = "host-signal"
+    HOST_UI = "host-ui"
+    GUEST_SHUTDOWN = "guest-shutdown"
+    GUEST_RESET = "guest-reset"
+    GUEST_PANIC = "guest-panic"
+    SUBSYSTEM_RESET = "subsystem-reset"
+
+    @property
+    def by_guest(self) -> bool:
+        return self.value.startswith("guest-")
+
+
+class SystemRequests(Protocol):
+    """Machine-wide effects a device may ask for. Any thread, never blocks: queued, carried out by the loop
+    after the vCPUs are paused; the asking vCPU does not run another guest instruction before that."""
+
+    def request_reset(self, cause: ShutdownCause) -> None: ...
+
+    def request_shutdown(self, cause: ShutdownCause) -> None: ...
+
+    def request_io_error_stop(self) -> None:
+        """Stop the VM in state ``io-error`` (rerror/werror=stop)."""
+
+    def request_internal_error(self, reason: str) -> None:
+        """Stop the VM in state ``internal-error``; ``reason`` goes to the log."""
+
+    def on_resume(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback`` on the loop when the VM starts to run after a stop (retry of parked requests);
+        returns a function that undoes the registration."""
+
+    def on_quiesce(self, begin: Callable[[Callable[[], None]], None]) -> Callable[[], None]:
+        """Register with stop/reset/quit: when the vCPUs are paused, ``begin(done)`` is called on the loop and the
+        device calls ``done()`` once nothing of it is in flight any more. Returns the undo function."""
+
+
+class Backends(Protocol):
+    """Looks up backends by id; each lookup claims it for one device. Raises UsageError (unknown id, in use)."""
+
+    def chardev(self, id_: str, user: str) -> CharBackend: ...
+
+    def drive(self, id_: str, user: str) -> DriveHandle: ...
+
+    def release(self, backend: object) -> None:
+        """Give a claimed backend back."""
+
+
+class DeviceContext:
+    """The seams that a machine gives to its devices. Immutable after construction."""
+
+    __slots__ = (
+        "backends", "clock", "doorbells", "events", "interrupts", "irqs", "lock", "loop", "memory", "mmio", "pio", "requests",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        lock: threading.Lock,
+        memory: GuestMemory,
+        pio: AddressSpace,
+        mmio: AddressSpace,
+        interrupts: InterruptController,
+        irqs: GsiFanIn,
+        clock: Clock,
+        loop: LoopPort,
+        doorbells: DoorbellFactory,
+        events: EventSink,
+        requests: SystemRequests,
+        backends: Backends,
+    ) -> None:
+        self.lock = lock
+        self.memory = memory
+        self.pio = pio
+        self.mmio = mmio
+        self.interrupts = interrupts
+        self.irqs = irqs
+        self.clock = clock
+        self.loop = loop
+        self.doorbells = doorbells
+        self.events = events
+        self.requests = requests
+        self.backends = backends
+
+
+class Device:
+    """Base of all devices. Subclasses set the class attributes, declare ``Props`` and implement ``realize``."""
+
+    type_name: ClassVar[str] = ""  # QEMU's name, "isa-serial"
+    description: ClassVar[str] = ""
+    category: ClassVar[str] = "misc"  # heading in -device help: bridge, usb, storage, network, input, display, misc, cpu
+    bus_type: ClassVar[str | None] = None  # "PCI", "ISA", "virtio-serial-bus"; None: no bus (part of the board)
+    user_creatable: ClassVar[bool] = False
+
+    class Props(PropSet):
+        """Properties that every device has: none."""
+
+    def __init__(self, props: PropSet, ctx: DeviceContext, id_: str | None = None) -> None:
+        self.props = props
+        self.ctx = ctx
+        self.id = id_
+        self.qom_path = ""  # set by the machine when it enters the tree
+        self.log = logging.getLogger(f"vmmd.devices.{self.type_name}" + (f"[{id_}]" if id_ else ""))
+        self._undo: list[Callable[[], None]] = []
+
+    @property
+    def name(self) -> str:
+        """How errors and logs call it: its id or, without one, its type."""
+        return self.id or self.type_name
+
+    def realize(self) -> None:
+        """Claim resources. Call ``self.on_undo`` after each one. Raises VmmdError; the caller unwinds."""
+
+    def on_undo(self, undo: Callable[[], None]) -> None:
+        """Remember how to give a resource back; run in reverse order at unrealize."""
+        self._undo.append(undo)
+
+    def plug(self) -> None:
+        """Realize, and leave no trace when it fails. DeviceLock held."""
+        try:
+            self.realize()
+        except BaseException:
+            self.unrealize()
+            raise
+
+    def unrealize(self) -> None:
+        """Give everything back, last claimed first. DeviceLock held. Idempotent."""
+        while self._undo:
+            self._undo.pop()()
+
+    def reset(self, kind: ResetKind) -> None:
+        """To power-on state. vCPUs are paused; DeviceLock held. Idempotent."""
+
+    def claim_pio(self, entry: object) -> None:
+        """Add an IoRange to the port space until unrealize."""
+        from vmmd.core.address_space import IoRange
+
+        assert isinstance(entry, IoRange)  # noqa: S101  # a programming error, not input
+        self.ctx.pio.add(entry)
+        self.on_undo(lambda: self.ctx.pio.remove(entry))

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events the machine tells the world (QMP events), declared once, typed, cheap to import.
+
+An event is a NamedTuple subclass registered with ``@event(WIRE_NAME)``. Its fields are the members of the QMP
+``data`` object (``_`` becomes ``-``; a field that is None is left out). ``EventSink.emit`` may be called from any
+thread; the monitor server orders, throttles and queues them on the loop.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T", bound=type)
+
+
+class EventInfo(NamedTuple):
+    """Registration of one event type."""
+
+    wire_name: str
+    #: minimum distance of two sent events with equal ``rate_key`` fields; 0: every one is sent
+    rate_limit_ns: int
+    rate_key: tuple[str, ...]
+    doc: str
+
+
+EVENTS: dict[type, EventInfo] = {}
+
+
+def event(wire_name: str, *, rate_limit_ns: int = 0, rate_key: tuple[str, ...] = ()) -> Callable[[T], T]:
+    """Register a NamedTuple as QMP event ``wire_name``."""
+
+    def register(cls: T) -> T:
+        EVENTS[cls] = EventInfo(wire_name, rate_limit_ns, rate_key, cls.__doc__ or "")
+        return cls
+
+    return register
+
+
+def event_data(instance: tuple[object, ...]) -> dict[str, object]:
+    """The QMP ``data`` object of an event, without the members that are None."""
+    names: tuple[str, ...] = instance._fields  # type: ignore[attr-defined]  # NamedTuple
+    return {name.replace("_", "-"): value for name, value in zip(names, instance, strict=True) if value is not None}
+
+
+class EventSink(Protocol):
+    def emit(self, instance: tuple[object, ...]) -> None:
+        """Queue an event for every negotiated monitor session. Any thread; never blocks."""
+
+
+@event("STOP")
+class StopEvent(NamedTuple):
+    """The virtual machine has stopped."""
+
+
+@event("RESUME")
+class ResumeEvent(NamedTuple):
+    """The virtual machine has been resumed."""
+
+
+@event("RESET")
+class ResetEvent(NamedTuple):
+    """The virtual machine has been reset."""
+
+    guest: bool
+    reason: str  # a ShutdownCause
+
+
+@event("SHUTDOWN")
+class ShutdownEvent(NamedTuple):
+    """The virtual machine has shut down and is about to end, or waits in state ``shutdown`` with -no-shutdown."""
+
+    guest: bool
+    reason: str
+
+
+@event("POWERDOWN")
+class PowerdownEvent(NamedTuple):
+    """The power button was pressed (system_powerdown)."""
+
+
+@event("BLOCK_IO_ERROR")
+class BlockIoErrorEvent(NamedTuple):
+    """A disk request failed and the rerror/werror policy was applied."""
+
+    device: str
+    node_name: str | None
+    operation: str  # "read" or "write"
+    action: str  # "ignore", "report" or "stop"
+    nospace: bool
+    reason: str
+    qom_path: str
+
+
+@event("RTC_CHANGE", rate_limit_ns=1_000_000_000)
+class RtcChangeEvent(NamedTuple):
+    """The guest set its real-time clock; ``offset`` is seconds from ``-rtc base``."""
+
+    offset: int
+    qom_path: str
+
+
+@event("DEVICE_DELETED")
+class DeviceDeletedEvent(NamedTuple):
+    """A device is gone; its id is free."""
+
+    device: str | None
+    path: str
+
+
+@event("GUEST_PANICKED")
+class GuestPanickedEvent(NamedTuple):
+    """The guest reported a panic."""
+
+    action: str
