@@ -67,7 +67,7 @@ class Vm:
     console at port 0x402, `qmp=True` a monitor socket that is connected and negotiated by `start()`.
     """
 
-    def __init__(  # noqa: PLR0913 - four switches of one process, all with defaults
+    def __init__(
         self,
         program: Emulator,
         args: Sequence[str],
@@ -188,7 +188,7 @@ class Vm:
 
         deadline = time.monotonic() + CONNECT_TIMEOUT_S
         while not try_connect():
-            # Nothing tells a client that a socket has begun to listen, so this waits for the process's end in short turns.
+            # Nothing tells a client that a socket has begun to listen: wait for the process's end in short turns.
             if self.reactor.wait(lambda: self._exited, CONNECT_RETRY_S) or time.monotonic() > deadline:
                 raise VmError(f"no connection to {path.name}\n{self.describe()}")
         return connected[0]

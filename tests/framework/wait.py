@@ -23,9 +23,9 @@ class Reactor:
 
     def __init__(self) -> None:
         self._poll = select.poll()
-        self._handlers: dict[int, Callable[[], None]] = {}
+        self._handlers: dict[int, Callable[[], object]] = {}
 
-    def add(self, fd: int, handler: Callable[[], None]) -> None:
+    def add(self, fd: int, handler: Callable[[], object]) -> None:
         """Call *handler* whenever *fd* is readable or closed by the peer, during any wait."""
         self._handlers[fd] = handler
         self._poll.register(fd, READABLE)

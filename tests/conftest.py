@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options, markers and the count of KVM tests.
+
+`--run-slow` runs tests marked `slow`. Tests marked `kvm` are skipped where /dev/kvm cannot be opened, tests marked
+`qemu` where QEMU is not installed; the summary always says how many KVM tests ran and how many were skipped.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.framework.vm import emulator
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+
+MARKERS = (
+    "kvm: needs /dev/kvm",
+    "qemu: needs Debian's qemu-system-x86_64 to compare with",
+    "slow: longer than a minute; run with --run-slow",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --run-slow."""
+    parser.addoption("--run-slow", action="store_true", default=False, help="also run tests marked slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+
+
+@cache
+def kvm_problem() -> str | None:
+    """Why /dev/kvm cannot be opened, or None."""
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"/dev/kvm: {error.strerror}"
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what cannot run here."""
+    for item in items:
+        problem = kvm_problem() if "kvm" in item.keywords else None
+        if problem is not None:
+            item.add_marker(pytest.mark.skip(reason=problem))
+        elif "qemu" in item.keywords and not emulator("qemu").installed:
+            item.add_marker(pytest.mark.skip(reason="QEMU is not installed"))
+        elif "slow" in item.keywords and not config.getoption("--run-slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: use --run-slow"))
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Count the KVM tests: one that was skipped must not look like one that passed."""
+
+    def count(*outcomes: str) -> int:
+        reports = [report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])]
+        return len({report.nodeid for report in reports if "kvm" in getattr(report, "keywords", ())})
+
+    ran, skipped = count("passed", "failed", "error", "xfailed", "xpassed"), count("skipped")
+    terminalreporter.write_line(f"KVM tests: {ran} ran, {skipped} skipped")

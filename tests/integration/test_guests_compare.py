@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same guest with the same options under vmmd and QEMU: equal output, and no more processor time than 1.1 times."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.framework.scenarios import SCENARIOS
+
+if TYPE_CHECKING:
+    from tests.framework.scenarios import GuestRun
+    from tests.integration.conftest import GuestRuns
+
+pytestmark = [pytest.mark.kvm, pytest.mark.qemu, pytest.mark.timeout(1800)]
+
+CPU_RATIO_LIMIT = 1.1
+FURTHER_ROUNDS = 2  # other work on the machine only ever adds time, so the least of some runs is compared
+# The interrupt table and the kernel's own text name what each machine has; tests of their own look at them.
+COMPARED_OUTPUT = [name for name in SCENARIOS if name not in {"acpi-bootsector", "linux-devices"}]
+GUESTS_WITH_CPU_LIMIT = ["grub-legacy", "uboot", "syslinux"]
+SLOW = {name for name in SCENARIOS if name.startswith("linux")}
+
+
+def marked(names: list[str]) -> list[object]:
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in names]
+
+
+def total_cpu_s(run: GuestRun) -> float:
+    return max(run.cpu_s.values())
+
+
+@pytest.mark.parametrize("guest", marked(COMPARED_OUTPUT))
+def test_guest_prints_the_same_under_both(guest_runs: GuestRuns, guest: str) -> None:
+    assert guest_runs.get(guest, "vmmd").outputs == guest_runs.get(guest, "qemu").outputs
+
+
+@pytest.mark.parametrize("guest", marked(GUESTS_WITH_CPU_LIMIT))
+def test_guest_costs_no_more_processor_time_than_under_qemu(guest_runs: GuestRuns, guest: str) -> None:
+    qemu_s, vmmd_s = (total_cpu_s(guest_runs.get(guest, name)) for name in ("qemu", "vmmd"))
+    for _round in range(FURTHER_ROUNDS):
+        if vmmd_s <= CPU_RATIO_LIMIT * qemu_s:
+            break
+        qemu_s = min(qemu_s, total_cpu_s(guest_runs.fresh(guest, "qemu")))
+        vmmd_s = min(vmmd_s, total_cpu_s(guest_runs.fresh(guest, "vmmd")))
+    assert vmmd_s <= CPU_RATIO_LIMIT * qemu_s, f"{vmmd_s:.2f} s against QEMU's {qemu_s:.2f} s"
+
+
+@pytest.mark.parametrize("guest", marked(["linux-min"]))
+def test_linux_reaches_its_shell_sooner_than_under_qemu(guest_runs: GuestRuns, guest: str) -> None:
+    vmmd, qemu = guest_runs.get(guest, "vmmd"), guest_runs.get(guest, "qemu")
+    assert vmmd.cpu_s["shell"] < qemu.cpu_s["shell"]
+    assert vmmd.wall_s["shell"] < qemu.wall_s["shell"]
