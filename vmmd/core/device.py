@@ -58,6 +58,9 @@ class SystemRequests(Protocol):
 
     def request_shutdown(self, cause: ShutdownCause) -> None: ...
 
+    def request_exit_code(self, status: int) -> None:
+        """End the whole process with exit status ``status`` (isa-debug-exit), as a shutdown by the guest."""
+
     def request_io_error_stop(self) -> None:
         """Stop the VM in state ``io-error`` (rerror/werror=stop)."""
 

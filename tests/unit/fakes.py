@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine without KVM for unit tests: ``make_context()`` gives a DeviceContext of recording fakes.
+
+    machine = make_context()
+    device = IsaSerial(props(IsaSerial, chardev="c0"), machine.ctx)
+    device.plug()
+    machine.pio.write(0x3F8, 1, 0x41)
+    machine.clock.advance(1_000_000)
+    assert machine.interrupts.levels[4] == 1
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from vmmd.core.address_space import AddressSpace
+from vmmd.core.clock import ManualClock
+from vmmd.core.device import DeviceContext, ShutdownCause
+from vmmd.core.irq import GsiFanIn
+from vmmd.core.memory import GuestMemory, make_region
+from vmmd.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmmd.core.device import Device
+    from vmmd.core.props import PropSet
+
+#: ``hva`` of guest address 0 in the fake memory: recognisable, never dereferenced
+FAKE_HVA = 0x7F00_0000_0000
+
+
+class RecordingInterrupts:
+    """InterruptController: the level of every GSI, every edge, every message."""
+
+    def __init__(self) -> None:
+        self.levels: dict[int, int] = {}
+        self.edges: list[tuple[int, int]] = []  # (gsi, level) in order
+        self.messages: list[tuple[int, int]] = []  # (address, data) in order
+
+    def set_gsi(self, gsi: int, level: int) -> None:
+        self.levels[gsi] = level
+        self.edges.append((gsi, level))
+
+    def signal_msi(self, address: int, data: int) -> None:
+        self.messages.append((address, data))
+
+    def msi_eventfd(self, address: int, data: int) -> Any:
+        raise NotImplementedError("no eventfds in unit tests")
+
+    def raised(self, gsi: int) -> int:
+        """How many rising edges ``gsi`` had."""
+        return self.edges.count((gsi, 1))
+
+
+class _Cancel:
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class ImmediateLoop:
+    """LoopPort: ``post`` runs at once, or is queued for ``run`` when ``hold`` is set."""
+
+    def __init__(self) -> None:
+        self.hold = False
+        self.pending: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+        self.later: list[tuple[int, Callable[..., None], tuple[object, ...], _Cancel]] = []
+        self.readers: dict[int, Callable[[], None]] = {}
+
+    def post(self, callback: Callable[..., None], *args: object) -> None:
+        if self.hold:
+            self.pending.append((callback, args))
+        else:
+            callback(*args)
+
+    def run(self) -> None:
+        """Run what was posted, including what that posts."""
+        while self.pending:
+            callback, args = self.pending.pop(0)
+            callback(*args)
+
+    def call_later(self, delay_ns: int, callback: Callable[..., None], *args: object) -> _Cancel:
+        handle = _Cancel()
+        self.later.append((delay_ns, callback, args, handle))
+        return handle
+
+    def run_later(self) -> None:
+        """Run every ``call_later`` that is due, whatever its delay."""
+        due, self.later = self.later, []
+        for _, callback, args, handle in due:
+            if not handle.cancelled:
+                callback(*args)
+
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+        self.readers[fd] = callback
+
+    def remove_reader(self, fd: int) -> None:
+        self.readers.pop(fd, None)
+
+    def on_loop_thread(self) -> bool:
+        return True
+
+
+class FakeDoorbell:
+    def __init__(self, factory: FakeDoorbells, key: tuple[str, int, int, int | None]) -> None:
+        self._factory = factory
+        self.key = key
+
+    def close(self) -> None:
+        self._factory.attached.pop(self.key, None)
+
+
+class FakeDoorbells:
+    """DoorbellFactory: remembers callbacks by (space, address, size, datamatch); ``ring`` calls one."""
+
+    def __init__(self) -> None:
+        self.attached: dict[tuple[str, int, int, int | None], Callable[[], None]] = {}
+
+    def attach(
+        self, space: str, address: int, size: int, datamatch: int | None, callback: Callable[[], None]
+    ) -> FakeDoorbell:
+        key = (space, address, size, datamatch)
+        self.attached[key] = callback
+        return FakeDoorbell(self, key)
+
+    def ring(self, space: str, address: int, value: int) -> bool:
+        """A guest write of ``value``; True when a doorbell took it."""
+        for (kind, base, _, match), callback in list(self.attached.items()):
+            if kind == space and base == address and match in (None, value):
+                callback()
+                return True
+        return False
+
+
+class RecordingEvents:
+    """EventSink: the list of what was emitted."""
+
+    def __init__(self) -> None:
+        self.emitted: list[tuple[object, ...]] = []
+
+    def emit(self, instance: tuple[object, ...]) -> None:
+        self.emitted.append(instance)
+
+    def of(self, kind: type) -> list[Any]:
+        return [each for each in self.emitted if type(each) is kind]
+
+
+class RecordingRequests:
+    """SystemRequests: what was asked for, in order, as (verb, argument)."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, object]] = []
+        self.resume_callbacks: list[Callable[[], None]] = []
+        self.quiesce_callbacks: list[Callable[[Callable[[], None]], None]] = []
+
+    def request_reset(self, cause: ShutdownCause) -> None:
+        self.asked.append(("reset", cause))
+
+    def request_shutdown(self, cause: ShutdownCause) -> None:
+        self.asked.append(("shutdown", cause))
+
+    def request_exit_code(self, status: int) -> None:
+        self.asked.append(("exit", status))
+
+    def request_io_error_stop(self) -> None:
+        self.asked.append(("io-error", None))
+
+    def request_internal_error(self, reason: str) -> None:
+        self.asked.append(("internal-error", reason))
+
+    def on_resume(self, callback: Callable[[], None]) -> Callable[[], None]:
+        self.resume_callbacks.append(callback)
+        return lambda: self.resume_callbacks.remove(callback)
+
+    def on_quiesce(self, begin: Callable[[Callable[[], None]], None]) -> Callable[[], None]:
+        self.quiesce_callbacks.append(begin)
+        return lambda: self.quiesce_callbacks.remove(begin)
+
+
+class FakeChardev:
+    """CharBackend: ``output`` collects what the device wrote; ``feed`` is the peer typing."""
+
+    def __init__(self, label: str = "c0") -> None:
+        self.label = label
+        self.connected = True
+        self.frontend: Any = None
+        self.output = bytearray()
+        self.room: int | None = None  # None: takes everything
+        self.frontend_open = False
+        self.input = bytearray()
+
+    def attach(self, frontend: Any) -> None:
+        if self.frontend is not None:
+            raise UsageError(f"Chardev '{self.label}' is already in use")
+        self.frontend = frontend
+
+    def detach(self) -> None:
+        self.frontend = None
+
+    def set_open(self, is_open: bool) -> None:
+        self.frontend_open = is_open
+
+    def write(self, data: bytes) -> int:
+        taken = len(data) if self.room is None else min(len(data), self.room)
+        if self.room is not None:
+            self.room -= taken
+        self.output += bytes(data[:taken])
+        return taken
+
+    def accept_input(self) -> None:
+        self._deliver()
+
+    def feed(self, data: bytes) -> None:
+        self.input += data
+        self._deliver()
+
+    def _deliver(self) -> None:
+        while self.input and self.frontend is not None and (room := self.frontend.can_receive()) > 0:
+            chunk = bytes(self.input[:room])
+            del self.input[: len(chunk)]
+            self.frontend.receive(chunk)
+
+
+class FakeBackends:
+    """Backends: fill ``chardevs`` and ``drives`` before plugging."""
+
+    def __init__(self) -> None:
+        self.chardevs: dict[str, Any] = {}
+        self.drives: dict[str, Any] = {}
+        self.claimed: list[object] = []
+
+    def chardev(self, id_: str, user: str) -> Any:
+        return self._claim(self.chardevs, id_, user, "chardev")
+
+    def drive(self, id_: str, user: str) -> Any:
+        return self._claim(self.drives, id_, user, "drive")
+
+    def _claim(self, known: dict[str, Any], id_: str, user: str, kind: str) -> Any:
+        if id_ not in known:
+            raise UsageError(f"Property '{user}.{kind}' can't find value '{id_}'")
+        backend = known[id_]
+        if any(each is backend for each in self.claimed):
+            raise UsageError(f"Property '{user}.{kind}' can't take value '{id_}', it's in use")
+        self.claimed.append(backend)
+        return backend
+
+    def release(self, backend: object) -> None:
+        self.claimed = [each for each in self.claimed if each is not backend]
+
+
+class FakeMachine:
+    """All fakes by name, and ``ctx``, the DeviceContext made of them."""
+
+    def __init__(self, ram_bytes: int, host_ns: int) -> None:
+        self.lock = threading.Lock()
+        self.ram = bytearray(ram_bytes)
+        self.memory = GuestMemory([make_region(0, memoryview(self.ram), FAKE_HVA, "ram")])
+        self.pio = AddressSpace("io", 1 << 16)
+        self.mmio = AddressSpace("memory", 1 << 64)
+        self.interrupts = RecordingInterrupts()
+        self.irqs = GsiFanIn(self.interrupts)
+        self.clock = ManualClock(host_ns)
+        self.loop = ImmediateLoop()
+        self.doorbells = FakeDoorbells()
+        self.events = RecordingEvents()
+        self.requests = RecordingRequests()
+        self.backends = FakeBackends()
+        self.ctx = DeviceContext(
+            lock=self.lock,
+            memory=self.memory,
+            pio=self.pio,
+            mmio=self.mmio,
+            interrupts=self.interrupts,
+            irqs=self.irqs,
+            clock=self.clock,
+            loop=self.loop,
+            doorbells=self.doorbells,
+            events=self.events,
+            requests=self.requests,
+            backends=self.backends,
+        )
+
+
+def make_context(ram_bytes: int = 1 << 20, host_ns: int = 1_700_000_000 * 1_000_000_000) -> FakeMachine:
+    """A machine of fakes with ``ram_bytes`` of RAM at address 0 and the wall clock at ``host_ns``."""
+    return FakeMachine(ram_bytes, host_ns)
+
+
+def props(device: type[Device], **given: str) -> PropSet:
+    """The device's properties, parsed from text; ``_`` in a keyword is ``-`` unless the wire name has ``_``."""
+    values = device.Props()
+    for name, text in given.items():
+        wire = name if name in values.declared else name.replace("_", "-")
+        values.set_text(wire, text, device.type_name)
+    return values
