@@ -30,7 +30,7 @@ LINUX_COMMAND_LINE = (
 FIRMWARE_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 30.0
 LINUX_TIMEOUT_S = 240.0
-GRUB_PROMPT = r"\ngrub> +\x1b\[\d+;7H"
+GRUB_PROMPT = r"[\r\n]grub> +\x1b\[\d+;7H"
 UBOOT_PROMPT = r"\n=> "
 LINUX_PROMPT = r"^/ # "
 UBOOT_CRC32 = "crc32 1000000 ${filesize}"
@@ -58,7 +58,7 @@ RUN_DEPENDENT = (
     (re.compile(r"^(kvmclock: stable tsc|CPU Mhz).*$", re.MULTILINE), r"\1"),
     (re.compile(r"^(Copying \w+|table\(\w+\)|ACPI: parse DSDT|Relocating init).*$", re.MULTILINE), r"\1"),
     (re.compile(r"^(Returned) \d+ (bytes of ZoneHigh)$", re.MULTILINE), r"\1 N \2"),
-    (re.compile(r"^(drive) 0x[0-9a-f]+:", re.MULTILINE), r"\1 N:"),
+    (re.compile(r"^(drive) 0x[0-9a-f]{8}:", re.MULTILINE), r"\1 N:"),
 )
 # LIMIT: lines about parts of QEMU's machine that vmmd does not have: the PIIX3 IDE function and QEMU's own option
 # ROM kvmvapic.bin. Remove an entry when its part is built.
@@ -123,7 +123,7 @@ def seabios(program: Emulator) -> GuestRun:
     with Vm(program, machine_args(128), serial=False, debugcon=True) as vm:
         vm.debugcon.expect(r"SeaBIOS \(version .*\n", FIRMWARE_TIMEOUT_S)
         run.mark(vm, "first line")
-        vm.debugcon.expect(r"No bootable device", FIRMWARE_TIMEOUT_S)
+        vm.debugcon.expect(r"No bootable device\.\n", FIRMWARE_TIMEOUT_S)
         run.mark(vm, "no bootable device")
         run.outputs["firmware"] = comparable(vm.debugcon.text)
     return run
@@ -138,6 +138,7 @@ def bootsector(program: Emulator, properties: str = "", guest: str = "bootsector
     with vm:
         vm.serial.expect("@SECTOR", FIRMWARE_TIMEOUT_S)
         run.mark(vm, "boot sector")
+        vm.debugcon.expect(r"Booting from 0000:7c00\n", FIRMWARE_TIMEOUT_S)
         run.outputs["firmware"] = comparable(vm.debugcon.text)
     return run
 
@@ -254,10 +255,11 @@ def linux_devices(program: Emulator) -> GuestRun:
         vm.serial.send(f"dd if=/dev/vda of=/dev/vda {where} conv=fsync && echo copy''-done\n")
         vm.serial.expect("copy-done", COMMAND_TIMEOUT_S)
         run.mark(vm, "disk written")
-        vm.serial.send("echo wait''ing; head -c 24 /dev/input/event0 >/dev/null && echo butt''on && poweroff -f\n")
+        vm.serial.expect(LINUX_PROMPT, COMMAND_TIMEOUT_S)
+        # Opened before the button is pressed, so that the event is queued however slowly `head` starts.
+        vm.serial.send("exec 3</dev/input/event0; echo wait''ing; head -c 24 <&3 >/dev/null && poweroff -f\n")
         vm.serial.expect("waiting", COMMAND_TIMEOUT_S)
         vm.qmp.cmd("system_powerdown")
-        vm.serial.expect("button", COMMAND_TIMEOUT_S)
         run.end(vm, COMMAND_TIMEOUT_S)
         size, start = LINUX_COPY_BLOCKS * LINUX_BLOCK_BYTES, LINUX_COPY_BLOCK * LINUX_BLOCK_BYTES
         original = linux.disk.path.read_bytes()
