@@ -7,10 +7,11 @@ The loop side is implemented in ``daemon`` (uvloop), the doorbells by ``kvm.vm``
 from __future__ import annotations
 
 import threading
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 
 class LoopPort(Protocol):
@@ -28,8 +29,28 @@ class LoopPort(Protocol):
     def remove_reader(self, fd: int) -> None:
         """Undo ``add_reader``. Loop thread only."""
 
+    def add_writer(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call ``callback`` whenever ``fd`` is writable. Loop thread only (or before the loop runs)."""
+
+    def remove_writer(self, fd: int) -> None:
+        """Undo ``add_writer``. Loop thread only."""
+
     def on_loop_thread(self) -> bool:
         """True when the caller is the loop thread."""
+
+    def create_future(self) -> Promise:
+        """An awaitable that is resolved once. Loop thread only."""
+
+    def spawn(self, coroutine: Coroutine[object, object, object], name: str) -> None:
+        """Run a coroutine as a named task that the loop owns; an exception in it is logged. Loop thread only."""
+
+
+class Promise(Awaitable[None], Protocol):
+    """The part of a future that device-side code uses."""
+
+    def set_result(self, value: None) -> None: ...
+
+    def done(self) -> bool: ...
 
 
 class Cancellable(Protocol):
