@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time as devices see it. Implemented by the event loop (``daemon``) and, for tests, by ``ManualClock``.
+"""Time as devices see it. ``VirtualClock`` runs timers on the event loop; ``ManualClock`` is moved by a test.
 
 ``virtual`` time stands still while the VM is stopped; ``host`` time is the wall clock (RTC ``clock=host``).
 """
@@ -7,10 +7,14 @@
 from __future__ import annotations
 
 import heapq
+import time
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
+
+    from vmmd.core.notify import Cancellable, LoopPort
 
 
 class Timer(Protocol):
@@ -38,6 +42,101 @@ class Clock(Protocol):
 
     def timer(self, callback: Callable[[], None]) -> Timer:
         """A new timer, not armed."""
+
+
+class LoopTimer:
+    """Timer of a VirtualClock."""
+
+    __slots__ = ("_clock", "_deadline", "callback")
+
+    def __init__(self, clock: VirtualClock, callback: Callable[[], None]) -> None:
+        self._clock = clock
+        self.callback = callback
+        self._deadline: int | None = None
+
+    @property
+    def deadline_ns(self) -> int | None:
+        return self._deadline
+
+    def arm(self, deadline_ns: int) -> None:
+        self._deadline = deadline_ns
+        self._clock.schedule(self, deadline_ns)
+
+    def cancel(self) -> None:
+        self._deadline = None
+
+    def expire(self) -> None:
+        """Run the callback (DeviceLock held)."""
+        self._deadline = None
+        self.callback()
+
+
+class VirtualClock:
+    """Host monotonic time minus the time spent stopped; timers run on the event loop under the DeviceLock."""
+
+    def __init__(self, loop: LoopPort, lock: threading.Lock) -> None:
+        self._loop = loop
+        self._lock = lock
+        self._offset_ns = -time.monotonic_ns()
+        self._frozen_at: int | None = 0
+        self._queue: list[tuple[int, int, LoopTimer]] = []
+        self._sequence = 0
+        self._wake: Cancellable | None = None
+        self._wake_deadline: int | None = None
+
+    def now_ns(self) -> int:
+        frozen = self._frozen_at
+        return time.monotonic_ns() + self._offset_ns if frozen is None else frozen
+
+    def host_ns(self) -> int:
+        return time.time_ns()
+
+    def timer(self, callback: Callable[[], None]) -> LoopTimer:
+        return LoopTimer(self, callback)
+
+    def freeze(self) -> None:
+        """Stop virtual time (VM stopped). Loop thread, DeviceLock held."""
+        if self._frozen_at is None:
+            self._frozen_at = time.monotonic_ns() + self._offset_ns
+
+    def thaw(self) -> None:
+        """Let virtual time run on from where it stood. Loop thread, DeviceLock held."""
+        if self._frozen_at is not None:
+            self._offset_ns = self._frozen_at - time.monotonic_ns()
+            self._frozen_at = None
+            self._loop.post(self._rearm)
+
+    def schedule(self, timer: LoopTimer, deadline_ns: int) -> None:
+        """Enter a timer. Any thread, DeviceLock held."""
+        self._sequence += 1
+        heapq.heappush(self._queue, (deadline_ns, self._sequence, timer))
+        if self._wake_deadline is None or deadline_ns < self._wake_deadline:
+            self._loop.post(self._rearm)
+
+    def _rearm(self) -> None:
+        """Point the loop's one wake-up at the earliest deadline. Loop thread."""
+        with self._lock:
+            while self._queue and self._queue[0][2].deadline_ns != self._queue[0][0]:
+                heapq.heappop(self._queue)
+            due = self._queue[0][0] if self._queue and self._frozen_at is None else None
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        self._wake_deadline = due
+        if due is not None:
+            self._wake = self._loop.call_later(max(0, due - self.now_ns()), self._expire)
+
+    def _expire(self) -> None:
+        """Run what is due, each timer under the lock. Loop thread."""
+        self._wake = None
+        while True:
+            with self._lock:
+                if self._frozen_at is not None or not self._queue or self._queue[0][0] > self.now_ns():
+                    break
+                deadline, _, timer = heapq.heappop(self._queue)
+                if timer.deadline_ns == deadline:
+                    timer.expire()
+        self._rearm()
 
 
 class ManualTimer:

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The event loop's side of ``core.notify.LoopPort``: posting from any thread, readers, delays, tasks.
+
+Made before asyncio is imported (start-up: sockets are bound and the machine is built first): what is posted or
+registered early is kept and handed to the loop by ``bind``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine
+
+    from vmmd.core.notify import Cancellable, Promise
+
+log = logging.getLogger("vmmd.loop")
+
+
+class EventLoopPort:
+    """LoopPort over an asyncio loop that may not exist yet."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.get_ident()
+        self._early: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+        self._early_lock = threading.Lock()
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise RuntimeError("the event loop does not run yet")
+        return self._loop
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop runs now, on the calling thread: give it all that was posted early."""
+        with self._early_lock:
+            self._loop = loop
+            self._thread = threading.get_ident()
+            early, self._early = self._early, []
+        for callback, arguments in early:
+            loop.call_soon(callback, *arguments)
+
+    def post(self, callback: Callable[..., None], *args: object) -> None:
+        loop = self._loop
+        if loop is None:
+            with self._early_lock:
+                if self._loop is None:
+                    self._early.append((callback, args))
+                    return
+                loop = self._loop
+        if threading.get_ident() == self._thread:
+            loop.call_soon(callback, *args)
+            return
+        try:
+            loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:  # the loop is closed: the process is ending
+            log.debug("posted after the end of the loop: %r", callback)
+
+    def call_later(self, delay_ns: int, callback: Callable[..., None], *args: object) -> Cancellable:
+        return self.loop.call_later(delay_ns / 1e9, callback, *args)
+
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+        if self._loop is None:
+            self.post(self.add_reader, fd, callback)
+        else:
+            self._loop.add_reader(fd, callback)
+
+    def remove_reader(self, fd: int) -> None:
+        if self._loop is not None:
+            self._loop.remove_reader(fd)
+
+    def on_loop_thread(self) -> bool:
+        return threading.get_ident() == self._thread
+
+    def create_future(self) -> Promise:
+        return self.loop.create_future()
+
+    def spawn(self, coroutine: Coroutine[object, object, object], name: str) -> None:
+        task = self.loop.create_task(coroutine, name=name)
+        self._tasks.add(task)  # the loop keeps only a weak reference
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("task %s failed", task.get_name(), exc_info=task.exception())

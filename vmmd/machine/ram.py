@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Host memory behind guest RAM: anonymous, memfd or file, with the options of ``memory-backend-*``.
+
+Memory is mapped once and lives as long as the process (or until unplug, later). Nothing is copied: devices get
+memoryviews of the mapping and KVM gets its address.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from typing import NamedTuple
+
+from vmmd.core.memory import RamRegion, make_region
+from vmmd.errors import BackendError, UsageError
+from vmmd.units import MiB, PAGE_BYTES, format_size
+
+_MAP_NORESERVE = 0x4000
+_MADV_HUGEPAGE = 14
+_MADV_MERGEABLE = 12
+_MADV_DONTDUMP = 16
+
+
+class RamSettings(NamedTuple):
+    """What a ``memory-backend-*`` object or ``-m`` asks for."""
+
+    kind: str = "ram"  # "ram", "memfd", "file"
+    size_bytes: int = 0
+    share: bool = False
+    prealloc: bool = False
+    merge: bool = True
+    dump: bool = True
+    path: str | None = None  # file: the file, or a directory (hugetlbfs) for an unnamed one
+    offset_bytes: int = 0
+    readonly: bool = False
+    discard_data: bool = False
+    hugetlb: bool = False
+    hugetlb_size_bytes: int = 0
+    seal: bool = True
+    reserve: bool = True
+
+
+class RamBlock:
+    """A mapping of host memory. ``view`` covers all of it; ``hva`` is where it is mapped."""
+
+    def __init__(self, name: str, settings: RamSettings) -> None:
+        self.name = name
+        self.settings = settings
+        self.size_bytes = settings.size_bytes
+        self.fd: int | None = None
+        self._map = self._allocate()
+        self.view = memoryview(self._map)
+        # SAFETY: the mapping is page aligned, as long as the view, and kept alive by self; KVM slots and regions made
+        # from it are removed before the block is closed (mmap.close raises BufferError while a view is out).
+        self.hva = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self._advise()
+        if settings.prealloc:
+            self._preallocate()
+
+    def region(self, gpa: int, offset_bytes: int, size_bytes: int) -> RamRegion:
+        """A part of the block at a guest-physical address."""
+        return make_region(gpa, self.view[offset_bytes : offset_bytes + size_bytes], self.hva + offset_bytes, self.name)
+
+    def close(self) -> None:
+        """Discard the contents of a file if asked for, and close what was opened. The mapping ends with the process."""
+        if self.fd is not None:
+            if self.settings.discard_data:
+                self._map.madvise(mmap.MADV_REMOVE)
+            os.close(self.fd)
+            self.fd = None
+
+    def _allocate(self) -> mmap.mmap:
+        settings = self.settings
+        if settings.size_bytes <= 0 or settings.size_bytes % PAGE_BYTES:
+            raise UsageError(f"memory '{self.name}' has size {settings.size_bytes}", "a positive multiple of 4096 bytes")
+        try:
+            if settings.kind == "ram":
+                return self._map_anonymous()
+            return self._map_fd(self._open_memfd() if settings.kind == "memfd" else self._open_file())
+        except (OSError, OverflowError) as cause:
+            reason = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(cause)
+            size = format_size(settings.size_bytes)
+            # QEMU-COMPAT: "cannot set up guest memory 'pc.ram': Cannot allocate memory"
+            raise BackendError(f"cannot set up guest memory '{self.name}': {reason}", f"{size} were asked for") from cause
+
+    def _map_anonymous(self) -> mmap.mmap:
+        share = mmap.MAP_SHARED if self.settings.share else mmap.MAP_PRIVATE
+        reserve = 0 if self.settings.reserve and self.settings.share else _MAP_NORESERVE
+        return mmap.mmap(-1, self.size_bytes, flags=share | mmap.MAP_ANONYMOUS | reserve)
+
+    def _map_fd(self, fd: int) -> mmap.mmap:
+        self.fd = fd
+        flags = mmap.MAP_SHARED if self.settings.share else mmap.MAP_PRIVATE
+        return mmap.mmap(fd, self.size_bytes, flags=flags, offset=self.settings.offset_bytes)
+
+    def _open_memfd(self) -> int:
+        settings = self.settings
+        flags = os.MFD_CLOEXEC | (os.MFD_ALLOW_SEALING if settings.seal else 0)
+        if settings.hugetlb:
+            flags |= os.MFD_HUGETLB
+            if settings.hugetlb_size_bytes:
+                flags |= (settings.hugetlb_size_bytes.bit_length() - 1) << 26
+        fd = os.memfd_create(self.name, flags)
+        os.ftruncate(fd, self.size_bytes)
+        return fd
+
+    def _open_file(self) -> int:
+        settings = self.settings
+        path = settings.path or ""
+        if os.path.isdir(path):
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_TMPFILE, 0o600)
+            os.ftruncate(fd, settings.offset_bytes + self.size_bytes)
+            return fd
+        if settings.readonly:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600)
+        if os.fstat(fd).st_size < settings.offset_bytes + self.size_bytes:
+            os.ftruncate(fd, settings.offset_bytes + self.size_bytes)
+        return fd
+
+    def _advise(self) -> None:
+        settings = self.settings
+        wanted = [_MADV_HUGEPAGE] if self.size_bytes >= 2 * MiB and settings.kind == "ram" else []
+        if settings.merge and settings.kind == "ram":
+            wanted.append(_MADV_MERGEABLE)
+        if not settings.dump:
+            wanted.append(_MADV_DONTDUMP)
+        for advice in wanted:
+            try:
+                self._map.madvise(advice)
+            except OSError:  # a kernel without THP or KSM: advice only
+                continue
+
+    def _preallocate(self) -> None:
+        """Touch every page now, so that memory that is not there is an error at start (prealloc=on)."""
+        populate_write = 23  # MADV_POPULATE_WRITE, Linux 5.14
+        try:
+            self._map.madvise(populate_write)
+        except OSError as cause:
+            # QEMU-COMPAT: "os_mem_prealloc"-style failure is fatal at start
+            size = format_size(self.size_bytes)
+            raise BackendError.from_os(f"cannot preallocate {size} for '{self.name}'", cause) from cause
+
+
+def lock_memory() -> None:
+    """``-overcommit mem-lock=on`` / ``-realtime mlock=on``: all pages, present and to come. Raises BackendError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    mcl_current, mcl_future = 1, 2
+    if libc.mlockall(mcl_current | mcl_future):
+        errno = ctypes.get_errno()
+        raise BackendError(f"cannot lock memory: {os.strerror(errno)}", "raise RLIMIT_MEMLOCK or use mem-lock=off")

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machine-wide effects that devices and vCPUs ask for: reset, shutdown, stop on error. Implements SystemRequests.
+
+A request is noted on the thread that makes it, the vCPUs are told not to enter the guest again, and the loop carries
+it out (``Vm.serve_requests``).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmmd.core.device import ShutdownCause
+
+log = logging.getLogger("vmmd.machine")
+
+
+class Pending(NamedTuple):
+    """What was asked for, most severe first when several are pending."""
+
+    exit_code: int | None = None
+    shutdown: ShutdownCause | None = None
+    internal_error: str | None = None
+    reset: ShutdownCause | None = None
+    io_error: bool = False
+    panicked: bool = False
+
+
+class Requests:
+    """Collects requests (any thread) until the loop takes them."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        """``wake`` makes the vCPUs park and posts the service to the loop. Any thread; never blocks."""
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._pending = Pending()
+        self.resume_callbacks: list[Callable[[], None]] = []
+        self.quiesce_callbacks: list[Callable[[Callable[[], None]], None]] = []
+
+    def request_reset(self, cause: ShutdownCause) -> None:
+        self._note(reset=cause)
+
+    def request_shutdown(self, cause: ShutdownCause) -> None:
+        self._note(shutdown=cause)
+
+    def request_exit_code(self, code: int) -> None:
+        """End the process with this status (isa-debug-exit)."""
+        self._note(exit_code=code)
+
+    def request_io_error_stop(self) -> None:
+        self._note(io_error=True)
+
+    def request_internal_error(self, reason: str) -> None:
+        log.error("%s", reason)
+        self._note(internal_error=reason)
+
+    def _note(self, **fields: object) -> None:
+        with self._lock:
+            self._pending = self._pending._replace(**fields)  # type: ignore[arg-type]  # field names are ours
+        self._wake()
+
+    def take(self) -> Pending:
+        """All that is pending; it counts as served. Loop thread."""
+        with self._lock:
+            pending, self._pending = self._pending, Pending()
+        return pending
+
+    def on_resume(self, callback: Callable[[], None]) -> Callable[[], None]:
+        self.resume_callbacks.append(callback)
+        return lambda: self.resume_callbacks.remove(callback)
+
+    def on_quiesce(self, begin: Callable[[Callable[[], None]], None]) -> Callable[[], None]:
+        self.quiesce_callbacks.append(begin)
+        return lambda: self.quiesce_callbacks.remove(begin)

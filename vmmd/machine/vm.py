@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vm: one virtual machine, its run state, and the operations that change it (stop, cont, reset, shutdown).
+
+Every operation runs on the loop, one at a time (``_Turnstile``). Stop, reset and quit are the same quiesce with
+different endings: vCPUs leave the guest and finish half-done I/O, virtual time stands still, devices drain what is
+in flight; then the new state is entered and its event is sent (architecture §10).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmd.core.address_space import AddressSpace
+from vmmd.core.clock import VirtualClock
+from vmmd.core.device import ResetKind, ShutdownCause
+from vmmd.core.events import PowerdownEvent, ResetEvent, ResumeEvent, ShutdownEvent, StopEvent
+from vmmd.core.lock import DeviceLock
+from vmmd.core.memory import GuestMemory
+from vmmd.errors import StateError
+from vmmd.machine.requests import Requests
+from vmmd.runstate import RunState, RunStateMachine
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from vmmd.block.graph import BlockGraph
+    from vmmd.chardev.base import Chardev
+    from vmmd.core.device import Device
+    from vmmd.core.events import EventSink
+    from vmmd.core.notify import LoopPort, Promise
+    from vmmd.devices.pci.bus import PciBus
+    from vmmd.machine.cpus import VcpuManager
+    from vmmd.machine.memory_map import MemoryMap
+    from vmmd.options.models import Config
+
+
+class EventRelay:
+    """Events go to the monitor server once there is one; before, nobody can be listening."""
+
+    def __init__(self) -> None:
+        self.sink: EventSink | None = None
+
+    def emit(self, instance: tuple[object, ...]) -> None:
+        if self.sink is not None:
+            self.sink.emit(instance)
+
+
+class _Turnstile:
+    """Lets one operation through at a time, in order."""
+
+    def __init__(self, loop: LoopPort) -> None:
+        self._loop = loop
+        self._busy = False
+        self._waiting: list[Promise] = []
+
+    async def __aenter__(self) -> None:
+        if self._busy:
+            turn = self._loop.create_future()
+            self._waiting.append(turn)
+            await turn
+        self._busy = True
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._waiting:
+            self._waiting.pop(0).set_result(None)  # stays busy: the turn is handed over
+        else:
+            self._busy = False
+
+
+class Vm:
+    """The machine as monitors and the daemon see it. Attributes are filled by ``machine.build``."""
+
+    def __init__(self, config: Config, loop: LoopPort) -> None:
+        self.config = config
+        self.loop = loop
+        self.lock: threading.Lock = DeviceLock()
+        self.runstate = RunStateMachine()
+        self.events = EventRelay()
+        self.clock = VirtualClock(loop, self.lock)
+        self.memory = GuestMemory()
+        self.pio = AddressSpace("io", 1 << 16)
+        self.mmio = AddressSpace("memory", 1 << 52)
+        self.requests = Requests(self._wake_for_requests)
+        self.memory_map: MemoryMap | None = None
+        self.cpus: VcpuManager | None = None
+        self.pci: PciBus | None = None
+        self.devices: list[Device] = []
+        self.chardevs: dict[str, Chardev] = {}
+        self.block: BlockGraph | None = None
+        self.kvm_present = False
+        self.kvm_enabled = False
+        self.press_power_button: Callable[[], None] | None = None
+        #: brings memory and vCPUs to power-on state after the devices; set by the board
+        self.reset_board: Callable[[], None] | None = None
+        #: called once with the exit status when the process shall end
+        self.on_end: Callable[[int], None] | None = None
+        self._turn = _Turnstile(loop)
+        self._ended = False
+        self._serving = False
+
+    # --- operations ------------------------------------------------------------------------------------------------
+
+    async def stop(self, state: RunState = RunState.PAUSED) -> None:
+        """Stop the vCPUs; a VM that does not run stays as it is. When it returns, nothing is in flight."""
+        async with self._turn:
+            await self._stop(state)
+
+    async def cont(self) -> None:
+        """Run. Raises StateError when only a reset helps."""
+        async with self._turn:
+            if self.runstate.needs_reset:
+                # QEMU-COMPAT: libvirt shows this sentence to users
+                raise StateError("Resetting the Virtual Machine is required")
+            self._start()
+
+    async def system_reset(self, cause: ShutdownCause = ShutdownCause.HOST_QMP_SYSTEM_RESET) -> None:
+        """Reset the machine; with -no-reboot it is a shutdown instead."""
+        async with self._turn:
+            await self._reset(cause)
+
+    def system_powerdown(self) -> None:
+        """Press the ACPI power button."""
+        self.events.emit(PowerdownEvent())
+        if self.press_power_button is not None:
+            with self.lock:
+                self.press_power_button()
+
+    async def quit(self, cause: ShutdownCause = ShutdownCause.HOST_QMP_QUIT) -> None:
+        """End the process with status 0, whatever -no-shutdown says."""
+        async with self._turn:
+            await self._end(cause, 0)
+
+    # --- requests of devices and vCPUs ---------------------------------------------------------------------------------
+
+    def _wake_for_requests(self) -> None:
+        """Any thread: park the vCPUs before their next guest instruction and let the loop serve the request."""
+        if self.cpus is not None:
+            self.cpus.hold()
+        self.loop.post(self._serve_soon)
+
+    def _serve_soon(self) -> None:
+        if not self._serving:
+            self._serving = True
+            self.loop.spawn(self._serve_requests(), "machine requests")
+
+    async def _serve_requests(self) -> None:
+        async with self._turn:
+            self._serving = False
+            pending = self.requests.take()
+            if pending.exit_code is not None:
+                await self._end(ShutdownCause.GUEST_SHUTDOWN, pending.exit_code)
+            elif pending.shutdown is not None:
+                await self._shutdown(pending.shutdown)
+            elif pending.internal_error is not None:
+                await self._stop(RunState.INTERNAL_ERROR)
+            elif pending.reset is not None:
+                await self._reset(pending.reset)
+            elif pending.io_error:
+                await self._stop(RunState.IO_ERROR)
+            if self.cpus is not None:
+                self.cpus.release()
+
+    # --- the steps (turn held) -----------------------------------------------------------------------------------------
+
+    async def _stop(self, state: RunState) -> None:
+        if not self.runstate.running:
+            return
+        await self._quiesce()
+        self.runstate.set(state)
+        self.events.emit(StopEvent())
+
+    def _start(self) -> None:
+        if self.runstate.running:
+            return
+        self.runstate.set(RunState.RUNNING)
+        self.events.emit(ResumeEvent())
+        self._unquiesce()
+
+    async def _quiesce(self) -> None:
+        """vCPUs out of the guest, virtual time frozen, devices drained."""
+        await self._pause_vcpus()
+        with self.lock:
+            self.clock.freeze()
+        waiting = len(self.requests.quiesce_callbacks)
+        if not waiting:
+            return
+        drained = self.loop.create_future()
+
+        def one_done() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if waiting == 0:
+                drained.set_result(None)
+
+        for begin in list(self.requests.quiesce_callbacks):
+            begin(one_done)
+        await drained
+
+    async def _pause_vcpus(self) -> None:
+        if self.cpus is not None:
+            paused = self.loop.create_future()
+            self.cpus.pause(lambda: None if paused.done() else paused.set_result(None))
+            await paused
+
+    def _unquiesce(self) -> None:
+        with self.lock:
+            self.clock.thaw()
+        for callback in list(self.requests.resume_callbacks):
+            callback()
+        if self.cpus is not None:
+            self.cpus.resume()
+
+    async def _reset(self, cause: ShutdownCause) -> None:
+        if self.config.no_reboot:
+            await self._shutdown(cause)
+            return
+        was_running = self.runstate.running
+        if was_running:
+            await self._quiesce()
+        with self.lock:
+            for device in self.devices:
+                device.reset(ResetKind.COLD)
+            if self.reset_board is not None:
+                self.reset_board()
+        self.events.emit(ResetEvent(cause.by_guest, cause.value))
+        if was_running:
+            self._unquiesce()
+        else:
+            self.runstate.set(RunState.PRELAUNCH)
+
+    async def _shutdown(self, cause: ShutdownCause) -> None:
+        if not self.config.no_shutdown:
+            await self._end(cause, 0)
+            return
+        self.events.emit(ShutdownEvent(cause.by_guest, cause.value))
+        if self.runstate.running:
+            await self._stop(RunState.SHUTDOWN)
+        else:
+            self.runstate.set(RunState.SHUTDOWN)
+
+    async def _end(self, cause: ShutdownCause, status: int) -> None:
+        """Announce the end, bring everything to rest, and tell the daemon."""
+        if self._ended:
+            return
+        self._ended = True
+        self.events.emit(ShutdownEvent(cause.by_guest, cause.value))
+        if self.runstate.running:
+            await self._quiesce()
+        if self.on_end is not None:
+            self.on_end(status)
