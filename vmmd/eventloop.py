@@ -74,6 +74,16 @@ class EventLoopPort:
         if self._loop is not None:
             self._loop.remove_reader(fd)
 
+    def add_writer(self, fd: int, callback: Callable[[], None]) -> None:
+        if self._loop is None:
+            self.post(self.add_writer, fd, callback)
+        else:
+            self._loop.add_writer(fd, callback)
+
+    def remove_writer(self, fd: int) -> None:
+        if self._loop is not None:
+            self._loop.remove_writer(fd)
+
     def on_loop_thread(self) -> bool:
         return threading.get_ident() == self._thread
 

@@ -52,7 +52,8 @@ def _number(body: str, hexadecimal: bool, unit: int) -> int | None:
         return None
     if not dot:
         return int(whole) * unit
-    return int(whole) * unit + int(fraction) * unit // 10 ** len(fraction)
+    scale: int = 10 ** len(fraction)
+    return int(whole) * unit + int(fraction) * unit // scale
 
 
 def format_size(size_bytes: int) -> str:

@@ -13,6 +13,7 @@ first. Where ranges overlap the higher ``priority`` wins, then the later added.
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class IoRange:
 
     __slots__ = ("base", "end", "max_width", "name", "priority", "read", "write")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # a range is what it is; all but four are by name
         self,
         base: int,
         size: int,
@@ -171,7 +172,7 @@ def _flatten(ordered: list[IoRange]) -> tuple[list[int], list[tuple[int, IoRange
     points = sorted({point for entry in ordered for point in (entry.base, entry.end)})
     starts: list[int] = []
     spans: list[tuple[int, IoRange]] = []
-    for low, high in zip(points, points[1:], strict=False):
+    for low, high in pairwise(points):
         top = None
         for entry in ordered:
             if entry.base <= low and high <= entry.end:

@@ -117,9 +117,9 @@ class BlockStats:
     """Counters of one disk, single writer: the loop."""
 
     __slots__ = (
-        "failed_flush", "failed_rd", "failed_wr", "flush_ns", "flush_ops", "idle_since_ns", "invalid_rd", "invalid_wr",
-        "rd_bytes", "rd_merged", "rd_ns", "rd_ops", "unmap_bytes", "unmap_ns", "unmap_ops", "failed_unmap", "invalid_unmap",
-        "wr_bytes", "wr_highest_offset", "wr_merged", "wr_ns", "wr_ops",
+        "failed_flush", "failed_rd", "failed_unmap", "failed_wr", "flush_ns", "flush_ops", "idle_since_ns",
+        "invalid_rd", "invalid_unmap", "invalid_wr", "rd_bytes", "rd_merged", "rd_ns", "rd_ops",
+        "unmap_bytes", "unmap_ns", "unmap_ops", "wr_bytes", "wr_highest_offset", "wr_merged", "wr_ns", "wr_ops",
     )  # fmt: skip
 
     def __init__(self) -> None:

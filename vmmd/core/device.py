@@ -91,10 +91,11 @@ class DeviceContext:
     """The seams that a machine gives to its devices. Immutable after construction."""
 
     __slots__ = (
-        "backends", "clock", "doorbells", "events", "interrupts", "irqs", "lock", "loop", "memory", "mmio", "pio", "requests",
+        "backends", "clock", "doorbells", "events", "interrupts", "irqs", "lock", "loop", "memory", "mmio", "pio",
+        "requests",
     )  # fmt: skip
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the seams, by name, once
         self,
         *,
         lock: threading.Lock,
@@ -129,7 +130,8 @@ class Device:
 
     type_name: ClassVar[str] = ""  # QEMU's name, "isa-serial"
     description: ClassVar[str] = ""
-    category: ClassVar[str] = "misc"  # heading in -device help: bridge, usb, storage, network, input, display, misc, cpu
+    #: heading in -device help: bridge, usb, storage, network, input, display, misc, cpu
+    category: ClassVar[str] = "misc"
     bus_type: ClassVar[str | None] = None  # "PCI", "ISA", "virtio-serial-bus"; None: no bus (part of the board)
     user_creatable: ClassVar[bool] = False
 
@@ -176,6 +178,6 @@ class Device:
         """Add an IoRange to the port space until unrealize."""
         from vmmd.core.address_space import IoRange
 
-        assert isinstance(entry, IoRange)  # noqa: S101  # a programming error, not input
+        assert isinstance(entry, IoRange)  # a programming error, not input
         self.ctx.pio.add(entry)
         self.on_undo(lambda: self.ctx.pio.remove(entry))

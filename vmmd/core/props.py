@@ -29,7 +29,7 @@ _BOOL_WORDS = {"on": True, "yes": True, "true": True, "y": True, "off": False, "
 class PropType(Generic[T]):
     """A kind of value: how it is parsed, shown and named in introspection."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # one call per type, below; all but three by name
         self,
         qapi_name: str,
         accepts: str,

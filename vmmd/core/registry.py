@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which device types exist. An explicit table of names and modules, so that naming one device imports only its module.
 
-``device_class(name)`` imports and returns one; ``all_device_classes()`` imports every module (for help, introspection and
-the conformance tests). ``LATER`` names the types of QEMU that the contract asks for and this version does not have yet: they
-are refused by name.
+``device_class(name)`` imports and returns one; ``all_device_classes()`` imports every module (for help,
+introspection and the conformance tests). ``LATER`` names the types of QEMU that this version does not have
+yet: they are refused by name.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ DEVICES: dict[str, str] = {
 
 #: types known from QEMU that a later version brings
 LATER: tuple[str, ...] = (
-    "VGA", "cirrus-vga", "e1000", "hpet", "i6300esb", "ib700", "ide-cd", "ide-hd", "intel-hda", "isa-fdc", "nvdimm", "pc-dimm",
-    "pc-testdev", "pci-bridge", "pci-testdev", "piix3-ide", "piix3-usb-uhci", "pvpanic", "rtl8139", "scsi-cd", "scsi-hd",
-    "usb-hub", "usb-kbd", "usb-mouse", "usb-storage", "usb-tablet", "virtconsole", "virtio-9p-pci", "virtio-balloon-pci",
-    "virtio-gpu-pci", "virtio-net-pci", "virtio-rng-pci", "virtio-scsi-pci", "virtio-serial-pci", "virtserialport", "vmgenid",
-    "vhost-user-blk-pci", "vhost-vsock-pci", "virtio-net-pci-transitional", "virtio-net-pci-non-transitional", "qxl", "qxl-vga",
-    "virtio-vga", "virtio-input-host-pci", "virtio-keyboard-pci", "virtio-mouse-pci", "virtio-tablet-pci", "usb-ehci",
-    "ich9-usb-ehci1", "ich9-usb-uhci1", "ich9-usb-uhci2", "ich9-usb-uhci3", "nec-usb-xhci", "qemu-xhci", "pcie-root-port",
-    "vfio-pci", "usb-host", "usb-redir", "usb-serial", "sb16", "AC97", "isa-parallel", "isa-applesmc", "tpm-tis", "tpm-crb",
-    "vmcoreinfo", "lsi53c895a", "megasas", "nvme", "sdhci-pci", "virtio-mem-pci", "virtio-pmem-pci", "virtio-iommu-pci",
+    "AC97", "VGA", "cirrus-vga", "e1000", "hpet", "i6300esb", "ib700", "ich9-usb-ehci1", "ich9-usb-uhci1",
+    "ich9-usb-uhci2", "ich9-usb-uhci3", "ide-cd", "ide-hd", "intel-hda", "isa-applesmc", "isa-fdc", "isa-parallel",
+    "lsi53c895a", "megasas", "nec-usb-xhci", "nvdimm", "nvme", "pc-dimm", "pc-testdev", "pci-bridge", "pci-testdev",
+    "pcie-root-port", "piix3-ide", "piix3-usb-uhci", "pvpanic", "qemu-xhci", "qxl", "qxl-vga", "rtl8139", "sb16",
+    "scsi-cd", "scsi-hd", "sdhci-pci", "tpm-crb", "tpm-tis", "usb-ehci", "usb-host", "usb-hub", "usb-kbd",
+    "usb-mouse", "usb-redir", "usb-serial", "usb-storage", "usb-tablet", "vfio-pci", "vhost-user-blk-pci",
+    "vhost-vsock-pci", "virtconsole", "virtio-9p-pci", "virtio-balloon-pci", "virtio-gpu-pci",
+    "virtio-input-host-pci", "virtio-iommu-pci", "virtio-keyboard-pci", "virtio-mem-pci", "virtio-mouse-pci",
+    "virtio-net-pci", "virtio-net-pci-non-transitional", "virtio-net-pci-transitional", "virtio-pmem-pci",
+    "virtio-rng-pci", "virtio-scsi-pci", "virtio-serial-pci", "virtio-tablet-pci", "virtio-vga", "virtserialport",
+    "vmcoreinfo", "vmgenid",
 )  # fmt: skip
 
 

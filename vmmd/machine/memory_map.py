@@ -28,7 +28,7 @@ VGA_HOLE = 0xA0000
 PAM_BASE = 0xC0000
 PAM_END = 0x100000
 #: (base, size) of the 13 PAM segments in the order of their register nibbles, BIOS segment last
-PAM_SEGMENTS = tuple((PAM_BASE + index * 16 * KiB, 16 * KiB) for index in range(12)) + ((0xF0000, 64 * KiB),)
+PAM_SEGMENTS = (*((PAM_BASE + index * 16 * KiB, 16 * KiB) for index in range(12)), (0xF0000, 64 * KiB))
 #: how much of the end of the firmware is also seen below 1 MiB
 ISA_BIOS_BYTES = 128 * KiB
 #: low memory ends here at the latest, so that PCI has room
@@ -147,8 +147,8 @@ class MemoryMap:
         return sorted(self._current)
 
     def write_hidden(self, gpa: int, data: bytes) -> bool:
-        """A guest write that no slot took: to RAM when PAM (read ROM, write RAM) or a slot change in another vCPU is the
-        reason. False when the address is not writable memory: the write is for MMIO, or dropped by ROM."""
+        """A guest write that no slot took: to RAM when PAM (read ROM, write RAM) or a slot change in another vCPU
+        is the reason. False when the address is not writable memory: the write is for MMIO, or dropped by ROM."""
         if PAM_BASE <= gpa < PAM_END:
             if not self._pam[_segment_of(gpa)][1]:
                 return True

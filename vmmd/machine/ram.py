@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from vmmd.core.memory import RamRegion, make_region
 from vmmd.errors import BackendError, UsageError
-from vmmd.units import MiB, PAGE_BYTES, format_size
+from vmmd.units import PAGE_BYTES, MiB, format_size
 
 _MAP_NORESERVE = 0x4000
 _MADV_HUGEPAGE = 14
@@ -73,7 +73,7 @@ class RamBlock:
     def _allocate(self) -> mmap.mmap:
         settings = self.settings
         if settings.size_bytes <= 0 or settings.size_bytes % PAGE_BYTES:
-            raise UsageError(f"memory '{self.name}' has size {settings.size_bytes}", "a positive multiple of 4096 bytes")
+            raise UsageError(f"memory '{self.name}' has size {settings.size_bytes}", "it must be whole 4096-byte pages")
         try:
             if settings.kind == "ram":
                 return self._map_anonymous()
@@ -82,7 +82,7 @@ class RamBlock:
             reason = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(cause)
             size = format_size(settings.size_bytes)
             # QEMU-COMPAT: "cannot set up guest memory 'pc.ram': Cannot allocate memory"
-            raise BackendError(f"cannot set up guest memory '{self.name}': {reason}", f"{size} were asked for") from cause
+            raise BackendError(f"cannot set up guest memory '{self.name}': {reason}", f"it wants {size}") from cause
 
     def _map_anonymous(self) -> mmap.mmap:
         share = mmap.MAP_SHARED if self.settings.share else mmap.MAP_PRIVATE

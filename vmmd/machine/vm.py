@@ -99,7 +99,7 @@ class Vm:
         self._ended = False
         self._serving = False
 
-    # --- operations ------------------------------------------------------------------------------------------------
+    # --- operations -----------------------------------------------------------------------------------------
 
     async def stop(self, state: RunState = RunState.PAUSED) -> None:
         """Stop the vCPUs; a VM that does not run stays as it is. When it returns, nothing is in flight."""
@@ -131,7 +131,7 @@ class Vm:
         async with self._turn:
             await self._end(cause, 0)
 
-    # --- requests of devices and vCPUs ---------------------------------------------------------------------------------
+    # --- requests of devices and vCPUs ----------------------------------------------------------------------
 
     def _wake_for_requests(self) -> None:
         """Any thread: park the vCPUs before their next guest instruction and let the loop serve the request."""
@@ -161,7 +161,7 @@ class Vm:
             if self.cpus is not None:
                 self.cpus.release()
 
-    # --- the steps (turn held) -----------------------------------------------------------------------------------------
+    # --- the steps (turn held) ------------------------------------------------------------------------------
 
     async def _stop(self, state: RunState) -> None:
         if not self.runstate.running:
