@@ -203,6 +203,8 @@ def _build_linux(directory: Path) -> None:
     script = cache.shared_folder() / "guests" / "linux" / "build.sh"
     cache.run(["nice", script, directory, "small"])
     _build_bzimage(directory)
+    for intermediate in ("linux-source-6.1", "out-small"):  # 1.6 GB that nothing needs any more
+        shutil.rmtree(directory / intermediate)
 
 
 def _build_bzimage(directory: Path) -> None:

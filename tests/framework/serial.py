@@ -18,8 +18,8 @@ ANSI_SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Z0-9]|[A-Za-z=>78]
 def strip_terminal(text: str) -> str:
     """*text* without terminal control sequences, carriage returns and backspaced characters."""
     text = ANSI_SEQUENCE.sub("", text).replace("\r", "")
-    while "\b" in text:
-        text = re.sub(r"[^\n\b]\b|^\b|(?<=\n)\b", "", text)
+    while "\x08" in text:
+        text = re.sub(r"[^\n\x08]\x08|^\x08+", "", text, flags=re.MULTILINE)
     return text
 
 
