@@ -1,0 +1,496 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Typed models of backends: character devices, disks, objects, network backends. Key names are QEMU's.
+
+Every backend class is listed in a table by the word that selects it (``CHARDEVS["socket"]``). A word that QEMU knows
+and this version does not have stands in ``…_LATER`` and becomes a ``Later…`` object with its raw items: it parses, and
+``availability.check`` refuses it by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vmmd.core.props import BOOL, ON_OFF_AUTO, SIZE, STR, U16, U32, U64, PropType, enum_type, prop
+from vmmd.errors import UsageError
+from vmmd.options.fields import COUNT, NUMBER, RANGES, OptionSet
+
+if TYPE_CHECKING:
+    from vmmd.options.fields import Items
+
+NOTHING: tuple[object, ...] = ()
+ONLY_OFF: tuple[object, ...] = (False, "off")
+
+# --- character devices ------------------------------------------------------------------------------------------------
+
+
+class ChardevOptions(OptionSet):
+    """``-chardev BACKEND,id=…``: what every backend takes. ``backend`` is the word that selected the class."""
+
+    backend: ClassVar[str] = ""
+    id = prop(STR, "", "name of the character device", required=True)
+    logfile = prop(STR, None, "also write everything that comes out of the guest to this file")
+    logappend = prop(BOOL, False, "append to the logfile")
+    mux = prop(BOOL, False, "let several devices share it")
+
+    later: ClassVar = {"mux": ONLY_OFF}
+
+
+class ChardevFile(ChardevOptions):
+    backend = "file"
+    path = prop(STR, "", "file that output is written to; /dev/fdset/N takes a passed descriptor", required=True)
+    input_path = prop(STR, None, "file that input is read from")
+    append = prop(BOOL, False, "append instead of truncating")
+
+    later: ClassVar = {**ChardevOptions.later, "input-path": NOTHING}
+
+
+class ChardevPty(ChardevOptions):
+    backend = "pty"
+    path = prop(STR, None, "symbolic link to the terminal")
+
+    later: ClassVar = {**ChardevOptions.later, "path": NOTHING}
+
+
+class ChardevSocket(ChardevOptions):
+    """UNIX (``path``), TCP (``host``/``port``) or an inherited descriptor (``fd``)."""
+
+    backend = "socket"
+    path = prop(STR, None, "UNIX socket")
+    abstract = prop(BOOL, False, "the path is in the abstract name space")
+    tight = prop(BOOL, True, "an abstract name without padding")
+    host = prop(STR, None, "TCP address; empty: any")
+    port = prop(STR, None, "TCP port or service name")
+    to = prop(U16, None, "listen on the first free port from port to this one")
+    ipv4 = prop(BOOL, None, "use IPv4")
+    ipv6 = prop(BOOL, None, "use IPv6")
+    nodelay = prop(BOOL, False, "no Nagle algorithm")
+    fd = prop(STR, None, "an inherited descriptor, listening with server=on, else connected")
+    server = prop(BOOL, False, "listen instead of connecting")
+    wait = prop(BOOL, None, "server: hold the start until a client is there (default on)")
+    telnet = prop(BOOL, False, "speak telnet")
+    tn3270 = prop(BOOL, False, "speak tn3270")
+    websocket = prop(BOOL, False, "speak WebSocket")
+    reconnect = prop(U32, 0, "client: seconds between attempts, 0 for no second one")
+    tls_creds = prop(STR, None, "TLS credentials object")
+    tls_authz = prop(STR, None, "TLS authorization object")
+
+    later: ClassVar = {
+        **ChardevOptions.later,
+        "telnet": ONLY_OFF,
+        "tn3270": ONLY_OFF,
+        "websocket": ONLY_OFF,
+        "tls-creds": NOTHING,
+        "tls-authz": NOTHING,
+    }
+
+    @property
+    def waits(self) -> bool:
+        """A server that holds the start of vmmd until a client has connected."""
+        return self.server and self.wait is not False
+
+    def take(self, items: Items, where: str) -> None:
+        # `nodelay` is a flag whose name starts with "no": as a bare flag it arrives here as delay=off
+        super().take([("nodelay", _inverted(v)) if k == "delay" else (k, v) for k, v in items], where)
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        ways = [key for key in ("path", "fd", "port") if key in self.given]
+        if len(ways) > 1:
+            raise UsageError(f"{where}: '{ways[0]}' and '{ways[1]}' exclude each other", "one socket has one address")
+        if not ways:
+            raise UsageError(
+                f"{where}: one of 'path', 'fd' or 'port' is missing", "path=FILE, host=ADDRESS,port=PORT or fd=N"
+            )
+        if "port" in ways and "host" not in self.given:
+            raise UsageError(f"{where}: Parameter 'host' is missing", "it takes a host name or address")
+        if self.wait is not None and not self.server:
+            raise UsageError(f"{where}: 'wait' is for server=on only")
+        if self.reconnect and self.server:
+            raise UsageError(f"{where}: 'reconnect' is for a client, not with server=on")
+
+
+def _inverted(value: object) -> object:
+    return {"on": "off", "off": "on", True: False, False: True}.get(value, value)
+
+
+class ChardevStdio(ChardevOptions):
+    backend = "stdio"
+    signal = prop(BOOL, True, "Control-C ends vmmd")
+
+
+class ChardevNull(ChardevOptions):
+    backend = "null"
+
+
+class ChardevRingbuf(ChardevOptions):
+    backend = "ringbuf"
+    size = prop(SIZE, 65536, "bytes kept, a power of two")
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        if self.size <= 0 or self.size & (self.size - 1) or self.size > 1 << 30:
+            raise UsageError(f"{where} size={self.size}: size of ringbuf must be a power of two", "up to 1G")
+
+
+class LaterChardev(ChardevOptions):
+    """A backend of QEMU that this version does not have."""
+
+    def __init__(self, backend: str, items: Items) -> None:
+        super().__init__()
+        self.kind = backend
+        self.items = items
+
+
+CHARDEVS: dict[str, type[ChardevOptions]] = {
+    cls.backend: cls for cls in (ChardevNull, ChardevFile, ChardevPty, ChardevSocket, ChardevStdio, ChardevRingbuf)
+}
+CHARDEVS["memory"] = ChardevRingbuf  # QEMU's old name of ringbuf
+CHARDEVS_LATER = (
+    "braille", "chardev", "dbus", "hub", "msmouse", "mux", "parallel", "parport", "pipe", "qemu-vdagent", "serial",
+    "spiceport", "spicevmc", "testdev", "tty", "udp", "vc", "wctablet",
+)  # fmt: skip
+
+
+# --- disks ------------------------------------------------------------------------------------------------------------
+
+ON_ERROR_READ = enum_type("BlockdevOnError", "report", "ignore", "stop", "auto")
+ON_ERROR_WRITE = enum_type("BlockdevOnError", "report", "ignore", "stop", "enospc", "auto")
+DISCARD = enum_type("BlockdevDiscardOptions", "ignore", "off", "unmap", "on")
+DETECT_ZEROES = enum_type("BlockdevDetectZeroesOptions", "off", "on", "unmap")
+AIO = enum_type("BlockdevAioOptions", "threads", "native", "io_uring")
+CACHE = enum_type("str", "none", "writethrough", "writeback", "directsync", "unsafe")
+
+
+def _no_text_child(text: str) -> Any:
+    return text
+
+
+#: a child node: the name of a node, or (as a dict of items) its own options
+BLOCK_CHILD: PropType[Any] = PropType(
+    "BlockdevRef",
+    "the node-name of a block node, or its options",
+    _no_text_child,
+    json_kinds=(dict,),
+    from_json=lambda v: v,
+)
+
+
+class DriveOptions(OptionSet):
+    """``-drive``. ``file_options`` are the ``file.KEY`` keys, for the protocol layer."""
+
+    id = prop(STR, None, "name of the drive")
+    interface = prop(
+        enum_type("str", "none", "virtio", "ide", "scsi", "floppy", "pflash", "sd", "mtd", "xen"),
+        "ide",
+        "what the guest sees: none (a -device takes it) or virtio",
+        wire="if",
+    )
+    index = prop(NUMBER, None, "number on the interface")
+    bus = prop(NUMBER, None, "bus number")
+    unit = prop(NUMBER, None, "unit number")
+    media = prop(enum_type("str", "disk", "cdrom"), "disk", "kind of medium")
+    file = prop(STR, None, "image file, or the node name of a -blockdev")
+    format = prop(STR, None, "image format: raw; without it the format is probed")
+    read_only = prop(BOOL, False, "refuse writes")
+    snapshot = prop(BOOL, None, "write to a temporary file instead")
+    cache = prop(CACHE, None, "writeback, writethrough, none, directsync or unsafe")
+    cache_direct = prop(BOOL, None, "bypass the host's page cache", wire="cache.direct")
+    cache_no_flush = prop(BOOL, None, "ignore flushes", wire="cache.no-flush")
+    cache_writeback = prop(BOOL, None, "guest writes may stay in caches until a flush", wire="cache.writeback")
+    aio = prop(AIO, None, "how the host file is accessed")
+    discard = prop(DISCARD, None, "ignore, or unmap: pass discards to the host")
+    detect_zeroes = prop(DETECT_ZEROES, "off", "turn writes of zeroes into cheaper ones")
+    copy_on_read = prop(BOOL, False, "copy from the backing file when read")
+    werror = prop(ON_ERROR_WRITE, None, "what a failed write does (default enospc)")
+    rerror = prop(ON_ERROR_READ, None, "what a failed read does (default report)")
+    node_name = prop(STR, None, "name of the root block node")
+    auto_read_only = prop(BOOL, False, "fall back to read-only")
+    force_share = prop(BOOL, False, "share an image locked by others; needs read-only")
+    stats_account_invalid = prop(BOOL, True, "count invalid requests")
+    stats_account_failed = prop(BOOL, True, "count failed requests")
+
+    aliases: ClassVar = {"readonly": "read-only", "driver": "format"}
+    later: ClassVar = {
+        "snapshot": ONLY_OFF,
+        "copy-on-read": ONLY_OFF,
+        "media": ("disk",),
+        "if": ("none", "virtio"),
+        "stats-account-invalid": (True,),
+        "stats-account-failed": (True,),
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.file_options: Items = []
+        self.throttling: Items = []
+
+    def take(self, items: Items, where: str) -> None:
+        own: Items = []
+        for key, value in items:
+            if key.startswith("file."):
+                self.file_options.append((key[5:], value))
+            elif key.startswith("throttling.") or key in DRIVE_LIMITS:
+                self.throttling.append((key, value))
+            else:
+                own.append((key, value))
+        super().take(own, where)
+
+
+DRIVE_LIMITS = frozenset(
+    f"{kind}{direction}{suffix}"
+    for kind in ("bps", "iops")
+    for direction in ("", "_rd", "_wr")
+    for suffix in ("", "_max", "_max_length")
+) | {"iops_size", "group"}
+
+
+class BlockdevOptions(OptionSet):
+    """``-blockdev``: what every block driver takes. ``cache.direct`` is ``{"cache": {"direct": …}}`` in JSON."""
+
+    driver: ClassVar[str] = ""
+    node_name = prop(STR, None, "name of the node")
+    read_only = prop(BOOL, None, "refuse writes")
+    auto_read_only = prop(BOOL, False, "fall back to read-only")
+    discard = prop(DISCARD, "ignore", "ignore, or unmap: pass discards on")
+    detect_zeroes = prop(DETECT_ZEROES, "off", "turn writes of zeroes into cheaper ones")
+    force_share = prop(BOOL, False, "share an image locked by others; needs read-only")
+    cache_direct = prop(BOOL, False, "bypass the host's page cache", wire="cache.direct")
+    cache_no_flush = prop(BOOL, False, "ignore flushes", wire="cache.no-flush")
+
+    def children(self) -> list[BlockdevOptions]:
+        """Child nodes that are defined inside this one."""
+        return [value for value in self.values.values() if isinstance(value, BlockdevOptions)]
+
+
+class BlockdevFile(BlockdevOptions):
+    driver = "file"
+    filename = prop(STR, "", "path of the image", required=True)
+    aio = prop(AIO, "threads", "how the host file is accessed")
+    locking = prop(ON_OFF_AUTO, "auto", "lock the image against other users")
+    pr_manager = prop(STR, None, "persistent reservation helper")
+    aio_max_batch = prop(U32, 0, "requests in one submission")
+    drop_cache = prop(BOOL, True, "drop the page cache after migration")
+    x_check_cache_dropped = prop(BOOL, False, "check that")
+
+    later: ClassVar = {"pr-manager": NOTHING, "x-check-cache-dropped": ONLY_OFF}
+
+
+class BlockdevHostDevice(BlockdevFile):
+    driver = "host_device"
+
+
+class BlockdevNullCo(BlockdevOptions):
+    driver = "null-co"
+    size = prop(SIZE, 1 << 30, "size of the disk")
+    latency_ns = prop(U64, 0, "nanoseconds that each request takes")
+    read_zeroes = prop(BOOL, False, "reads give zeroes, otherwise the buffer is not touched")
+
+
+class BlockdevNullAio(BlockdevNullCo):
+    driver = "null-aio"
+
+
+class BlockdevRaw(BlockdevOptions):
+    driver = "raw"
+    file = prop(BLOCK_CHILD, None, "node below", required=True)
+    offset = prop(SIZE, 0, "first byte of the disk in the node below")
+    size = prop(SIZE, None, "size of the disk")
+
+
+class LaterBlockdev(BlockdevOptions):
+    """A block driver of QEMU that this version does not have."""
+
+    def __init__(self, driver: str, items: Items) -> None:
+        super().__init__()
+        self.kind = driver
+        self.items = items
+
+
+BLOCKDEVS: dict[str, type[BlockdevOptions]] = {
+    cls.driver: cls for cls in (BlockdevFile, BlockdevHostDevice, BlockdevNullCo, BlockdevNullAio, BlockdevRaw)
+}
+BLOCKDEVS_LATER = (
+    "blkdebug", "blklogwrites", "blkreplay", "blkverify", "bochs", "cloop", "compress", "copy-before-write",
+    "copy-on-read", "dmg", "ftp", "ftps", "gluster", "host_cdrom", "http", "https", "io_uring", "iscsi", "luks",
+    "nbd", "nfs", "nvme", "nvme-io_uring", "parallels", "preallocate", "qcow", "qcow2", "qed", "quorum", "rbd",
+    "replication", "snapshot-access", "ssh", "throttle", "vdi", "vhdx", "virtio-blk-vfio-pci",
+    "virtio-blk-vhost-user", "virtio-blk-vhost-vdpa", "vmdk", "vpc", "vvfat",
+)  # fmt: skip
+
+# --- objects ----------------------------------------------------------------------------------------------------------
+
+
+class ObjectOptions(OptionSet):
+    """``-object TYPE,id=…``."""
+
+    qom_type: ClassVar[str] = ""
+    id = prop(STR, "", "name of the object", required=True)
+
+
+class MemoryBackend(ObjectOptions):
+    """What all memory backends take."""
+
+    size_bytes = prop(SIZE, 0, "bytes of memory", wire="size", required=True)
+    share = prop(BOOL, False, "visible to other processes")
+    prealloc = prop(BOOL, False, "touch every page at start")
+    prealloc_threads = prop(COUNT, 1, "threads that touch them")
+    prealloc_context = prop(STR, None, "thread context object")
+    merge = prop(BOOL, None, "let the host merge equal pages")
+    dump = prop(BOOL, None, "include in core dumps")
+    reserve = prop(BOOL, True, "reserve swap or huge pages")
+    policy = prop(enum_type("HostMemPolicy", "default", "preferred", "bind", "interleave"), "default", "NUMA policy")
+    host_nodes = prop(RANGES, (), "host NUMA nodes, 0-1; may be repeated")
+    x_use_canonical_path_for_ramblock_id = prop(BOOL, None, "name of the block in migration streams")
+
+    repeatable: ClassVar = frozenset({"host-nodes"})
+    later: ClassVar = {"prealloc-context": NOTHING}
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        if self.size_bytes == 0:
+            raise UsageError(f"{where} size=0: 'size' takes a size above 0")
+
+
+class MemoryBackendRam(MemoryBackend):
+    qom_type = "memory-backend-ram"
+
+
+class MemoryBackendMemfd(MemoryBackend):
+    qom_type = "memory-backend-memfd"
+    share = prop(BOOL, True, "visible to other processes")
+    hugetlb = prop(BOOL, False, "use huge pages")
+    hugetlbsize = prop(SIZE, None, "size of a huge page: 2M, 1G")
+    seal = prop(BOOL, True, "forbid growing and shrinking")
+
+
+class MemoryBackendFile(MemoryBackend):
+    qom_type = "memory-backend-file"
+    mem_path = prop(STR, "", "file or directory (of hugetlbfs)", required=True)
+    discard_data = prop(BOOL, False, "throw the content away at exit")
+    align = prop(SIZE, None, "alignment of the mapping")
+    pmem = prop(BOOL, False, "persistent memory")
+    readonly = prop(BOOL, False, "map read-only")
+
+    later: ClassVar = {**MemoryBackend.later, "pmem": ONLY_OFF}
+
+
+class Secret(ObjectOptions):
+    """``-object secret``: a password or key. Read by ``options.load``."""
+
+    qom_type = "secret"
+    data = prop(STR, None, "the secret itself, seen by everyone who sees the process list")
+    file = prop(STR, None, "file with the secret")
+    format = prop(enum_type("QCryptoSecretFormat", "raw", "base64"), "raw", "how it is written")
+    keyid = prop(STR, None, "id of the secret that this one is encrypted with")
+    iv = prop(STR, None, "initialization vector, base64")
+
+    later: ClassVar = {"keyid": NOTHING, "iv": NOTHING}
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        if (self.data is None) == (self.file is None):
+            which = "and 'file' exclude each other" if self.data is not None else "or 'file' is missing"
+            raise UsageError(f"{where}: 'data' {which}", "a secret has one source")
+
+
+class LaterObject(ObjectOptions):
+    """An object type of QEMU that this version does not have."""
+
+    def __init__(self, qom_type: str, items: Items) -> None:
+        super().__init__()
+        self.kind = qom_type
+        self.items = items
+
+
+OBJECTS: dict[str, type[ObjectOptions]] = {
+    cls.qom_type: cls for cls in (MemoryBackendRam, MemoryBackendMemfd, MemoryBackendFile, Secret)
+}
+OBJECTS_LATER = (
+    "authz-list", "authz-list-file", "authz-pam", "authz-simple", "can-bus", "can-host-socketcan", "colo-compare",
+    "cryptodev-backend", "cryptodev-backend-builtin", "cryptodev-vhost-user", "dbus-vmstate", "filter-buffer",
+    "filter-dump", "filter-mirror", "filter-redirector", "filter-replay", "filter-rewriter", "input-barrier",
+    "input-linux", "iothread", "main-loop", "memory-backend-epc", "pr-manager-helper", "qtest", "rng-builtin",
+    "rng-egd", "rng-random", "secret_keyring", "sev-guest", "thread-context", "throttle-group", "tls-cipher-suites",
+    "tls-creds-anon", "tls-creds-psk", "tls-creds-x509", "x-remote-object", "x-vfio-user-server",
+)  # fmt: skip
+
+# --- network, sound, display: parsed so that the whole line is checked; refused by availability ----------------------
+
+
+class NetdevOptions(OptionSet):
+    """``-netdev TYPE,id=…``."""
+
+    kind: ClassVar[str] = ""
+    id = prop(STR, "", "name of the network backend", required=True)
+
+
+class NetdevTap(NetdevOptions):
+    kind = "tap"
+    fd = prop(STR, None, "an open tap descriptor, or the name of a passed one")
+    fds = prop(STR, None, "several, with ':' between")
+    ifname = prop(STR, None, "host interface")
+    script = prop(STR, None, "script that sets it up, or no")
+    downscript = prop(STR, None, "script that takes it down, or no")
+    br = prop(STR, None, "bridge for the helper")
+    helper = prop(STR, None, "bridge helper")
+    sndbuf = prop(SIZE, None, "limit of the send buffer")
+    vnet_hdr = prop(BOOL, None, "use the offload header", wire="vnet_hdr")
+    vhost = prop(BOOL, None, "data path in the kernel")
+    vhostfd = prop(STR, None, "an open /dev/vhost-net descriptor")
+    vhostfds = prop(STR, None, "several, with ':' between")
+    vhostforce = prop(BOOL, None, "fail without vhost")
+    queues = prop(COUNT, None, "number of queues")
+    poll_us = prop(U32, None, "microseconds of busy polling")
+
+
+class LaterNetdev(NetdevOptions):
+    def __init__(self, kind: str, items: Items) -> None:
+        super().__init__()
+        self.other_kind = kind
+        self.items = items
+
+
+NETDEVS: dict[str, type[NetdevOptions]] = {"tap": NetdevTap}
+NETDEVS_LATER = (
+    "bridge", "dgram", "hubport", "l2tpv3", "netmap", "socket", "stream", "user", "vde", "vhost-user", "vhost-vdpa",
+)  # fmt: skip
+
+
+class AudiodevOptions(OptionSet):
+    """``-audiodev``; only driver ``none``, which plays and records nothing, exists."""
+
+    id = prop(STR, "", "name", required=True)
+    driver = prop(STR, "none", "none", required=True)
+    timer_period = prop(U32, 10000, "microseconds between two looks")
+
+
+AUDIODEVS_LATER = ("alsa", "coreaudio", "dbus", "dsound", "jack", "oss", "pa", "sdl", "sndio", "spice", "wav")
+
+
+class VncOptions(OptionSet):
+    """``-vnc``."""
+
+    display = prop(STR, "", "address:number, unix:path or none", required=True, wire="vnc")
+    id = prop(STR, "default", "name")
+    password = prop(BOOL, False, "ask for a password")
+    password_secret = prop(STR, None, "secret that holds it")
+    reverse = prop(BOOL, False, "connect to a listening viewer")
+    websocket = prop(STR, None, "also listen for WebSocket")
+    to = prop(NUMBER, None, "highest display number to try")
+    share = prop(enum_type("str", "allow-exclusive", "force-shared", "ignore"), "allow-exclusive", "who may share")
+    lossy = prop(BOOL, False, "lossy encodings")
+    non_adaptive = prop(BOOL, False, "no adaptive encodings")
+    sasl = prop(BOOL, False, "SASL authentication")
+    sasl_authz = prop(STR, None, "object")
+    acl = prop(BOOL, False, "access lists")
+    tls_creds = prop(STR, None, "object")
+    tls_authz = prop(STR, None, "object")
+    audiodev = prop(STR, None, "sound backend")
+    head = prop(U32, None, "head of the display device")
+    key_delay_ms = prop(U32, 10, "milliseconds a key stays down")
+    connections = prop(U32, 32, "clients at most")
+    lock_key_sync = prop(BOOL, True, "keep lock keys in step")
+    power_control = prop(BOOL, False, "clients may shut down the guest")
+    ipv4 = prop(BOOL, None, "use IPv4")
+    ipv6 = prop(BOOL, None, "use IPv6")
+    display_device = prop(STR, None, "id of the display device", wire="display")
