@@ -56,8 +56,14 @@ class Emulator:
 
 def emulator(name: str) -> Emulator:
     """The emulator `qemu` or `vmmd`; VMMD_TEST_QEMU and VMMD_TEST_VMMD replace the command."""
-    default = {"qemu": "qemu-system-x86_64", "vmmd": f"{shlex.quote(sys.executable)} -m vmmd"}[name]
+    default = {"qemu": "qemu-system-x86_64", "vmmd": f"{shlex.quote(_python())} -m vmmd"}[name]
     return Emulator(name, tuple(shlex.split(os.environ.get(f"VMMD_TEST_{name.upper()}", default))))
+
+
+def _python() -> str:
+    """This interpreter when it is a virtual environment's, else the one of the repository's environment."""
+    local = REPOSITORY / ".venv" / "bin" / "python"
+    return str(local) if sys.prefix == sys.base_prefix and local.exists() else sys.executable
 
 
 class Vm:

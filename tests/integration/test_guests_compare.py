@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.kvm, pytest.mark.qemu, pytest.mark.timeout(1800)]
 
 CPU_RATIO_LIMIT = 1.1
+START_RATIO = 5  # QEMU goes through its firmware even with -kernel
 FURTHER_ROUNDS = 2  # other work on the machine only ever adds time, so the least of some runs is compared
 # The interrupt table and the kernel's own text name what each machine has; tests of their own look at them.
 COMPARED_OUTPUT = [name for name in SCENARIOS if name not in {"acpi-bootsector", "linux-devices"}]
@@ -45,6 +46,12 @@ def test_guest_costs_no_more_processor_time_than_under_qemu(guest_runs: GuestRun
         qemu_s = min(qemu_s, total_cpu_s(guest_runs.fresh(guest, "qemu")))
         vmmd_s = min(vmmd_s, total_cpu_s(guest_runs.fresh(guest, "vmmd")))
     assert vmmd_s <= CPU_RATIO_LIMIT * qemu_s, f"{vmmd_s:.2f} s against QEMU's {qemu_s:.2f} s"
+
+
+@pytest.mark.parametrize("guest", ["bench-multiboot", "bench-pvh"])
+def test_kernel_starts_five_times_sooner_than_under_qemu(guest_runs: GuestRuns, guest: str) -> None:
+    qemu_s, vmmd_s = (guest_runs.get(guest, name).wall_s["first instruction"] for name in ("qemu", "vmmd"))
+    assert START_RATIO * vmmd_s <= qemu_s, f"{vmmd_s:.2f} s against QEMU's {qemu_s:.2f} s"
 
 
 @pytest.mark.parametrize("guest", marked(["linux-min"]))
