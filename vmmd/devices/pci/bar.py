@@ -48,7 +48,7 @@ class BarRegion(NamedTuple):
 class Bar:
     """One base address register (two, when 64 bits wide). DeviceLock held."""
 
-    __slots__ = ("address", "index", "kind", "prefetch", "ranges", "register", "regions", "size_bytes")
+    __slots__ = ("address", "index", "kind", "prefetch", "ranges", "regions", "register", "size_bytes")
 
     def __init__(self, index: int, size_bytes: int, kind: str, prefetch: bool) -> None:
         smallest = 4 if kind == "io" else 16

@@ -65,7 +65,8 @@ class Msix:
         device.watch_config(self.capability + CAP_CONTROL, 2, self._control_written)
         name = f"{device.type_name} msix"
         device.add_bar_region(
-            bar_index, BarRegion(table_offset, len(self._table), self._table_read, self._table_write, f"{name} table", 8)
+            bar_index,
+            BarRegion(table_offset, len(self._table), self._table_read, self._table_write, f"{name} table", 8),
         )
         device.add_bar_region(
             bar_index, BarRegion(pba_offset, len(self._pending), self._pba_read, self._pba_write, f"{name} pba", 8)
