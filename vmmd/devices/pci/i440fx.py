@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Intel 82441FX (440FX PMC) host bridge, 00:00.0: configuration mechanism 1, PAM and SMRAM registers.
 
-Data sheet: 290549 "Intel 440FX PCIset". Implemented: CONFADD/CONFDATA (§3.1), PAM0-6 (§3.2.12), SMRAM (§3.2.17). The other
+Data sheet: Intel 290549 "440FX PCIset, 82441FX (PMC)". Implemented: CONFADD/CONFDATA, PAM0-6, SMRAM. The other
 registers of the bridge (DRAM timing, DRB …) only hold what is written. QEMU-COMPAT: they are writable as a whole, as
 in QEMU 7.2; firmware writes some of them and reads them back. Differences to QEMU 7.2, on purpose: SMRAM's C_BASE_SEG
-is hardwired to 010b and D_LCK locks until reset, as the data sheet has it.
+is hardwired to 010b, and D_LCK locks D_OPEN, D_LCK and G_SMRAME until reset.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class I440fx(PciDevice):
         super().realize()
         config = self.config
         config.define(0x40, 0xC0, 0, (1 << (8 * 0xC0)) - 1)
-        config.define(0x57, 1, 0x10, 0xFF)  # DRAMC: memory hole register's neighbour, as power-on has it
+        config.define(0x57, 1, 0x10, 0xFF)  # DRAM control, as at power-on
         config.define(REG_SMRAM, 1, SMRAM_BASE, 0xFF & ~0x07)
         self.claim_pio(
             IoRange(PORT_CONFADD, 4, self._confadd_read, self._confadd_write, name="pci-conf-idx", max_width=4)
@@ -92,7 +92,7 @@ class I440fx(PciDevice):
         return self._confadd >> (8 * offset)
 
     def _confadd_write(self, offset: int, size: int, value: int) -> None:
-        if offset == 0 and size == 4:  # only a double word cycle is meant for the register (§3.1.1)
+        if offset == 0 and size == 4:  # only a double word cycle is meant for the register
             self._confadd = value
 
     def _data_read(self, offset: int, size: int) -> int:
@@ -119,7 +119,7 @@ class I440fx(PciDevice):
         if offset < REG_PAM0 + 7 and end > REG_PAM0:
             self._apply_pam()
         if offset <= REG_SMRAM < end:
-            if smram & SMRAM_LOCK:  # D_LCK: locked bits stay until reset, D_OPEN is off (§3.2.17)
+            if smram & SMRAM_LOCK:  # D_LCK: locked bits stay until reset, D_OPEN is off
                 kept = SMRAM_LOCK | smram & SMRAM_ENABLE | self.config.get(REG_SMRAM, 1) & SMRAM_CLOSED
                 self.config.set(REG_SMRAM, 1, kept | SMRAM_BASE)
             elif self.config.get(REG_SMRAM, 1) & SMRAM_LOCK:

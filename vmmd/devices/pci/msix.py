@@ -23,14 +23,14 @@ CAPABILITY_BYTES = 12
 ENTRY_BYTES = 16
 MAX_VECTORS = 2048
 
-# offsets in the capability (§6.8.2.1)
+# offsets in the capability (§6.8.2)
 CAP_CONTROL = 2
 CAP_TABLE = 4
 CAP_PBA = 8
 CONTROL_ENABLE = 0x8000
 CONTROL_FUNCTION_MASK = 0x4000
 
-# offsets in a table entry (§6.8.2.6 ff.)
+# offsets in a table entry (§6.8.2)
 ENTRY_DATA = 8
 ENTRY_CONTROL = 12
 VECTOR_MASKED = 0x01
@@ -63,14 +63,12 @@ class Msix:
         config.define(self.capability + CAP_TABLE, 4, table_offset | bar_index)
         config.define(self.capability + CAP_PBA, 4, pba_offset | bar_index)
         device.watch_config(self.capability + CAP_CONTROL, 2, self._control_written)
-        name = f"{device.type_name} msix"
-        device.add_bar_region(
-            bar_index,
-            BarRegion(table_offset, len(self._table), self._table_read, self._table_write, f"{name} table", 8),
-        )
-        device.add_bar_region(
-            bar_index, BarRegion(pba_offset, len(self._pending), self._pba_read, self._pba_write, f"{name} pba", 8)
-        )
+        name, table, pba = device.type_name, len(self._table), len(self._pending)
+        for region in (
+            BarRegion(table_offset, table, self._table_read, self._table_write, f"{name} msix-table", 8),
+            BarRegion(pba_offset, pba, self._pba_read, self._pba_write, f"{name} msix-pba", 8),
+        ):
+            device.add_bar_region(bar_index, region)
         self.reset()
 
     # -- the device's side ---------------------------------------------------------------------------------
@@ -189,4 +187,4 @@ class Msix:
         return int.from_bytes(self._pending[offset : offset + size], "little")
 
     def _pba_write(self, offset: int, size: int, value: int) -> None:
-        """The pending bits are read-only (§6.8.2.10)."""
+        """The pending bits are read-only (§6.8.2)."""
