@@ -35,6 +35,10 @@ class GuestError(Exception):
     """A guest artefact cannot be had; the text says which and why."""
 
 
+class MissingSources(GuestError):
+    """The folder with guest sources is not there; a clone of the repository alone does not have it."""
+
+
 class MissingPackage(GuestError):
     """A Debian package that is neither installed nor can be downloaded."""
 
@@ -54,7 +58,7 @@ def shared_folder() -> Path:
     """The folder with guest and benchmark sources: VMMD_SHARED, else `shared` beside the repository."""
     folder = Path(os.environ.get("VMMD_SHARED", REPOSITORY.parent / "shared"))
     if not (folder / "guests").is_dir():
-        raise GuestError(f"no guest sources in {folder}: set VMMD_SHARED")
+        raise MissingSources(f"no guest sources in {folder}: set VMMD_SHARED")
     return folder
 
 

@@ -133,14 +133,23 @@ def seabios(program: Emulator) -> GuestRun:
 def bootsector(program: Emulator, properties: str = "", guest: str = "bootsector") -> GuestRun:
     """A boot sector on a virtio disk, which must be read by the firmware; *properties* select the virtio mode."""
     run = GuestRun(guest, program.name)
-    disk = guests.bench_bootsector_disk()
+    disk = guests.bootsector_disk()
     vm = Vm(program, machine_args(64), debugcon=True)
     vm.argv += disk_args(disk.copy_to(vm.directory), properties)
     with vm:
-        vm.serial.expect("@SECTOR", FIRMWARE_TIMEOUT_S)
+        vm.serial.expect(guests.BOOTSECTOR_TEXT, FIRMWARE_TIMEOUT_S)
         run.mark(vm, "boot sector")
         vm.debugcon.expect(r"Booting from 0000:7c00\n", FIRMWARE_TIMEOUT_S)
         run.outputs["firmware"] = comparable(vm.debugcon.text)
+    return run
+
+
+def small_firmware(program: Emulator) -> GuestRun:
+    """A 64 KiB image given by `-bios`: entered at the reset vector, it prints `R` on COM1 and halts."""
+    run = GuestRun("small-firmware", program.name)
+    with Vm(program, [*machine_args(64), "-bios", str(guests.bench().firmware)]) as vm:
+        vm.serial.expect("R\n", FIRMWARE_TIMEOUT_S)
+        run.mark(vm, "first instruction")
     return run
 
 
@@ -289,6 +298,7 @@ SCENARIOS: dict[str, Callable[[Emulator], GuestRun]] = {
     "bootsector": bootsector,
     "bootsector-legacy": lambda program: bootsector(program, ",disable-modern=on", "bootsector-legacy"),
     "bootsector-modern": lambda program: bootsector(program, ",disable-legacy=on", "bootsector-modern"),
+    "small-firmware": small_firmware,
     "acpi-bootsector": acpi_bootsector,
     "bench-multiboot": lambda program: bench_kernel(program, pvh=False),
     "bench-pvh": lambda program: bench_kernel(program, pvh=True),

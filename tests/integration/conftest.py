@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.framework.cache import MissingSources
 from tests.framework.scenarios import SCENARIOS, GuestRun
 from tests.framework.vm import emulator
 
@@ -24,6 +25,8 @@ class GuestRuns:
             except Exception as error:  # kept, and raised for every test that needs this run
                 self._runs[key] = error
         run = self._runs[key]
+        if isinstance(run, MissingSources):
+            pytest.skip(str(run))
         if isinstance(run, Exception):
             raise run
         return run

@@ -48,6 +48,10 @@ def test_seabios_reads_virtio_disk_in_the_selected_mode(
     assert "Booting from 0000:7c00" in firmware
 
 
+def test_firmware_of_64_kib_is_entered_at_the_reset_vector(guest_runs: GuestRuns, emulator_name: str) -> None:
+    assert "first instruction" in guest_runs.get("small-firmware", emulator_name).wall_s
+
+
 def test_power_button_reaches_guest_and_s5_ends_the_emulator(guest_runs: GuestRuns, emulator_name: str) -> None:
     run = guest_runs.get("acpi-bootsector", emulator_name)
     assert [event["event"] for event in run.events] == ["POWERDOWN", "SHUTDOWN"]
