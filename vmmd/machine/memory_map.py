@@ -27,8 +27,8 @@ FOUR_GIB = 4 * GiB
 VGA_HOLE = 0xA0000
 PAM_BASE = 0xC0000
 PAM_END = 0x100000
-#: (base, size) of the 13 PAM segments in the order of their register nibbles, BIOS segment last
-PAM_SEGMENTS = (*((PAM_BASE + index * 16 * KiB, 16 * KiB) for index in range(12)), (0xF0000, 64 * KiB))
+#: (base, size) of the 13 PAM segments in the order of their register nibbles: the BIOS segment, then 12 of 16 KiB
+PAM_SEGMENTS = ((0xF0000, 64 * KiB), *((PAM_BASE + index * 16 * KiB, 16 * KiB) for index in range(12)))
 #: how much of the end of the firmware is also seen below 1 MiB
 ISA_BIOS_BYTES = 128 * KiB
 #: low memory ends here at the latest, so that PCI has room
@@ -193,7 +193,7 @@ class MemoryMap:
     def _low_slots(self, hva: int, end: int, name: str) -> list[Slot]:
         first = min(end, PAM_BASE if self._smram_open else VGA_HOLE)
         slots = [Slot(0, first, hva, False, name)]
-        slots += _merge(self._pam_slots(hva, end, name))
+        slots += _merge(sorted(self._pam_slots(hva, end, name)))
         if end > MiB:
             slots.append(Slot(MiB, end - MiB, hva + MiB, False, name))
         return slots
@@ -215,7 +215,7 @@ class MemoryMap:
 
 
 def _segment_of(gpa: int) -> int:
-    return 12 if gpa >= 0xF0000 else (gpa - PAM_BASE) // (16 * KiB)
+    return 0 if gpa >= 0xF0000 else 1 + (gpa - PAM_BASE) // (16 * KiB)
 
 
 def _merge(slots: list[Slot]) -> list[Slot]:

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From ``-device`` options to device objects, in two steps: plan (checks, no side effects) and make.
+
+Every ``-device`` of a command line is planned before anything is opened, so that a wrong property leaves no trace.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from vmmd.core.registry import DEVICES, LATER, device_class
+from vmmd.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable
+
+    from vmmd.core.device import Device, DeviceContext
+    from vmmd.core.props import PropSet
+    from vmmd.options.models import DeviceOptions, GlobalProperty
+
+
+class DevicePlan(NamedTuple):
+    """A checked ``-device``."""
+
+    cls: type[Device]
+    props: PropSet
+    id: str | None
+    bus: str | None
+
+    def make(self, ctx: DeviceContext) -> Device:
+        """The device, not yet realized."""
+        return self.cls(self.props, ctx, self.id)
+
+
+def find_class(driver: str) -> type[Device]:
+    """The class of a driver that users may create. Raises UsageError."""
+    cls = device_class(driver)
+    if cls is None:
+        if driver in LATER:
+            raise UsageError(f"-device {driver}: not available in this version")
+        near = nearest(driver, [*DEVICES, *LATER])
+        # QEMU-COMPAT: libvirt and people know this sentence
+        raise UsageError(
+            f"'{driver}' is not a valid device model name", f"did you mean '{near}'?" if near else "see -device help"
+        )
+    if not cls.user_creatable:
+        raise UsageError(f"Parameter 'driver' expects a pluggable device type, '{driver}' is a part of the board")
+    return cls
+
+
+def plan(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> DevicePlan:
+    """Check driver and properties. Raises UsageError; has no side effects."""
+    cls = find_class(options.driver)
+    props = new_props(cls, globals_)
+    for key, value in options.items:
+        if options.is_json:
+            props.set_json(key, value, options.driver)
+        else:
+            props.set_text(key, value, options.driver)
+    props.check_required(options.driver)
+    _check_bus(cls, options)
+    return DevicePlan(cls, props, options.id, options.bus)
+
+
+def new_props(cls: type[Device], globals_: Iterable[GlobalProperty]) -> PropSet:
+    """Properties of a new device: defaults, then what ``-global`` says for its type."""
+    props = cls.Props()
+    for each in globals_:
+        if each.driver == cls.type_name:
+            props.set_text(each.property, each.value, each.driver)
+    return props
+
+
+def _check_bus(cls: type[Device], options: DeviceOptions) -> None:
+    if options.bus is None:
+        return
+    buses = {"PCI": ("pci.0", "pci"), "ISA": ("isa.0", "isa")}
+    wanted = buses.get(cls.bus_type or "", ())
+    if options.bus in wanted:
+        return
+    if any(options.bus in names for names in buses.values()):
+        raise UsageError(f"Device '{options.driver}' can't go on {options.bus} bus", f"it goes on {wanted[0]}")
+    raise UsageError(f"Bus '{options.bus}' not found", f"{options.driver} goes on {wanted[0]}" if wanted else None)
+
+
+def check_references(plans: Iterable[DevicePlan], known: dict[str, Container[str]]) -> None:
+    """Every backend that a property names exists. ``known`` maps a ref kind ("chardev", "drive") to its ids."""
+    for each in plans:
+        for declared in each.props.each():
+            kind = declared.kind.ref_kind
+            value = each.props.values.get(declared.name)
+            if kind in known and isinstance(value, str) and value not in known[kind]:
+                # QEMU-COMPAT: first sentence as QEMU's
+                raise UsageError(
+                    f"Property '{each.cls.type_name}.{declared.wire_name}' can't find value '{value}'",
+                    f"no {kind} has this id",
+                )
