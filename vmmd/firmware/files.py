@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds and checks firmware images: ``-bios`` and the system's SeaBIOS."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from vmmd.errors import BackendError, UsageError
+from vmmd.units import KiB, MiB
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DEFAULT_BIOS = "bios-256k.bin"
+SYSTEM_DIRECTORIES = ("/usr/share/seabios", "/usr/share/qemu", "/usr/lib/ipxe/qemu")
+BIOS_ALIGN = 64 * KiB
+BIOS_MAX = 16 * MiB
+
+#: Debian package of a well-known image, for the hint of the error
+_PACKAGES = {DEFAULT_BIOS: "seabios", "bios.bin": "seabios", "vgabios": "seabios", "u-boot": "u-boot-qemu"}
+
+
+def find(name: str, directories: Sequence[str] = ()) -> str:
+    """Path of a firmware image: ``name`` itself if it is a file, else in ``directories`` (``-L``), else the system's.
+
+    Raises UsageError in QEMU's words, naming the package to install.
+    """
+    if os.path.isfile(name):
+        return name
+    if "/" not in name:
+        for directory in (*directories, *SYSTEM_DIRECTORIES):
+            path = os.path.join(directory, name)
+            if os.path.isfile(path):
+                return path
+    package = next((package for prefix, package in _PACKAGES.items() if name.startswith(prefix)), None)
+    hint = f"install Debian's package '{package}', or give a path with -bios" if package else None
+    raise UsageError(f"could not load PC BIOS '{name}'", hint)
+
+
+def load_bios(name: str | None, directories: Sequence[str] = ()) -> bytes:
+    """The firmware image (``-bios``, or SeaBIOS when None). Its size is a multiple of 64 KiB, at most 16 MiB."""
+    path = find(name or DEFAULT_BIOS, directories)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(BIOS_MAX + 1)
+    except OSError as error:
+        raise BackendError.from_os(f"Could not open '{path}'", error) from error
+    if not data or len(data) % BIOS_ALIGN or len(data) > BIOS_MAX:
+        size = "more than 16 MiB" if len(data) > BIOS_MAX else f"{len(data)} bytes"
+        raise UsageError(
+            f"could not load PC BIOS '{path}': it has {size}", "an image is a multiple of 64 KiB, up to 16 MiB"
+        )
+    return data
