@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all character devices share: the bounded output buffer, coalesced wake-ups, the log, the frontend.
+
+Output path: a device calls ``write`` on a vCPU thread, which appends to a bytearray and, if no wake-up is under way,
+posts one to the loop. The loop flushes; the next wake-up comes no sooner than a millisecond later, so that a guest
+which prints byte by byte costs the loop at most a thousand rounds a second. The vCPU never touches a host descriptor.
+
+Life: construct (no side effects) → ``open`` (system calls, before or while the loop runs) → ``close``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmd.core.backend import CharEvent
+from vmmd.errors import UsageError
+
+if TYPE_CHECKING:
+    import threading
+
+    from vmmd.chardev.config import ChardevConfig
+    from vmmd.chardev.logfile import LogFile
+    from vmmd.core.backend import CharFrontend
+    from vmmd.core.notify import LoopPort
+
+#: Most bytes that wait for a slow reader; then ``write`` takes nothing
+BUFFER_BYTES = 1 << 20
+#: After the first byte, flushes are at least this far apart
+PACE_NS = 1_000_000
+#: Bytes moved by one system call
+CHUNK_BYTES = 65536
+
+
+class Chardev:
+    """Base of all backends; implements ``core.backend.CharBackend``."""
+
+    def __init__(self, config: ChardevConfig, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
+        self.label = config.id
+        self.config = config
+        self.frontend: CharFrontend | None = None
+        self.frontend_open = False
+        self.dropped_bytes = 0  # output that no peer could take
+        self.log = log
+        self._loop = loop
+        self._lock = lock  # the DeviceLock
+        self._out = bytearray()  # ORDERING: devices only append, the loop only removes from the front
+        self._logged = 0  # bytes at the front of _out that the log has
+        self._wake = False  # a flush is posted or the pace timer runs
+        self._starved = False  # the frontend waits for write_ready
+        self._blocked = False  # the peer takes no more; waiting for it to become writable
+        self._closed = False
+
+    # -- what query-chardev shows ------------------------------------------------------------------------------
+
+    @property
+    def filename(self) -> str:
+        """As QEMU's ``query-chardev`` shows it."""
+        return self.config.kind
+
+    @property
+    def connected(self) -> bool:
+        return True
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Acquire host resources. Raises BackendError and leaves nothing behind."""
+        if self.log is not None:
+            self.log.open()
+        try:
+            self._open()
+        except BaseException:
+            self._close()
+            if self.log is not None:
+                self.log.close()
+            raise
+
+    def close(self) -> None:
+        """Write out what can be written without waiting, then give everything back. Loop thread. Idempotent."""
+        if self._closed:
+            return
+        if self._out:
+            self._flush()
+            self.dropped_bytes += len(self._out)
+        self._closed = True
+        self._close()
+        if self.log is not None:
+            self.log.close()
+
+    def _open(self) -> None:
+        """Backend-specific part of ``open``."""
+
+    def _close(self) -> None:
+        """Backend-specific part of ``close``; also undoes a half-done ``_open``."""
+
+    # -- the frontend ------------------------------------------------------------------------------------------
+
+    def attach(self, frontend: CharFrontend) -> None:
+        if self.frontend is not None:
+            # QEMU-COMPAT: the sentence of -device isa-serial,chardev= naming a chardev that has a user
+            raise UsageError(f"Device '{self.label}' is in use")
+        self.frontend = frontend
+        self._loop.post(self._attached)
+
+    def detach(self) -> None:
+        self.frontend = None
+        self.frontend_open = False
+        self._starved = False
+
+    def set_open(self, is_open: bool) -> None:
+        self.frontend_open = is_open
+
+    def _attached(self) -> None:
+        """The frontend is new: tell it that there is a peer."""
+        if self.connected:
+            self._tell(CharEvent.OPENED)
+
+    def _tell(self, event: CharEvent) -> None:
+        with self._lock:
+            if self.frontend is not None:
+                self.frontend.handle_event(event)
+
+    # -- guest to host -----------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> int:
+        out = self._out
+        room = BUFFER_BYTES - len(out)
+        count = len(data)
+        if count > room:
+            self._starved = True
+            data = data[: max(room, 0)]
+            count = len(data)
+        out.extend(data)
+        if not self._wake:
+            self._wake = True
+            self._loop.post(self._flush)
+        return count
+
+    def accept_input(self) -> None:
+        """Nothing to resume: this backend has no input."""
+
+    def _flush(self) -> None:
+        """Log and emit what is buffered, then pace. Loop thread."""
+        out = self._out
+        if self.log is not None and len(out) > self._logged:
+            fresh = out[self._logged :]
+            self.log.write(fresh)
+            self._logged += len(fresh)
+        while out and not self._blocked:
+            chunk = out[:CHUNK_BYTES]
+            taken = self._emit(chunk)
+            del out[:taken]
+            self._logged = max(0, self._logged - taken)
+            if taken < len(chunk):
+                self._blocked = True
+                self._wait_writable()
+        if self._starved:
+            self._feed_starved()
+        self._loop.call_later(PACE_NS, self._paced)
+
+    def _paced(self) -> None:
+        """A millisecond after a flush: flush what came meanwhile, or let the next write wake the loop."""
+        # ORDERING: clear the flag first, then look: a writer appends first, then looks at the flag
+        self._wake = False
+        if self._closed:
+            return
+        waiting = len(self._out)
+        work = waiting > self._logged and self.log is not None if self._blocked else waiting > 0
+        if work or (self._starved and waiting <= BUFFER_BYTES // 2):
+            self._wake = True
+            self._flush()
+
+    def _feed_starved(self) -> None:
+        if len(self._out) > BUFFER_BYTES // 2:
+            return
+        with self._lock:
+            if self._starved:
+                self._starved = False
+                if self.frontend is not None:
+                    self.frontend.write_ready()
+
+    def _emit(self, chunk: bytearray) -> int:
+        """Hand bytes to the host without blocking; returns how many need no further care. Loop thread."""
+        return len(chunk)
+
+    def _wait_writable(self) -> None:
+        """Arrange for ``_writable`` to be called once when the peer takes bytes again."""
+
+    def _writable(self) -> None:
+        """The peer takes bytes again. Loop thread."""
+        self._blocked = False
+        if not self._wake:
+            self._wake = True
+            self._flush()

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``-chardev file``: output only, into a file, a FIFO, or a descriptor handed in (``path=/dev/fdset/N``).
+
+Always O_APPEND, so that a truncating rotation leaves no hole (QEMU seeks with its own offset unless ``append=on``).
+A failed write (ENOSPC, EIO) loses the bytes, which are counted; the guest goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from vmmd.chardev.stream import StreamChardev, is_pollable
+from vmmd.core.fdsets import PREFIX, open_path
+from vmmd.errors import BackendError
+
+if TYPE_CHECKING:
+    from vmmd.core.fdsets import FdSets
+
+
+class FileChardev(StreamChardev):
+    fdsets: FdSets | None = None
+    _polite = False
+
+    def _open(self) -> None:
+        path = self.config.path or ""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | (0 if self.config.append else os.O_TRUNC)
+        try:
+            self._write_fd = open_path(path, flags, 0o666, self.fdsets)
+            # flags of a descriptor that came from outside stay as they are
+            self._polite = path.startswith(PREFIX) and is_pollable(self._write_fd)
+            if path.startswith(PREFIX) and not self.config.append and stat.S_ISREG(os.fstat(self._write_fd).st_mode):
+                os.ftruncate(self._write_fd, 0)
+        except OSError as error:
+            raise BackendError.from_os(f"Could not open '{path}'", error) from error
+
+    def accept_input(self) -> None:
+        """A file has no input."""
+
+    def _emit(self, chunk: bytearray) -> int:
+        if self._polite:
+            return self._emit_politely(chunk)
+        return super()._emit(chunk)
+
+    def _write_failed(self, error: OSError) -> None:
+        if self.dropped_bytes and not self._closed:
+            import logging
+
+            logging.getLogger("vmmd.chardev").warning("chardev %s: %s; output is lost", self.label, error.strerror)
+
+    def _close(self) -> None:
+        fd = self._write_fd
+        self._drop_peer()
+        if fd >= 0:
+            os.close(fd)

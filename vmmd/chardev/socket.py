@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``-chardev socket``: UNIX or TCP, server (one client at a time) or client (with ``reconnect=``).
+
+Further clients of a server wait in its backlog until the present one leaves, as with QEMU. Output without a peer is
+dropped; the log has it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmd.chardev.listen import ListenSocket
+from vmmd.chardev.stream import StreamChardev
+from vmmd.core.backend import CharEvent
+from vmmd.errors import VmmdError
+from vmmd.units import NS_PER_S
+
+if TYPE_CHECKING:
+    import socket
+    import threading
+
+    from vmmd.chardev.config import ChardevConfig
+    from vmmd.chardev.logfile import LogFile
+    from vmmd.core.notify import LoopPort
+
+#: Patience with one attempt to connect
+CONNECT_TIMEOUT_S = 30.0
+
+
+class SocketChardev(StreamChardev):
+    def __init__(self, config: ChardevConfig, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
+        super().__init__(config, loop, lock, log)
+        self.listen_socket = ListenSocket(config)
+        self._connection: socket.socket | None = None
+        self._accepting = False
+        self._reported = False  # a failed attempt to connect was reported
+
+    @property
+    def filename(self) -> str:
+        return self.listen_socket.filename
+
+    def _open(self) -> None:
+        self.listen_socket.open()
+        if self.config.server:
+            if self.config.wait:
+                self._take(self.listen_socket.wait())
+            self._loop.post(self._listen)
+        elif self.config.reconnect_s:
+            self._loop.post(self._try_connect)
+        else:
+            self._take(self.listen_socket.connect())
+        if self._connection is not None:
+            self._loop.post(self._started)
+
+    def _close(self) -> None:
+        self._unlisten()
+        if self._connection is not None:
+            self._drop_peer()
+        self.listen_socket.close()
+
+    # -- connections -------------------------------------------------------------------------------------------
+
+    def _take(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._read_fd = self._write_fd = connection.fileno()
+        self._paused = False
+        self.listen_socket.joined(connection)
+
+    def _started(self) -> None:
+        """A connection made by ``open`` is served from now on. Loop thread."""
+        if self._connection is not None:
+            self._watch_input()
+
+    def _drop_peer(self) -> None:
+        super()._drop_peer()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self.listen_socket.left(connection)
+            connection.close()
+
+    def _hung_up(self) -> None:
+        super()._hung_up()
+        if self._closed:
+            return
+        if self.config.server:
+            self._listen()
+        elif self.config.reconnect_s:
+            self._loop.call_later(self.config.reconnect_s * NS_PER_S, self._try_connect)
+
+    def _listen(self) -> None:
+        sock = self.listen_socket.sock
+        if sock is not None and not self._accepting and self._connection is None:
+            self._accepting = True
+            self._loop.add_reader(sock.fileno(), self._arrived)
+
+    def _unlisten(self) -> None:
+        sock = self.listen_socket.sock
+        if self._accepting and sock is not None:
+            self._loop.remove_reader(sock.fileno())
+        self._accepting = False
+
+    def _arrived(self) -> None:
+        connection = self.listen_socket.accept()
+        if connection is not None:
+            self._unlisten()
+            self._serve(connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        self._take(connection)
+        self._tell(CharEvent.OPENED)
+        if self._connection is connection:
+            self._watch_input()
+
+    # -- reconnect= --------------------------------------------------------------------------------------------
+
+    def _try_connect(self) -> None:
+        """Connect on a thread of its own: name resolution and connect may block. Loop thread."""
+        if self._closed or self._connection is not None:
+            return
+        import threading
+
+        threading.Thread(target=self._connect_thread, name=f"connect/{self.label}", daemon=True).start()
+
+    def _connect_thread(self) -> None:
+        try:
+            connection = self.listen_socket.connect(CONNECT_TIMEOUT_S)
+        except VmmdError as error:
+            self._loop.post(self._connect_failed, error)
+        else:
+            self._loop.post(self._connect_done, connection)
+
+    def _connect_done(self, connection: socket.socket) -> None:
+        if self._closed:
+            connection.close()
+            return
+        self._reported = False
+        self._serve(connection)
+
+    def _connect_failed(self, error: VmmdError) -> None:
+        if self._closed:
+            return
+        if not self._reported:
+            import logging
+
+            self._reported = True
+            logging.getLogger("vmmd.chardev").warning("Unable to connect character device %s: %s", self.label, error)
+        self._loop.call_later(self.config.reconnect_s * NS_PER_S, self._try_connect)

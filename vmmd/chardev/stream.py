@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Character devices over file descriptors: reading with flow control, partial writes, hang-ups.
+
+Reading stops (no descriptor is watched, so no busy loop) while the frontend takes nothing, and goes on at
+``accept_input``. A peer that leaves while reading is held back is still noticed: an epoll set without wanted events
+reports only the hang-up; what the peer had sent is then taken into a bounded buffer, and delivered as there is room.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import TYPE_CHECKING
+
+from vmmd.chardev.base import CHUNK_BYTES, Chardev
+from vmmd.core.backend import CharEvent
+
+if TYPE_CHECKING:
+    import threading
+
+    from vmmd.chardev.config import ChardevConfig
+    from vmmd.chardev.logfile import LogFile
+    from vmmd.core.notify import LoopPort
+
+#: Input of a peer that has left, kept for the guest
+INBOX_BYTES = 1 << 20
+
+
+class StreamChardev(Chardev):
+    """One input and one output descriptor (often the same), both non-blocking or known not to block."""
+
+    def __init__(self, config: ChardevConfig, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
+        super().__init__(config, loop, lock, log)
+        self._read_fd = -1
+        self._write_fd = -1
+        self._pollable = True  # False: a regular file, which is always readable
+        self._reading = False  # _read_fd is watched
+        self._paused = False  # the frontend took nothing
+        self._resume_posted = False
+        self._writing = -1  # the descriptor watched for room, or -1
+        self._inbox = bytearray()
+        self._hangups: select.epoll | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self._write_fd >= 0 or self._read_fd >= 0
+
+    # -- host to guest -----------------------------------------------------------------------------------------
+
+    def accept_input(self) -> None:
+        if self._paused and not self._resume_posted:
+            self._resume_posted = True
+            self._loop.post(self._resume)
+
+    def _attached(self) -> None:
+        super()._attached()
+        self._resume()
+
+    def _resume(self) -> None:
+        self._resume_posted = False
+        if self._closed:
+            return
+        self._paused = False
+        if self._inbox:
+            self._deliver_inbox()
+        if not self._paused and self._read_fd >= 0:
+            self._watch_input()
+
+    def _watch_input(self) -> None:
+        """Read when there is something. Loop thread."""
+        self._unwatch_hangup()
+        if self._inbox:
+            self._paused = True  # what the former peer sent comes first
+            self._watch_hangup()
+        elif not self._pollable:
+            self._loop.post(self._readable)
+        elif not self._reading:
+            self._reading = True
+            self._loop.add_reader(self._read_fd, self._readable)
+
+    def _unwatch_input(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._read_fd)
+
+    def _readable(self) -> None:
+        """Move at most as many bytes as the frontend takes. Loop thread."""
+        if self._read_fd < 0 or self._paused:
+            return
+        data: bytes | None = None
+        with self._lock:
+            frontend = self.frontend
+            room = frontend.can_receive() if frontend is not None else 0
+            if frontend is None or room <= 0:
+                # ORDERING: under the lock, so that the guest's next read of the device sees _paused
+                self._paused = True
+            else:
+                data = self._receive(min(room, CHUNK_BYTES))
+                if data:
+                    frontend.receive(data)
+        if self._paused:
+            self._unwatch_input()
+            self._watch_hangup()
+        elif data == b"":
+            self._unwatch_input()
+            self._hung_up()
+        elif not self._pollable:
+            self._loop.post(self._readable)
+
+    def _receive(self, limit: int) -> bytes | None:
+        """Bytes from the peer, b"" when it has left, None when there are none now."""
+        try:
+            return os.read(self._read_fd, limit)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            return b""
+
+    def _deliver_inbox(self) -> None:
+        with self._lock:
+            while self._inbox:
+                room = self.frontend.can_receive() if self.frontend is not None else 0
+                if self.frontend is None or room <= 0:
+                    self._paused = True
+                    return
+                data = bytes(self._inbox[:room])
+                del self._inbox[: len(data)]
+                self.frontend.receive(data)
+
+    # -- hang-ups ----------------------------------------------------------------------------------------------
+
+    def _watch_hangup(self) -> None:
+        if self._hangups is None and self._pollable and self._read_fd >= 0:
+            self._hangups = select.epoll(1)
+            self._hangups.register(self._read_fd, 0)  # errors and hang-ups are reported all the same
+            self._loop.add_reader(self._hangups.fileno(), self._hung_up_while_paused)
+
+    def _unwatch_hangup(self) -> None:
+        if self._hangups is not None:
+            self._loop.remove_reader(self._hangups.fileno())
+            self._hangups.close()
+            self._hangups = None
+
+    def _hung_up_while_paused(self) -> None:
+        self._unwatch_hangup()
+        while len(self._inbox) < INBOX_BYTES and (data := self._receive(CHUNK_BYTES)):
+            self._inbox += data
+        self._hung_up()
+
+    def _hung_up(self) -> None:
+        """The peer has left. Loop thread; input and hang-up watches are already off."""
+        self._drop_peer()
+        self._tell(CharEvent.CLOSED)
+
+    def _drop_peer(self) -> None:
+        """Forget the descriptors and the output meant for this peer."""
+        self._unwatch_input()
+        self._unwatch_hangup()
+        self._unwatch_output()
+        self._blocked = False
+        self._read_fd = self._write_fd = -1
+
+    # -- guest to host -----------------------------------------------------------------------------------------
+
+    def _emit(self, chunk: bytearray) -> int:
+        if self._write_fd < 0:
+            self.dropped_bytes += len(chunk)
+            return len(chunk)
+        try:
+            return os.write(self._write_fd, chunk)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            self.dropped_bytes += len(chunk)
+            self._write_failed(error)
+            return len(chunk)
+
+    def _emit_politely(self, chunk: bytearray) -> int:
+        """``_emit`` for a descriptor that may be blocking and whose flags are not ours to change: the kernel calls a
+        pipe or terminal writable when PIPE_BUF bytes fit (pipe(7)), so that no more than these are written at once.
+
+        LIMIT: another process that fills the same pipe between the two calls can still make the write wait.
+        """
+        poller = select.poll()
+        poller.register(self._write_fd, select.POLLOUT)
+        done = 0
+        while done < len(chunk):
+            if not poller.poll(0):
+                break
+            part = StreamChardev._emit(self, chunk[done : done + select.PIPE_BUF])
+            if not part:
+                break
+            done += part
+        return done
+
+    def _write_failed(self, error: OSError) -> None:
+        """A write failed for good: by default the peer is gone."""
+        self._unwatch_input()
+        self._unwatch_hangup()
+        self._hung_up()
+
+    def _wait_writable(self) -> None:
+        if self._write_fd >= 0 and self._writing < 0:
+            self._writing = self._write_fd
+            self._loop.add_writer(self._writing, self._room)
+
+    def _unwatch_output(self) -> None:
+        if self._writing >= 0:
+            self._loop.remove_writer(self._writing)
+            self._writing = -1
+
+    def _room(self) -> None:
+        self._unwatch_output()
+        self._writable()
+
+
+def is_pollable(fd: int) -> bool:
+    """False for regular files and /dev/null, which epoll does not take (they never block)."""
+    with select.epoll(1) as probe:
+        try:
+            probe.register(fd, 0)
+        except PermissionError:
+            return False
+    return True
