@@ -12,7 +12,6 @@ import hashlib
 import os
 import shutil
 import struct
-import tarfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,10 +203,11 @@ def _build_linux(directory: Path) -> None:
         if not (Path("/") / path).exists():
             raise cache.MissingPackage(package, f"/{path}", "needed to build the Linux guest")
     if not (directory / "linux-source-6.1").is_dir():
-        with tarfile.open(cache.package_file("linux-source-6.1", KERNEL_ARCHIVE)) as archive:
-            archive.extractall(directory / "unpacking", filter="fully_trusted")
-        (directory / "unpacking" / "linux-source-6.1").rename(directory / "linux-source-6.1")
-        (directory / "unpacking").rmdir()
+        unpacking = directory / "unpacking"  # renamed when whole: build.sh uses the tree if it is there
+        unpacking.mkdir(exist_ok=True)
+        cache.run(["tar", "xf", cache.package_file("linux-source-6.1", KERNEL_ARCHIVE), "-C", unpacking])
+        (unpacking / "linux-source-6.1").rename(directory / "linux-source-6.1")
+        unpacking.rmdir()
     script = cache.shared_folder() / "guests" / "linux" / "build.sh"
     cache.run(["nice", script, directory, "small"])
     _build_bzimage(directory)
