@@ -81,6 +81,11 @@ class PowerdownEvent(NamedTuple):
     """The power button was pressed (system_powerdown)."""
 
 
+@event("SUSPEND_DISK")
+class SuspendDiskEvent(NamedTuple):
+    """The guest has hibernated (ACPI S4) and powers off; SHUTDOWN follows."""
+
+
 @event("BLOCK_IO_ERROR")
 class BlockIoErrorEvent(NamedTuple):
     """A disk request failed and the rerror/werror policy was applied."""

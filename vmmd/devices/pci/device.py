@@ -69,6 +69,7 @@ class PciDevice(Device):
         self._bars = BarMap(ctx.pio, ctx.mmio)
         self._last_capability = regs.REG_CAPABILITIES
         self._next_capability = regs.FIRST_CAPABILITY
+        self._reset_hooks: list[Callable[[], None]] = []
         self._watches: list[tuple[int, int, Callable[[int, int], None]]] = []
 
     # -- life ----------------------------------------------------------------------------------------------
@@ -120,6 +121,8 @@ class PciDevice(Device):
         old = self.config.get(regs.REG_COMMAND, 2)
         self.config.reset()
         self._apply_command(old)
+        for hook in self._reset_hooks:
+            hook()
 
     # -- declaration ---------------------------------------------------------------------------------------
 
@@ -178,6 +181,10 @@ class PciDevice(Device):
     def watch_config(self, offset: int, size: int, callback: Callable[[int, int], None]) -> None:
         """Call ``callback(offset, size)`` after every guest write that touches these bytes."""
         self._watches.append((offset, offset + size, callback))
+
+    def on_reset(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` at every reset, after the configuration space has its reset values."""
+        self._reset_hooks.append(callback)
 
     # -- hooks ---------------------------------------------------------------------------------------------
 

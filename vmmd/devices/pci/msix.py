@@ -70,6 +70,7 @@ class Msix:
         ):
             device.add_bar_region(bar_index, region)
         self.reset()
+        device.on_reset(self.reset)
 
     # -- the device's side ---------------------------------------------------------------------------------
 

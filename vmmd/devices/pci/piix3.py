@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Intel 82371SB (PIIX3) PCI-to-ISA bridge, 00:01.0: PIRQ routing and the reset control register.
 
-Data sheet: Intel 290550 "82371FB (PIIX) and 82371SB (PIIX3)". Implemented: PIRQRC[A:D] (60h-63h), RC (port CF9h). The other registers hold what is written, with the reset values of the data sheet; nothing of a PC guest depends
-on their function here. QEMU-COMPAT: all of 40h-FFh is writable, as in QEMU 7.2. ELCR (4D0h/4D1h) is part of the
-interrupt controller. Difference to QEMU 7.2, on purpose: a PIRQ routed to one of the reserved interrupts 0, 1, 2,
-8 and 13 is not connected.
+Data sheet: Intel 290550 "82371FB (PIIX) and 82371SB (PIIX3)". Implemented: PIRQRC[A:D] (60h-63h), RC (port CF9h). The
+other registers hold what is written, with the reset values of the data sheet; no PC guest depends on their function.
+QEMU-COMPAT: all of 40h-FFh is writable, as in QEMU 7.2. ELCR (4D0h/4D1h) is part of the interrupt controller.
+Difference to QEMU 7.2, on purpose: a PIRQ routed to one of the reserved interrupts 0, 1, 2, 8 and 13 is not
+connected.
 """
 
 from __future__ import annotations
