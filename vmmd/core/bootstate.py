@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state a boot CPU starts in when it does not start at the reset vector (-kernel): firmware makes it, KVM applies it."""
+"""The state a boot CPU starts in when not at the reset vector (-kernel): firmware makes it, KVM applies it."""
 
 from __future__ import annotations
 

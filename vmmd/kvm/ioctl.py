@@ -18,17 +18,14 @@ from vmmd.errors import BackendError
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-#: raw calls: (fd, request, argument) -> result, -1 with ``ctypes.get_errno()``
+#: raw calls: (fd, request, argument) -> result, -1 with ``ctypes.get_errno()``. No ``argtypes``: plain ints and ``byref``
+#: objects convert faster without (0.65 µs a call against 1.2); addresses are passed as c_void_p or byref, never as int.
+run_ioctl = _libc["ioctl"]
+short_ioctl = ctypes.PyDLL(None, use_errno=True)["ioctl"]
+
+#: with ``argtypes``: any int is a legal argument
 raw_ioctl = _libc.ioctl
 raw_ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
-raw_ioctl.restype = ctypes.c_int
-
-short_ioctl = ctypes.PyDLL(None, use_errno=True).ioctl
-short_ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
-short_ioctl.restype = ctypes.c_int
-
-#: a second function object of the same symbol without ``argtypes``: the run loop passes ready-made ctypes objects
-run_ioctl = ctypes.CDLL(None, use_errno=True)["ioctl"]
 
 
 class KvmError(BackendError):

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interrupts of a machine with KVM's in-kernel controllers: implements ``core.irq.InterruptController``.
+
+GSI routing: 0-7 go to the master 8259, 8-15 to the slave, and all to the I/O APIC, where GSI 0 (the timer) is wired to pin
+2 and pin 0 is free (MADT has the override); 16-23 go to the I/O APIC only. Message routes for irqfd follow from 24.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from vmmd.errors import BackendError
+from vmmd.kvm import abi
+from vmmd.kvm.vm import RoutingEntry
+
+if TYPE_CHECKING:
+    from vmmd.kvm.vm import KvmVm
+
+#: the 8259 input that the slave is wired to
+CASCADE_GSI = 2
+FIRST_MSI_GSI = abi.KVM_IOAPIC_NUM_PINS
+
+
+class MsiFd:
+    """A message with an eventfd bound to it. ``fd`` may be written by anybody: vhost, another process, vmmd."""
+
+    def __init__(self, owner: KvmInterrupts, gsi: int, fd: int) -> None:
+        self._owner = owner
+        self.gsi = gsi
+        self.fd = fd
+
+    def update(self, address: int, data: int) -> None:
+        """Change the message. DeviceLock held."""
+        if self.fd >= 0:
+            self._owner.route_msi(self.gsi, address, data)
+
+    def close(self) -> None:
+        """Unbind and close. DeviceLock held. Idempotent."""
+        if self.fd < 0:
+            return
+        fd, self.fd = self.fd, -1
+        self._owner.release_msi(self.gsi, fd)
+        os.close(fd)
+
+
+class KvmInterrupts:
+    """The in-kernel controllers. The machine has called ``KvmVm.create_irqchip``."""
+
+    def __init__(self, vm: KvmVm) -> None:
+        self._vm = vm
+        self._chip_routes = _chip_routes()
+        self._messages: dict[int, tuple[int, int]] = {}  # gsi -> (address, data)
+        #: largest number of routes that this KVM takes
+        self._limit = vm.kvm.check_extension(abi.KVM_CAP_IRQ_ROUTING)
+        self._publish()
+        #: see ``core.irq.InterruptController``; bound here because both are hot
+        self.set_gsi = vm.irq_line
+
+    def signal_msi(self, address: int, data: int) -> None:
+        """Deliver a message. One that no CPU takes is dropped, as on a bus. Any thread."""
+        self._vm.signal_msi(address, data)
+
+    def msi_eventfd(self, address: int, data: int) -> MsiFd:
+        """An eventfd that delivers this message. DeviceLock held. Raises BackendError when routes run out."""
+        gsi = self._free_gsi()
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self.route_msi(gsi, address, data)
+            self._vm.irqfd(fd, gsi)
+        except BaseException:
+            self._messages.pop(gsi, None)
+            os.close(fd)
+            raise
+        return MsiFd(self, gsi, fd)
+
+    def route_msi(self, gsi: int, address: int, data: int) -> None:
+        """Make ``gsi`` deliver this message. DeviceLock held."""
+        if self._messages.get(gsi) != (address, data):
+            self._messages[gsi] = (address, data)
+            self._publish()
+
+    def release_msi(self, gsi: int, fd: int) -> None:
+        """Unbind an eventfd and free its GSI. DeviceLock held."""
+        self._vm.irqfd(fd, gsi, deassign=True)
+        self._messages.pop(gsi, None)
+        self._publish()
+
+    def _free_gsi(self) -> int:
+        gsi = FIRST_MSI_GSI
+        while gsi in self._messages:
+            gsi += 1
+        if len(self._chip_routes) + len(self._messages) >= self._limit or gsi >= self._limit:
+            raise BackendError(f"KVM has no interrupt route left ({self._limit} are in use)")
+        return gsi
+
+    def _publish(self) -> None:
+        messages = [RoutingEntry(gsi, None, 0, *message) for gsi, message in self._messages.items()]
+        self._vm.set_gsi_routing(self._chip_routes + messages)
+
+
+def _chip_routes() -> list[RoutingEntry]:
+    routes = []
+    for gsi in range(16):
+        if gsi == CASCADE_GSI:
+            continue
+        if gsi < 8:
+            routes.append(RoutingEntry(gsi, abi.KVM_IRQCHIP_PIC_MASTER, gsi))
+        else:
+            routes.append(RoutingEntry(gsi, abi.KVM_IRQCHIP_PIC_SLAVE, gsi - 8))
+        routes.append(RoutingEntry(gsi, abi.KVM_IRQCHIP_IOAPIC, 2 if gsi == 0 else gsi))
+    routes += [RoutingEntry(gsi, abi.KVM_IRQCHIP_IOAPIC, gsi) for gsi in range(16, abi.KVM_IOAPIC_NUM_PINS)]
+    return routes

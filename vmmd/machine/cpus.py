@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vCPUs of a machine: their threads, starting and stopping them together, and looking at their state.
+
+States of the set: *paused* (as made, and after ``pause``), *held* (a request of a device is about to be served: nobody enters
+the guest, ``release`` lets them go on), *running*. Both flags are independent; vCPUs run when neither is set.
+
+Pausing: ``immediate_exit`` is set and the thread is signalled; KVM_RUN completes a half-done access and returns; the
+last vCPU to leave posts the waiting callbacks to the loop. Nothing on the loop waits for a vCPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from vmmd.core.affinity import register_vcpu_thread
+from vmmd.errors import StateError
+from vmmd.kvm import abi, cpustate
+from vmmd.kvm.ioctl import KICK_SIGNAL, install_kick_handler, set_thread_name
+from vmmd.kvm.runloop import REASONS, Dispatch, RunLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmmd.core.address_space import AddressSpace
+    from vmmd.core.bootstate import BootState
+    from vmmd.core.device import SystemRequests
+    from vmmd.core.memory import GuestMemory
+    from vmmd.core.notify import LoopPort
+    from vmmd.kvm.pagewalk import WalkStep
+    from vmmd.kvm.system import CpuidEntry
+    from vmmd.kvm.vcpu import Vcpu
+    from vmmd.kvm.vm import KvmVm
+
+log = logging.getLogger("vmmd.cpus")
+
+_IMMEDIATE_EXIT = abi.RUN_OFFSETS["RUN_IMMEDIATE_EXIT"][1]
+_STOP_TIMEOUT_S = 10.0
+
+#: names of exit reasons, for ``exit_counts``
+EXIT_NAMES = {
+    value: name.removeprefix("KVM_EXIT_").lower() for name, value in vars(abi).items() if name.startswith("KVM_EXIT_")
+}
+
+
+class CpuConfig(Protocol):
+    """What kind of CPUs these are (``kvm.cpuid.CpuConfig``)."""
+
+    kvmclock: bool
+    signature: int
+
+    def apic_id(self, index: int) -> int: ...
+
+    def topology_ids(self, index: int) -> tuple[int, int, int, int]: ...
+
+    def cpuid(self, index: int) -> tuple[CpuidEntry, ...]: ...
+
+
+class VcpuInfo(NamedTuple):
+    """What query-cpus-fast tells of one vCPU."""
+
+    index: int
+    thread_id: int  # of the host's kernel
+    qom_path: str
+    halted: bool
+    socket_id: int
+    die_id: int
+    core_id: int
+    core_thread_id: int
+
+
+class _VcpuThread:
+    """One vCPU and its thread."""
+
+    def __init__(self, manager: VcpuManager, index: int, vcpu: Vcpu, run_loop: RunLoop) -> None:
+        self.manager = manager
+        self.index = index
+        self.vcpu = vcpu
+        self.run_loop = run_loop
+        self.lapic = vcpu.lapic() if vcpu.vm.has_irqchip else None
+        #: True from the moment it is told to run until it has parked; guarded by the manager's lock
+        self.active = False
+        self.commands: deque[Callable[[], None]] = deque()
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self.thread = threading.Thread(target=self._main, name=f"CPU {index}/KVM", daemon=True)
+
+    def wake(self) -> None:
+        """Let a parked thread look at its flags and commands. Any thread."""
+        try:
+            self._gate.release()
+        except RuntimeError:  # it was told to look already
+            pass
+
+    def kick(self) -> None:
+        """Get the thread out of the guest. Any thread, also its own."""
+        # ORDERING: the flag first, so a signal that comes before KVM_RUN is not lost; bytecode stores are in order
+        self.vcpu.bytes_[_IMMEDIATE_EXIT] = 1
+        ident = self.thread.ident
+        if ident is not None and ident != threading.get_ident():
+            signal.pthread_kill(ident, KICK_SIGNAL)
+
+    def _main(self) -> None:
+        """The thread: parked until told to run, until told to end."""
+        self._prepare()
+        manager, flags = self.manager, self.vcpu.bytes_
+        while True:
+            self._gate.acquire()
+            self._serve_commands()
+            if manager.stopping:
+                return
+            if self.active and manager.kvmclock_stopped:
+                self._try(self.vcpu.kvmclock_paused)
+            while self.active:
+                # ORDERING: clear before looking; a kick that comes between the two makes KVM_RUN return at once
+                flags[_IMMEDIATE_EXIT] = 0
+                self._serve_commands()
+                if manager.run_allowed:
+                    self.run_loop.run()
+                else:
+                    manager.parked(self)
+
+    def _prepare(self) -> None:
+        register_vcpu_thread()
+        if self.manager.debug_threads:
+            set_thread_name(self.thread.name)
+        # no signal but the kick may cut KVM_RUN short, and the process's signals belong to the main thread
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals() - {KICK_SIGNAL})
+
+    def _serve_commands(self) -> None:
+        while self.commands:
+            self._try(self.commands.popleft())
+
+    def _try(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except Exception:
+            log.exception("vCPU %d: a command failed", self.index)
+
+
+class VcpuManager:
+    """All vCPUs. Methods are for the loop thread unless they say «any thread»."""
+
+    def __init__(
+        self,
+        vm: KvmVm,
+        *,
+        count: int,
+        pio: AddressSpace,
+        mmio: AddressSpace,
+        memory: GuestMemory,
+        lock: threading.Lock,
+        requests: SystemRequests,
+        loop: LoopPort,
+        cpu_config: CpuConfig,
+        debug_threads: bool,
+        memory_write_fallback: Callable[[int, bytes], None] | None = None,
+    ) -> None:
+        self.vm = vm
+        self.count = count
+        self.cpu_config = cpu_config
+        self.debug_threads = debug_threads
+        self._loop = loop
+        self._memory = memory
+        self._dispatch = Dispatch(pio, mmio, memory, lock, requests, self.hold, memory_write_fallback or memory.write)
+        self._boot: BootState | None = None
+        self._cpus: tuple[_VcpuThread, ...] = ()
+        self._state = threading.Lock()  # a leaf: nothing is called with it held
+        self._paused = True
+        self._held = False
+        self._running = 0  # vCPUs with ``active`` set
+        self._waiters: list[Callable[[], None]] = []
+        self._clock_ns: int | None = None
+        self.run_allowed = False
+        self.stopping = False
+
+    # --- life ---
+    def start(self) -> None:
+        """Make the vCPUs, in power-on state, and their threads, paused. Raises KvmError."""
+        install_kick_handler()
+        cpus = []
+        for index in range(self.count):
+            vcpu = self.vm.create_vcpu(self.cpu_config.apic_id(index))
+            vcpu.set_cpuid(self.cpu_config.cpuid(index))
+            cpus.append(_VcpuThread(self, index, vcpu, RunLoop(vcpu, self._dispatch)))
+        self._cpus = tuple(cpus)
+        self.reset()
+        for cpu in cpus:
+            cpu.thread.start()
+
+    def stop(self) -> None:
+        """End all threads and wait for them. Idempotent."""
+        self.stopping = True
+        with self._state:
+            self._paused = True
+            self.run_allowed = False
+            active = [cpu for cpu in self._cpus if cpu.active]
+        for cpu in active:
+            cpu.kick()
+        for cpu in self._cpus:
+            cpu.wake()
+        for cpu in self._cpus:
+            if cpu.thread.ident is not None:
+                cpu.thread.join(_STOP_TIMEOUT_S)
+            if cpu.thread.is_alive():
+                log.error("vCPU %d does not end", cpu.index)
+
+    # --- running and pausing ---
+    def pause(self, done: Callable[[], None]) -> None:
+        """Stop all vCPUs; ``done`` is posted to the loop when the last one has left the guest. Idempotent."""
+        with self._state:
+            self._paused = True
+            self.run_allowed = False
+            at_rest = self._running == 0
+            if not at_rest:
+                self._waiters.append(done)
+            active = [cpu for cpu in self._cpus if cpu.active]
+        if at_rest:
+            self._loop.post(done)
+        for cpu in active:
+            cpu.kick()
+
+    def resume(self) -> None:
+        """Run, once a pause under way is complete and nothing is held. Idempotent."""
+        self._allow(paused=False)
+
+    def hold(self) -> None:
+        """Keep every vCPU out of the guest until ``release``. Any thread, also a vCPU's own; never blocks."""
+        with self._state:
+            self._held = True
+            self.run_allowed = False
+            active = [cpu for cpu in self._cpus if cpu.active]
+        for cpu in active:
+            cpu.kick()
+
+    def release(self) -> None:
+        """Undo ``hold``: vCPUs run on unless they are paused. Idempotent."""
+        self._allow(held=False)
+
+    def _allow(self, *, paused: bool | None = None, held: bool | None = None) -> None:
+        with self._state:
+            self._paused = self._paused if paused is None else paused
+            self._held = self._held if held is None else held
+            woken = self._start_if_allowed()
+        for cpu in woken:
+            cpu.wake()
+
+    def _start_if_allowed(self) -> list[_VcpuThread]:
+        """State lock held. The vCPUs to wake."""
+        if self._paused or self._held or self._waiters or self.stopping:
+            return []
+        if self._running == 0:
+            self._restart_clock()
+        self.run_allowed = True
+        woken = [cpu for cpu in self._cpus if not cpu.active]
+        for cpu in woken:
+            cpu.active = True
+        self._running += len(woken)
+        return woken
+
+    def parked(self, cpu: _VcpuThread) -> None:
+        """A vCPU is out of the guest and stays out. Its own thread."""
+        woken: list[_VcpuThread] = []
+        waiters: list[Callable[[], None]] = []
+        with self._state:
+            if self.run_allowed:  # it was let go on in the meantime
+                return
+            cpu.active = False
+            self._running -= 1
+            if self._running == 0:
+                if self.cpu_config.kvmclock:
+                    self._clock_ns = self.vm.clock_ns()
+                waiters, self._waiters = self._waiters, []
+                woken = self._start_if_allowed()
+        for done in waiters:
+            self._loop.post(done)
+        for other in woken:
+            other.wake()
+
+    @property
+    def kvmclock_stopped(self) -> bool:
+        """True when guests with kvmclock were stopped at least once."""
+        return self._clock_ns is not None
+
+    def _restart_clock(self) -> None:
+        # the guest's kvmclock goes on where it was stopped
+        if self._clock_ns is not None:
+            self.vm.set_clock_ns(self._clock_ns)
+
+    @property
+    def all_parked(self) -> bool:
+        """True when no vCPU is in or about to enter the guest. Any thread."""
+        return self._running == 0
+
+    # --- reset ---
+    def set_boot_state(self, state: BootState | None) -> None:
+        """Where the boot CPU starts after the next ``reset``; None: at the reset vector."""
+        self._boot = state
+
+    def reset(self) -> None:
+        """Power-on state for all vCPUs, which are parked. Raises KvmError."""
+        for cpu in self._cpus:
+            self._at_rest(cpu)
+            cpustate.reset(
+                cpu.vcpu, cpu.lapic, signature=self.cpu_config.signature, is_bsp=cpu.index == 0, boot=self._boot
+            )
+
+    def inject_nmi(self) -> None:
+        """A non-maskable interrupt for every vCPU."""
+        for cpu in self._cpus:
+            cpu.vcpu.inject_nmi()
+
+    # --- looking at vCPUs ---
+    def run_on_vcpu(
+        self, index: int, function: Callable[[Vcpu], object], done: Callable[[object, Exception | None], None]
+    ) -> None:
+        """Run ``function(vcpu)`` on the vCPU's thread, between two entries of the guest; ``done(result, error)`` is
+        posted to the loop. Works for running and parked vCPUs. Any thread."""
+        cpu = self._cpus[index]
+
+        def command() -> None:
+            try:
+                result = function(cpu.vcpu)
+            except Exception as error:
+                self._loop.post(done, None, error)
+            else:
+                self._loop.post(done, result, None)
+
+        cpu.commands.append(command)
+        if cpu.active:
+            cpu.kick()
+        cpu.wake()
+
+    def _at_rest(self, cpu: _VcpuThread) -> Vcpu:
+        if cpu.active:
+            raise StateError(f"vCPU {cpu.index} is running", "stop the VM first")
+        return cpu.vcpu
+
+    def registers(self, index: int) -> dict[str, int]:
+        """Registers by name. Raises StateError while the vCPU runs: use ``run_on_vcpu``."""
+        return cpustate.registers(self._at_rest(self._cpus[index]))
+
+    def registers_text(self, index: int) -> str:
+        """``info registers`` of a parked vCPU. Raises StateError while it runs."""
+        return cpustate.registers_text(self._at_rest(self._cpus[index]))
+
+    def translate(self, index: int, gva: int) -> int | None:
+        """Guest-physical address of a linear address, by KVM. Raises StateError while the vCPU runs."""
+        return self._at_rest(self._cpus[index]).translate(gva)
+
+    def walk(self, index: int, gva: int) -> list[WalkStep]:
+        """The steps of the page walk. Raises StateError while the vCPU runs."""
+        from vmmd.kvm.pagewalk import walk
+
+        return walk(self._at_rest(self._cpus[index]).sregs(), self._memory, gva)
+
+    def exit_counts(self, index: int) -> dict[str, int]:
+        """How often the vCPU left the guest, by reason; zeroes left out. Any thread."""
+        counts = self._cpus[index].run_loop.exit_counts
+        return {EXIT_NAMES.get(reason, str(reason)): counts[reason] for reason in range(REASONS) if counts[reason]}
+
+    @property
+    def infos(self) -> tuple[VcpuInfo, ...]:
+        """What monitors show. ``halted`` is known for parked vCPUs only. Any thread."""
+        found = []
+        for cpu in self._cpus:
+            halted = not cpu.active and self.vm.has_irqchip and cpu.vcpu.mp_state() == abi.KVM_MP_STATE_HALTED
+            socket, die, core, thread = self.cpu_config.topology_ids(cpu.index)
+            native = cpu.thread.native_id or 0
+            path = f"/machine/unattached/device[{cpu.index}]"
+            found.append(VcpuInfo(cpu.index, native, path, halted, socket, die, core, thread))
+        return tuple(found)
