@@ -88,9 +88,9 @@ class ChardevSocket(ChardevOptions):
         """A server that holds the start of vmmd until a client has connected."""
         return self.server and self.wait is not False
 
-    def take(self, items: Items, where: str) -> None:
+    def take(self, items: Items, where: str, *, is_json: bool = False) -> None:
         # `nodelay` is a flag whose name starts with "no": as a bare flag it arrives here as delay=off
-        super().take([("nodelay", _inverted(v)) if k == "delay" else (k, v) for k, v in items], where)
+        super().take([("nodelay", _inverted(v)) if k == "delay" else (k, v) for k, v in items], where, is_json=is_json)
 
     def check(self, where: str) -> None:
         super().check(where)
@@ -170,13 +170,13 @@ BLOCK_CHILD: PropType[Any] = PropType(
     "BlockdevRef",
     "the node-name of a block node, or its options",
     _no_text_child,
-    json_kinds=(dict,),
+    json_kinds=(dict, str),
     from_json=lambda v: v,
 )
 
 
 class DriveOptions(OptionSet):
-    """``-drive``. ``file_options`` are the ``file.KEY`` keys, for the protocol layer."""
+    """``-drive``. ``file.KEY=…`` keys make the node ``protocol``."""
 
     id = prop(STR, None, "name of the drive")
     interface = prop(
@@ -223,8 +223,9 @@ class DriveOptions(OptionSet):
         super().__init__()
         self.file_options: Items = []
         self.throttling: Items = []
+        self.protocol: BlockdevOptions | None = None  # the node that file.KEY=… keys describe
 
-    def take(self, items: Items, where: str) -> None:
+    def take(self, items: Items, where: str, *, is_json: bool = False) -> None:
         own: Items = []
         for key, value in items:
             if key.startswith("file."):
@@ -233,7 +234,7 @@ class DriveOptions(OptionSet):
                 self.throttling.append((key, value))
             else:
                 own.append((key, value))
-        super().take(own, where)
+        super().take(own, where, is_json=is_json)
 
 
 DRIVE_LIMITS = frozenset(

@@ -15,6 +15,7 @@ from vmmd.units import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Self
 
 #: What a user gave, in order: key and text (or, from a JSON form, a JSON value).
 Items = list[tuple[str, Any]]
@@ -63,26 +64,23 @@ class OptionSet(PropSet):
     later: ClassVar[dict[str, tuple[object, ...]]] = {}
 
     @classmethod
-    def from_items(cls, items: Items, where: str) -> Any:
+    def from_items(cls, items: Items, where: str, *, is_json: bool = False) -> Self:
         """A filled and checked model. ``where`` starts every error sentence: ``-chardev socket``."""
         made = cls()
-        made.take(items, where)
+        made.take(items, where, is_json=is_json)
         made.check(where)
         return made
 
-    def take(self, items: Items, where: str) -> None:
-        """Set the keys in order; a later one of the same name wins. Raises UsageError."""
+    def take(self, items: Items, where: str, *, is_json: bool = False) -> None:
+        """Set the keys in order; a later one of the same name wins. ``is_json``: strings are no numbers or booleans.
+        Raises UsageError."""
         for key, value in items:
             wire = self.aliases.get(key, key)
             declared = self.declared.get(wire)
             if declared is None:
-                prefix = f"{where} {key}={shown(value)}"
+                prefix = f"{where} {shown(key)}={shown(value)}"
                 raise unknown_name(prefix, key, self.declared, f"Invalid parameter '{shown(key)}'")
-            try:
-                parsed = declared.kind.parse(value) if isinstance(value, str) else declared.kind.from_json(value)
-            except ValueError:
-                sentence = f"{where} {key}={shown(value)}: '{key}' takes {declared.kind.accepts}"
-                raise UsageError(sentence) from None
+            parsed = _parsed(declared.kind, f"{where} {key}={shown(value)}", key, value, is_json)
             if wire in self.repeatable:
                 parsed = (*self.values.get(declared.name, ()), *(parsed if isinstance(parsed, tuple) else (parsed,)))
             self.values[declared.name] = parsed
@@ -113,6 +111,21 @@ class OptionSet(PropSet):
         return type(other) is type(self) and other.values == self.values
 
     __hash__ = None  # type: ignore[assignment]  # mutable
+
+
+_JSON_WORDS = {bool: "boolean", int: "integer", list: "array", dict: "object"}
+
+
+def _parsed(kind: PropType[Any], prefix: str, key: str, value: object, is_json: bool) -> Any:
+    """``value`` as ``kind``. ``prefix`` starts the error sentence."""
+    if is_json and isinstance(value, str) and kind.json_kinds and str not in kind.json_kinds:
+        # QEMU-COMPAT: the phrase
+        expected = _JSON_WORDS.get(kind.json_kinds[0], "value")
+        raise UsageError(f"{prefix}: Invalid parameter type for '{key}', expected: {expected}")
+    try:
+        return kind.parse(value) if isinstance(value, str) else kind.from_json(value)
+    except ValueError:
+        raise UsageError(f"{prefix}: '{key}' takes {kind.accepts}") from None
 
 
 def is_identifier(text: str) -> bool:

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readers of the options that define backends and devices: drives, nodes, objects, networks, devices, monitors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vmmd.errors import UsageError
+from vmmd.options import backends, keyval, lexer
+from vmmd.options.draft import HelpRequested, refuse_duplicate
+from vmmd.options.fields import is_identifier, shown, unknown_name
+from vmmd.options.models import DeviceOptions, MonitorOptions, SerialOptions
+from vmmd.options.shorthands import add_chardev, read_chardev
+
+if TYPE_CHECKING:
+    from vmmd.options.draft import Draft
+    from vmmd.options.fields import Items
+
+__all__ = ["read_chardev"]
+
+_DEBUGCON_PORT = "0xe9"
+_HELP_SUFFIXES = (",help", ",?")
+
+
+def asks_for_help(option: str, text: str) -> None:
+    """Raise HelpRequested for ``-device help`` and ``-device NAME,help``."""
+    if lexer.wants_help(text):
+        raise HelpRequested(option[1:])
+    for suffix in _HELP_SUFFIXES:
+        if text.endswith(suffix) and not lexer.is_json(text):
+            raise HelpRequested(option[1:], text.split(",", 1)[0].partition("=")[2] or text.split(",", 1)[0])
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+def read_device(draft: Draft, option: str, text: str) -> None:
+    """``-device DRIVER,…``: keys are checked against the driver's properties by the machine."""
+    asks_for_help(option, text)
+    argument = keyval.parse(option, text, "driver", json=True)
+    driver = _selector(argument, "driver", text)
+    id_ = argument.take("id")
+    if id_ is not None and not (isinstance(id_, str) and is_identifier(id_)):
+        raise UsageError(f"{option} {shown(driver)},id={shown(id_)}: Parameter 'id' expects an identifier")
+    bus = argument.take("bus")
+    if bus is not None and not isinstance(bus, str):
+        raise UsageError(f"{option} {shown(driver)},bus={shown(bus)}: 'bus' takes the name of a bus")
+    if id_ is not None and any(device.id == id_ for device in draft.config.devices):
+        refuse_duplicate(f"{option} {driver}", "device", id_, [id_])
+    draft.config.devices.append(DeviceOptions(driver, id_, bus, argument.items, argument.is_json))
+
+
+def _selector(argument: keyval.Argument, key: str, text: str) -> str:
+    """The word that says what is asked for (driver, type, qom-type)."""
+    word = argument.take(key)
+    if word is None or word == "":
+        # QEMU-COMPAT: the phrase
+        raise UsageError(f"{argument.option} {shown(text)}: Parameter '{key}' is missing")
+    if not isinstance(word, str):
+        raise UsageError(f"{argument.option} {key}={shown(word)}: Invalid parameter type for '{key}', expected: string")
+    return word
+
+
+# --- character devices in short form, monitors ------------------------------------------------------------------------
+
+
+def read_serial(draft: Draft, option: str, text: str) -> None:
+    """``-serial DEV``: the next COM port."""
+    index = draft.serial_count
+    draft.serial_count += 1
+    chardev = add_chardev(draft, option, text, f"serial{index}")
+    if chardev is not None:
+        draft.config.serials.append(SerialOptions(index, chardev))
+
+
+def read_debugcon(draft: Draft, option: str, text: str) -> None:
+    """``-debugcon DEV``: an isa-debugcon at port 0xe9."""
+    chardev = add_chardev(draft, option, text, "debugcon")
+    if chardev is None:
+        if text == "none":
+            raise UsageError(f"{option} none: invalid character backend 'none'")
+        return
+    draft.config.debugcon = chardev
+    items: Items = [("iobase", _DEBUGCON_PORT), ("chardev", chardev)]
+    draft.config.devices.append(DeviceOptions("isa-debugcon", None, None, items, implicit=True))
+
+
+def read_parallel(draft: Draft, option: str, text: str) -> None:
+    """``-parallel none``; a parallel port does not exist yet."""
+    if text != "none":
+        draft.later(option, text)
+
+
+def read_qmp(draft: Draft, option: str, text: str) -> None:
+    """``-qmp DEV`` and ``-qmp-pretty DEV``."""
+    _short_monitor(draft, option, text, pretty=option == "-qmp-pretty")
+
+
+def _short_monitor(draft: Draft, option: str, text: str, *, pretty: bool) -> None:
+    chardev = add_chardev(draft, option, text, f"compat_monitor{draft.monitor_count}")
+    if chardev is None:
+        return
+    draft.monitor_count += 1
+    items: Items = [("chardev", chardev), ("mode", "control"), ("pretty", "on" if pretty else "off")]
+    draft.config.monitors.append(MonitorOptions.from_items(items, option))
+
+
+def read_monitor(draft: Draft, option: str, text: str) -> None:
+    """``-monitor none``; a monitor for people comes later."""
+    if text != "none":
+        draft.later(option, text)
+
+
+def read_mon(draft: Draft, option: str, text: str) -> None:
+    """``-mon chardev=ID,mode=control``."""
+    argument = keyval.parse(option, text, "chardev")
+    made: MonitorOptions = MonitorOptions.from_items(argument.items, option)
+    if made.id is not None:
+        refuse_duplicate(option, "mon", made.id, [monitor.id for monitor in draft.config.monitors])
+    draft.chardev_users.append((f"{option} chardev={shown(made.chardev)}", made.chardev))
+    draft.config.monitors.append(made)
+
+
+# --- disks ------------------------------------------------------------------------------------------------------------
+
+
+def read_drive(draft: Draft, option: str, text: str) -> None:
+    """``-drive``; ``if=virtio`` also makes the device, after all options are read (``defaults.py``)."""
+    if lexer.wants_help(text):
+        raise UsageError(f"{option} help: there is no list", "see -drive in -help")
+    argument = keyval.parse(option, text)
+    id_ = argument.peek("id")
+    made: backends.DriveOptions = backends.DriveOptions.from_items(
+        argument.items, option if id_ is None else f"{option} id={id_}"
+    )
+    if made.id is not None:
+        refuse_duplicate(option, "drive", made.id, [drive.id for drive in draft.config.drives])
+    if made.file_options:
+        made.protocol = _drive_protocol(made, option)
+    draft.config.drives.append(made)
+
+
+def _drive_protocol(drive: backends.DriveOptions, option: str) -> backends.BlockdevOptions:
+    """The node that ``file.KEY=…`` keys describe; ``file=PATH`` is its filename."""
+    items = list(drive.file_options)
+    driver = next((value for key, value in items if key == "driver"), "file")
+    items = [(key, value) for key, value in items if key != "driver"]
+    if drive.file is not None:
+        items.insert(0, ("filename", drive.file))
+    return _block_node(driver, keyval.Argument(option, items), f"{option} file.driver={shown(driver)}")
+
+
+def read_blockdev(draft: Draft, option: str, text: str) -> None:
+    """``-blockdev driver=…,node-name=…`` or JSON."""
+    argument = keyval.parse(option, text, "driver", strict=True, json=True)
+    driver = _selector(argument, "driver", text)
+    name = argument.peek("node-name")
+    made = _block_node(driver, argument, f"{option} {shown(driver)}" + (f",node-name={shown(name)}" if name else ""))
+    if name is None:
+        # QEMU-COMPAT: the phrase
+        raise UsageError(f"{option} {driver}: 'node-name' must be specified for the root node")
+    draft.config.blockdevs.append(made)
+
+
+def _block_node(driver: str, argument: keyval.Argument, where: str) -> backends.BlockdevOptions:
+    """A typed block node with its inline children."""
+    if driver in backends.BLOCKDEVS_LATER:
+        later = backends.LaterBlockdev(driver, argument.items)
+        later.values["node_name"] = argument.peek("node-name")
+        return later
+    cls = backends.BLOCKDEVS.get(driver)
+    if cls is None:
+        prefix = f"{argument.option} driver={shown(driver)}"
+        what = f"Parameter 'driver' does not accept value '{shown(driver)}'"
+        raise unknown_name(prefix, driver, backends.BLOCKDEVS, what)
+    items = argument.items
+    children: Items = []
+    for declared in cls.each():
+        if declared.kind is backends.BLOCK_CHILD:
+            inside, items = keyval.split_prefix(items, f"{declared.wire_name}.")
+            if inside:
+                inline = keyval.Argument(argument.option, inside, argument.is_json)
+                child_driver = _selector(inline, "driver", f"{declared.wire_name}.*")
+                children.append((declared.name, _block_node(child_driver, inline, f"{where},{declared.wire_name}")))
+    made = cls()
+    made.take(items, where, is_json=argument.is_json)
+    for name, child in children:
+        if name in made.values:
+            raise UsageError(f"{where}: '{name}' is given both as a name and by its keys")
+        made.values[name] = child
+    made.check(where)
+    return made
+
+
+# --- objects, networks, sound, display --------------------------------------------------------------------------------
+
+
+def read_object(draft: Draft, option: str, text: str) -> None:
+    """``-object TYPE,id=…`` or JSON."""
+    asks_for_help(option, text)
+    argument = keyval.parse(option, text, "qom-type", json=True)
+    made = _by_table(argument, "qom-type", text, (backends.OBJECTS, backends.OBJECTS_LATER, backends.LaterObject))
+    refuse_duplicate(option, "object", made.id, [other.id for other in draft.config.objects])
+    draft.config.objects.append(made)
+
+
+def read_netdev(draft: Draft, option: str, text: str) -> None:
+    """``-netdev TYPE,id=…`` or JSON."""
+    asks_for_help(option, text)
+    argument = keyval.parse(option, text, "type", json=True)
+    made = _by_table(argument, "type", text, (backends.NETDEVS, backends.NETDEVS_LATER, backends.LaterNetdev))
+    refuse_duplicate(option, "netdev", made.id, [other.id for other in draft.config.netdevs])
+    draft.config.netdevs.append(made)
+
+
+def _by_table(argument: keyval.Argument, key: str, text: str, table: tuple[Any, Any, Any]) -> Any:
+    """The model for the selecting word: of this version, of a later one, or an error."""
+    classes, later, later_class = table
+    word = _selector(argument, key, text)
+    id_ = argument.peek("id")
+    if not isinstance(id_, str):
+        raise UsageError(f"{argument.option} {shown(word)}: Parameter 'id' is missing", "every backend has a name")
+    if not is_identifier(id_):
+        raise UsageError(f"{argument.option} {shown(word)},id={shown(id_)}: Parameter 'id' expects an identifier")
+    if word in classes:
+        return classes[word].from_items(argument.items, f"{argument.option} {word},id={id_}", is_json=argument.is_json)
+    if word in later:
+        made = later_class(word, argument.items)
+        made.values["id"] = id_
+        return made
+    what = f"Parameter '{key}' does not accept value '{shown(word)}'"
+    raise unknown_name(f"{argument.option} {key}={shown(word)}", word, [*classes, *later], what)
+
+
+def read_net(draft: Draft, option: str, text: str) -> None:
+    """``-net none`` and ``-nic none``; others come later."""
+    asks_for_help(option, text)
+    if text != "none":
+        draft.later(option, text)
+
+
+def read_audiodev(draft: Draft, option: str, text: str) -> None:
+    """``-audiodev none,id=…`` or JSON."""
+    argument = keyval.parse(option, text, "driver", strict=True, json=True)
+    driver = argument.peek("driver")
+    if driver in backends.AUDIODEVS_LATER:
+        draft.later(option, str(driver))
+        return
+    if driver is not None and driver != "none":
+        what = f"Parameter 'driver' does not accept value '{shown(driver)}'"
+        raise unknown_name(f"{option} driver={shown(driver)}", str(driver), ["none"], what)
+    made: backends.AudiodevOptions = backends.AudiodevOptions.from_items(
+        argument.items, option, is_json=argument.is_json
+    )
+    refuse_duplicate(option, "audiodev", made.id, [other.id for other in draft.config.audiodevs])
+    draft.config.audiodevs.append(made)
+
+
+def read_vnc(draft: Draft, option: str, text: str) -> None:
+    """``-vnc ADDRESS:NUMBER,…``; ``none`` asks for nothing."""
+    if text == "none":
+        return
+    argument = keyval.parse(option, text, "vnc")
+    draft.config.vnc = backends.VncOptions.from_items(argument.items, option)
