@@ -209,24 +209,28 @@ class Mc146818Rtc(Device):
         for index, value in self._time_registers().items():
             self._cmos[index] = value
 
-    def _set_time(self, phase_ns: int) -> None:
-        """Take the time from the registers; ``phase_ns`` is how far into the second it is."""
+    def _set_time(self, phase_ns: int | None) -> None:
+        """Take the time from the registers, ``phase_ns`` into the second; None: the phase goes on as it was."""
         cmos, control = self._cmos, self._cmos[REG_B]
-        civil = Civil(
-            decode(cmos[REG_CENTURY], control) * 100 + decode(cmos[REG_YEAR], control),
-            decode(cmos[REG_MONTH], control),
-            decode(cmos[REG_DAY], control),
-            decode_hour(cmos[REG_HOURS], control),
-            decode(cmos[REG_MINUTES], control),
-            decode(cmos[REG_SECONDS], control),
-            decode(cmos[REG_WEEKDAY], control),
+        seconds = to_seconds(
+            Civil(
+                decode(cmos[REG_CENTURY], control) * 100 + decode(cmos[REG_YEAR], control),
+                decode(cmos[REG_MONTH], control),
+                decode(cmos[REG_DAY], control),
+                decode_hour(cmos[REG_HOURS], control),
+                decode(cmos[REG_MINUTES], control),
+                decode(cmos[REG_SECONDS], control),
+                weekday=1,
+            )
         )
-        seconds = to_seconds(civil)
-        self._weekday_shift = (civil.weekday - from_seconds(seconds).weekday) % 7
-        old_ns = self._offset_ns
-        self._offset_ns = seconds * NS_PER_S + phase_ns - self._reference_ns()
+        weekday = decode(cmos[REG_WEEKDAY], control)
+        self._weekday_shift = (weekday - from_seconds(seconds).weekday) % 7
+        now_ns = self._now_ns()
+        phase_ns = now_ns % NS_PER_S if phase_ns is None else phase_ns
+        change_ns = seconds * NS_PER_S + phase_ns - now_ns
         self._seen_second = seconds
-        if self._offset_ns != old_ns:
+        if change_ns:
+            self._offset_ns += change_ns
             offset = (self._offset_ns - self._base_offset_ns + NS_PER_S // 2) // NS_PER_S
             self.ctx.events.emit(RtcChangeEvent(offset, self.qom_path))
 
@@ -360,7 +364,7 @@ class Mc146818Rtc(Device):
         self._collect()
         self._latch_time()
         self._cmos[index] = value
-        self._set_time(self._now_ns() % NS_PER_S)
+        self._set_time(None)
         self._update()
 
     def _write_a(self, value: int) -> None:
@@ -382,10 +386,7 @@ class Mc146818Rtc(Device):
         self._collect()
         was_frozen = self._frozen
         if not was_frozen:
-            phase_ns = self._now_ns() % NS_PER_S
             self._latch_time()
-        else:
-            phase_ns = self._now_ns() % NS_PER_S
         self._cmos[register] = value
         if was_frozen and not self._frozen:
-            self._set_time(NS_PER_S - DIVIDER_START_NS if divider_released else phase_ns)
+            self._set_time(NS_PER_S - DIVIDER_START_NS if divider_released else None)
