@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vCPUs of a machine: their threads, starting and stopping them together, and looking at their state.
 
-States of the set: *paused* (as made, and after ``pause``), *held* (a request of a device is about to be served: nobody enters
-the guest, ``release`` lets them go on), *running*. Both flags are independent; vCPUs run when neither is set.
+States of the set: *paused* (as made, and after ``pause``), *held* (a request of a device is about to be served: nobody
+enters the guest, ``release`` lets them go on), *running*. Both flags are independent; vCPUs run when neither is set.
 
 Pausing: ``immediate_exit`` is set and the thread is signalled; KVM_RUN completes a half-done access and returns; the
 last vCPU to leave posts the waiting callbacks to the loop. Nothing on the loop waits for a vCPU.
@@ -62,7 +62,7 @@ class CpuConfig(Protocol):
 class VcpuInfo(NamedTuple):
     """What query-cpus-fast tells of one vCPU."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
     thread_id: int  # of the host's kernel
     qom_path: str
     halted: bool
@@ -144,7 +144,7 @@ class _VcpuThread:
 class VcpuManager:
     """All vCPUs. Methods are for the loop thread unless they say «any thread»."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the machine's seams, by name
         self,
         vm: KvmVm,
         *,

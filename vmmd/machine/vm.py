@@ -96,6 +96,7 @@ class Vm:
         #: called once with the exit status when the process shall end
         self.on_end: Callable[[int], None] | None = None
         self._turn = _Turnstile(loop)
+        self._closers: list[Callable[[], None]] = []
         self._ended = False
         self._serving = False
 
@@ -130,6 +131,20 @@ class Vm:
         """End the process with status 0, whatever -no-shutdown says."""
         async with self._turn:
             await self._end(cause, 0)
+
+    def on_close(self, closer: Callable[[], None]) -> None:
+        """Remember how to give a host resource back; ``close`` runs the last one first."""
+        self._closers.append(closer)
+
+    def close(self) -> None:
+        """End vCPU threads, unplug every device, give everything back. Also for a half-built machine. Idempotent."""
+        if self.cpus is not None:
+            self.cpus.stop()
+        with self.lock:
+            while self.devices:
+                self.devices.pop().unrealize()
+        while self._closers:
+            self._closers.pop()()
 
     # --- requests of devices and vCPUs ----------------------------------------------------------------------
 

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Composition root: builds machine, character devices and monitors from a Config, runs the event loop, and ends cleanly.
+
+Order at start: everything that can be wrong about the command line is found first, then images and KVM are opened, the
+machine is built, sockets are bound, and last the loop runs. Whatever fails on the way, what was created is removed again.
+Order at the end (safety.md P13): vCPUs, disks, backends, sockets, pid file.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from vmmd.core.device import ShutdownCause
+from vmmd.errors import UsageError, VmmdError
+from vmmd.eventloop import EventLoopPort
+from vmmd.machine.vm import Vm
+from vmmd.process import Daemonizer, PidFile, set_process_name
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from vmmd.chardev.base import Chardev
+    from vmmd.chardev.listen import ListenSocket
+    from vmmd.options.models import Config, MonitorOptions
+    from vmmd.qmp.server import QmpServer
+
+#: How long a thread may hold the GIL while another waits (docs/performance.md): exits wait at most this long
+SWITCH_INTERVAL_S = 0.00005
+#: After this long, what the first commands need is imported
+SETTLE_S = 0.05
+
+
+class Daemon:
+    """One vmmd process."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.port = EventLoopPort()
+        self.vm = Vm(config, self.port)
+        self.daemonizer = Daemonizer()
+        self.pidfile: PidFile | None = None
+        self.chardevs: list[Chardev] = []
+        self.monitor_sockets: list[tuple[MonitorOptions, ListenSocket]] = []
+        self.server: QmpServer | None = None
+        self.status = 0
+        self._ended: asyncio.Future[None] | None = None
+
+    def run(self) -> int:
+        """Build, serve, end; returns the exit status. Raises VmmdError when it could not start; nothing is left then."""
+        from vmmd.machine import build
+
+        builder = build.Builder(self.vm)
+        builder.plan()
+        self._plan_chardevs()
+        if self.config.daemonize:
+            self.daemonizer.fork()
+        try:
+            self._open(builder)
+        except VmmdError:
+            self._close()
+            raise
+        return self._serve()
+
+    # --- start ------------------------------------------------------------------------------------------------
+
+    def _plan_chardevs(self) -> None:
+        from vmmd import chardev
+        from vmmd.core.fdsets import FdSets
+
+        fdsets = FdSets()
+        for added in self.config.add_fds:
+            fdsets.add(added.set, added.fd, added.opaque)
+        monitors = {monitor.chardev: monitor for monitor in self.config.monitors}
+        for options in self.config.chardevs.values():
+            monitor = monitors.get(options.id)
+            if monitor is not None:
+                if options.backend != "socket":
+                    raise UsageError(
+                        f"-mon chardev={options.id}: a monitor on a {options.backend} is not available in this version",
+                        "it takes a socket",
+                    )
+                self.monitor_sockets.append((monitor, chardev.listen_socket(options)))
+            else:
+                made = chardev.create(options, self.port, self.vm.lock, fdsets)
+                self.chardevs.append(made)
+                self.vm.chardevs[options.id] = made
+
+    def _open(self, builder: object) -> None:
+        from vmmd.machine.build import Builder
+
+        assert isinstance(builder, Builder)
+        if self.config.mem_lock:
+            from vmmd.machine.ram import lock_memory
+
+            lock_memory()
+        builder.build()
+        for made in self.chardevs:
+            made.open()
+        for _, listener in self.monitor_sockets:
+            listener.open()
+        if self.config.pidfile:
+            self.pidfile = PidFile(self.config.pidfile)
+        if self.config.name.process:
+            set_process_name(self.config.name.process)
+
+    def _serve(self) -> int:
+        """Greet, run the loop to the end, and leave. The monitors work before asyncio is imported (docs/performance.md)."""
+        self._serve_monitors()
+        import asyncio
+
+        import uvloop
+
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        loop = uvloop.new_event_loop()
+        asyncio.set_event_loop(loop)
+        ended = self._ended = loop.create_future()
+        self.vm.on_end = self._end
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._signalled)
+        self.port.bind(loop)
+        self.daemonizer.ready()
+        if not self.config.paused:
+            self.port.spawn(self.vm.cont(), "start")
+        loop.call_later(SETTLE_S, self._settle)
+        loop.run_until_complete(ended)
+        self._close()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # the process holds nothing any more: do not spend 20 ms on taking the interpreter apart
+        os._exit(self.status)
+
+    def _serve_monitors(self) -> None:
+        from vmmd.qmp.server import QmpServer
+
+        server = self.server = QmpServer(self.vm, self.port)
+        self.vm.events.sink = server
+        try:
+            for monitor, listener in self.monitor_sockets:
+                if not listener.is_server:
+                    server.connect_client(listener.connect(), pretty=monitor.pretty)
+                    continue
+                assert listener.sock is not None
+                first = listener.wait() if listener.config.wait else None
+                serving = server.listen(listener.sock, pretty=monitor.pretty)
+                if first is not None:
+                    serving.adopt(first)
+                serving.accept()
+        except VmmdError:
+            self._close()
+            raise
+
+    def _settle(self) -> None:
+        """Just after the start: load what the first commands need, and keep the collector off what stays for ever."""
+        from vmmd.qmp.server import warm_up
+
+        warm_up(arguments=True)
+        gc.collect()
+        gc.freeze()
+
+    # --- end --------------------------------------------------------------------------------------------------
+
+    def _signalled(self) -> None:
+        self.port.spawn(self.vm.quit(ShutdownCause.HOST_SIGNAL), "quit on signal")
+
+    def _end(self, status: int) -> None:
+        self.status = status
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    def _close(self) -> None:
+        """Give everything back; also after a start that failed half-way."""
+        if self.server is not None:
+            self.server.close()
+        self.vm.close()
+        for made in self.chardevs:
+            made.close()
+        for _, listener in self.monitor_sockets:
+            listener.close()
+        if self.pidfile is not None:
+            self.pidfile.remove()
+            self.pidfile = None

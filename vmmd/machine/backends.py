@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds backends for devices by id (core.device.Backends): each serves one device at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmd.errors import UsageError
+
+if TYPE_CHECKING:
+    from vmmd.block.drives import Drives
+    from vmmd.core.backend import CharBackend, DriveHandle
+    from vmmd.machine.vm import Vm
+
+
+class MachineBackends:
+    """Looks in the Vm's character devices and the block layer's drives."""
+
+    def __init__(self, vm: Vm, drives: Drives) -> None:
+        self._vm = vm
+        self._drives = drives
+
+    def chardev(self, id_: str, user: str) -> CharBackend:
+        found = self._vm.chardevs.get(id_)
+        if found is None:
+            raise UsageError(f"Property '{user}.chardev' can't find value '{id_}'", "no chardev has this id")
+        return found
+
+    def drive(self, id_: str, user: str) -> DriveHandle:
+        return self._drives.claim(id_, user)
+
+    def release(self, backend: object) -> None:
+        self._drives.release(backend)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What firmware and guest are told about the machine: fw_cfg items, ACPI and SMBIOS, made from Config and board.
+
+For a firmware boot the image is mapped below 4 GiB and fw_cfg is filled; for ``-kernel`` everything is placed in guest
+RAM as firmware would leave it, again after every reset.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmd.errors import BackendError, UsageError
+from vmmd.firmware import bootorder, e820, files, fw_items, smbios
+from vmmd.machine.memory_map import FOUR_GIB
+from vmmd.machine.ram import RamBlock, RamSettings
+
+if TYPE_CHECKING:
+    from vmmd.firmware.acpi_tables import AcpiBlobs, AcpiConfig
+    from vmmd.kvm.cpuid import CpuConfig
+    from vmmd.machine.pc_i440fx import PcI440fx
+    from vmmd.machine.vm import Vm
+    from vmmd.options.models import Config, SmbiosOptions
+
+#: 32-bit PCI memory ends below the I/O APIC
+PCI_WINDOW_END = 0xFEBF_FFFF
+#: a processor identity for SMBIOS is read from CPUID leaf 1
+_FW_CFG_FILE_MAX = 64 << 20
+
+
+class FirmwareSetup:
+    """Tables of one machine. Made when every device is plugged."""
+
+    def __init__(self, vm: Vm, board: PcI440fx, cpu_config: CpuConfig) -> None:
+        self.vm = vm
+        self.config: Config = vm.config
+        self.board = board
+        self.cpu_config = cpu_config
+        assert vm.memory_map is not None
+        self.memory_map = vm.memory_map
+
+    # --- firmware boot ----------------------------------------------------------------------------------------
+
+    def map_firmware(self) -> None:
+        """Load the firmware image (-bios, or SeaBIOS) to the end of 4 GiB. Raises VmmdError."""
+        image = files.load_bios(self.config.bios or self.config.machine.firmware, self.config.data_dirs)
+        rom = RamBlock("pc.bios", RamSettings(size_bytes=len(image), merge=False))
+        rom.view[:] = image
+        self.memory_map.set_rom(rom)
+
+    def publish(self) -> None:
+        """Fill fw_cfg."""
+        config, boot = self.config, self.config.boot
+        low, high = self.memory_map.low_bytes, self.memory_map.high_bytes
+        acpi_on = config.machine.acpi != "off"
+        items = fw_items.FwItems(
+            ram_bytes=self.memory_map.ram_bytes,
+            e820=e820.firmware_table(low, high),
+            smbios=self.smbios(),
+            acpi=self.acpi if acpi_on else None,
+            bootorder=self.boot_order(),
+            cpus=config.smp.cpus,
+            max_cpus=config.smp.maxcpus,
+            uuid=_uuid(config.uuid),
+            graphics=config.machine.graphics and not config.nographic,
+            boot_menu=bool(boot.menu),
+            splash_time_ms=boot.splash_time,
+            reboot_timeout_ms=boot.reboot_timeout,
+            disable_s3=bool(self.board.pm.props.disable_s3),
+            disable_s4=bool(self.board.pm.props.disable_s4),
+            s4_value=self.board.pm.props.s4_val,
+            numa=[(node.mem_bytes or 0, node.cpus) for node in config.numa],
+            extra_files=self._extra_files(),
+        )
+        fw_items.publish(self.board.fw_cfg, items)
+
+    def _extra_files(self) -> list[tuple[str, bytes]]:
+        extra = []
+        if not (self.config.machine.graphics and not self.config.nographic):
+            # QEMU-COMPAT: without graphics SeaBIOS mirrors its screen to COM1
+            extra.append(("etc/sercon-port", (0x3F8).to_bytes(2, "little")))
+        for each in self.config.fw_cfg:
+            content = each.string.encode() if each.string is not None else _read(each.file or "", "-fw_cfg")
+            extra.append((each.name, content))
+        return extra
+
+    def boot_order(self) -> bytes:
+        """The ``bootorder`` file from every device's ``bootindex``. Raises UsageError (an index used twice)."""
+        entries = []
+        for device in self.board.devices:
+            index = getattr(device.props, "bootindex", None)
+            if index is not None and index >= 0 and device.bus_type == "PCI":
+                slot, function = device.slot, device.function  # type: ignore[attr-defined]  # a PciDevice
+                entries.append((index, bootorder.virtio_blk_path(slot, function)))
+        return bootorder.text(entries, strict=self.config.boot.strict)
+
+    # --- tables -----------------------------------------------------------------------------------------------
+
+    def acpi_config(self) -> AcpiConfig:
+        """What the ACPI tables say; the ports are those that firmware has programmed by now."""
+        from vmmd.firmware.acpi_tables import AcpiConfig
+
+        config = self.config
+        pm = self.board.pm
+        return AcpiConfig(
+            pci_window=(max(self.memory_map.low_bytes, 0x8000_0000), PCI_WINDOW_END),
+            apic_ids=[self.cpu_config.apic_id(index) for index in range(config.smp.maxcpus)],
+            cpus_present=config.smp.cpus,
+            serial_ports=[
+                (device.io_base, device.irq_number)  # type: ignore[attr-defined]  # an IsaSerial
+                for device in self.board.devices
+                if device.type_name == "isa-serial"
+            ],
+            keyboard=config.machine.i8042,
+            mouse=False,
+            vga=False,
+            pm_base=pm.pm_base or 0x600,
+            disable_s3=True,
+            disable_s4=bool(pm.props.disable_s4),
+            s4_value=pm.props.s4_val,
+        )
+
+    def acpi(self) -> AcpiBlobs:
+        from vmmd.firmware import acpi_tables
+
+        return acpi_tables.build(self.acpi_config())
+
+    def smbios(self) -> tuple[bytes, bytes]:
+        """(anchor, tables)."""
+        config = self.config
+        low, high = self.memory_map.low_bytes, self.memory_map.high_bytes
+        fields: dict[int, dict[str, object]] = {}
+        blobs = []
+        for each in config.smbios:
+            if each.number is None:
+                blobs.append(_read(each.values["file"], "-smbios file="))
+            else:
+                fields.setdefault(each.number, {}).update(_smbios_fields(each))
+        return smbios.build(
+            smbios.SmbiosConfig(
+                machine=config.machine.type if config.machine.type != "pc" else "pc-i440fx-7.2",
+                ram_ranges=[(0, low)] + ([(FOUR_GIB, high)] if high else []),
+                uuid=_uuid(config.uuid),
+                sockets=config.smp.sockets,
+                cores=config.smp.cores * config.smp.dies,
+                threads=config.smp.threads,
+                cpu_signature=self.cpu_config.signature,
+                cpu_features=self.cpu_config.features_edx,
+                fields=fields,
+                blobs=blobs,
+            )
+        )
+
+
+def _uuid(text: str | None) -> bytes:
+    return (smbios.parse_uuid(text) if text else None) or bytes(16)
+
+
+def _smbios_fields(options: SmbiosOptions) -> dict[str, object]:
+    number = options.number
+    assert number is not None
+    items = []
+    for wire_name in sorted(options.given):
+        value = options.values[options.declared[wire_name].name]
+        for each in value if isinstance(value, tuple) else (value,):
+            text = ("on" if each else "off") if isinstance(each, bool) else str(each)
+            items.append((wire_name, text))
+    return dict(smbios.parse_fields(number, items, f"-smbios type={number}"))
+
+
+def _read(path: str, where: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_FW_CFG_FILE_MAX + 1)
+    except OSError as error:
+        raise BackendError.from_os(f"{where}: Could not open '{path}'", error) from error
+    if len(data) > _FW_CFG_FILE_MAX:
+        raise UsageError(f"{where}: '{path}' is larger than {_FW_CFG_FILE_MAX} bytes")
+    return data

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The board pc-i440fx: which devices are soldered on, how they are wired, what firmware is told, what a reset does.
+
+pci.0  00.0 i440FX host bridge (PAM, SMRAM)   01.0 PIIX3 (PIRQ, reset port)   01.3 PIIX4 power management
+ISA    RTC/CMOS, i8042, port 92h, fw_cfg; 8259, I/O APIC and 8254 in the kernel
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from vmmd.core.device import Device, ResetKind
+from vmmd.core.registry import device_class
+from vmmd.devices.pci.bus import PciBus
+from vmmd.errors import InternalError, UsageError
+from vmmd.machine.device_plan import new_props
+from vmmd.units import KiB, MiB
+
+if TYPE_CHECKING:
+    import datetime
+
+    from vmmd.core.device import DeviceContext
+    from vmmd.devices.acpi.pm import Piix4Pm
+    from vmmd.devices.isa.fw_cfg import FwCfg
+    from vmmd.devices.isa.rtc import Mc146818Rtc
+    from vmmd.devices.pci.i440fx import I440fx
+    from vmmd.machine.device_plan import DevicePlan
+    from vmmd.machine.memory_map import MemoryMap
+    from vmmd.options.models import Config
+
+#: ``-boot order=``: what firmware finds in CMOS for each letter
+_BOOT_CODES = {"a": 1, "b": 1, "c": 2, "d": 3, "n": 4, "o": 4, "p": 4}
+DEFAULT_BOOT_ORDER = "cad"
+
+
+def boot_nibbles(order: str | None) -> tuple[int, int, int]:
+    """The first three boot devices as CMOS codes, 0 for none."""
+    codes = [_BOOT_CODES.get(letter, 0) for letter in (order if order is not None else DEFAULT_BOOT_ORDER)[:3]]
+    first, second, third = [*codes, 0, 0, 0][:3]
+    return first, second, third
+
+
+def _rtc_start(base: str) -> str | datetime.datetime:
+    """``-rtc base=`` as the clock takes it. Raises UsageError."""
+    if base in ("utc", "localtime"):
+        return base
+    import datetime
+
+    try:
+        return datetime.datetime.fromisoformat(base)
+    except ValueError:
+        # QEMU-COMPAT: first sentence as QEMU's
+        raise UsageError(
+            f"-rtc base={base}: invalid datetime format",
+            "valid formats: utc, localtime, 2006-06-17T16:01:21, 2006-06-17",
+        ) from None
+
+
+class PcI440fx:
+    """The devices of one pc board. Built with the DeviceLock held, before any vCPU runs."""
+
+    def __init__(self, config: Config, ctx: DeviceContext, memory_map: MemoryMap) -> None:
+        self.config = config
+        self.ctx = ctx
+        self.memory_map = memory_map
+        self.bus = PciBus()
+        self.devices: list[Device] = []  # in order of creation; reset in this order
+        self.pm: Piix4Pm
+        self.rtc: Mc146818Rtc
+        self.fw_cfg: FwCfg
+
+    def build(self) -> None:
+        """Make and plug the board's own devices."""
+        self._plug_host_bridge()
+        self._plug(self._make("PIIX3"))
+        self._plug_isa()
+        pm = self._make("PIIX4_PM")
+        self.pm = pm  # type: ignore[assignment]  # the registry says so
+        self.pm.serial_ports = frozenset(serial.com_index for serial in self.config.serials)
+        self._plug(pm)
+
+    def add(self, plan: DevicePlan) -> Device:
+        """Make and plug a user's device. Raises VmmdError and leaves no trace of it then."""
+        device = plan.make(self.ctx)
+        self._plug(device)
+        return device
+
+    def _make(self, type_name: str) -> Device:
+        cls = device_class(type_name)
+        if cls is None:
+            raise InternalError(f"{type_name} is not in the registry")
+        return cls(new_props(cls, self.config.globals), self.ctx)
+
+    def _plug(self, device: Device) -> None:
+        if device.bus_type == "PCI":
+            device.bus = self.bus  # type: ignore[attr-defined]  # every PciDevice has it
+        where = "peripheral" if device.id else "unattached" if not device.user_creatable else "peripheral-anon"
+        name = device.id or f"device[{sum(not each.id for each in self.devices)}]"
+        device.qom_path = f"/machine/{where}/{name}"
+        device.plug()
+        device.reset(ResetKind.COLD)
+        self.devices.append(device)
+
+    def _plug_host_bridge(self) -> None:
+        bridge: I440fx = self._make("i440FX")  # type: ignore[assignment]
+        bridge.pam_changed = self.memory_map.pam_changed
+        bridge.smram_changed = self.memory_map.smram_changed
+        self._plug(bridge)
+
+    def _fill_cmos(self) -> None:
+        """What PC firmware expects in CMOS RAM (SeaBIOS "Developer links", Ralf Brown's CMOS list): sizes of memory, the
+        number of CPUs, the boot order."""
+        low, high = self.memory_map.low_bytes, self.memory_map.high_bytes
+        base_kib = min(low // KiB, 640)
+        extended_kib = min(max(low // KiB - 1024, 0), 65535)
+        above_16m = min(max(low - 16 * MiB, 0) // (64 * KiB), 65535)
+        above_4g = min(high // (64 * KiB), 0xFF_FFFF)
+        cells = {
+            0x14: 0x06,  # equipment: display by adapter's ROM, FPU present
+            0x15: base_kib & 0xFF, 0x16: base_kib >> 8,
+            0x17: extended_kib & 0xFF, 0x18: extended_kib >> 8,
+            0x30: extended_kib & 0xFF, 0x31: extended_kib >> 8,
+            0x34: above_16m & 0xFF, 0x35: above_16m >> 8,
+            0x5B: above_4g & 0xFF, 0x5C: above_4g >> 8 & 0xFF, 0x5D: above_4g >> 16,
+            0x5F: min(self.config.smp.cpus, 255) - 1,
+        }  # fmt: skip
+        first, second, third = boot_nibbles(self.config.boot.order)
+        cells[0x3D] = first | second << 4
+        cells[0x38] = third << 4
+        for index, value in cells.items():
+            self.rtc.cmos_set(index, value)
+
+    def _plug_isa(self) -> None:
+        rtc: Mc146818Rtc = self._make("mc146818rtc")  # type: ignore[assignment]
+        rtc.start = _rtc_start(self.config.rtc.base)
+        rtc.reference = {"host": None, "rt": time.monotonic_ns, "vm": self.ctx.clock.now_ns}[self.config.rtc.clock]
+        if self.config.rtc.driftfix == "slew":
+            rtc.props.lost_tick_policy = "slew"
+        self.rtc = rtc
+        self._plug(rtc)
+        self._fill_cmos()
+        if self.config.machine.i8042:
+            self._plug(self._make("i8042"))
+        self._plug(self._make("port92"))
+        fw_cfg = self._make("fw_cfg_io")
+        self.fw_cfg = fw_cfg  # type: ignore[assignment]
+        self._plug(fw_cfg)
