@@ -215,6 +215,8 @@ class DriveOptions(OptionSet):
         "copy-on-read": ONLY_OFF,
         "media": ("disk",),
         "if": ("none", "virtio"),
+        "aio": ("threads", "io_uring"),
+        "detect-zeroes": ("off",),
         "stats-account-invalid": (True,),
         "stats-account-failed": (True,),
     }
@@ -258,6 +260,8 @@ class BlockdevOptions(OptionSet):
     cache_direct = prop(BOOL, False, "bypass the host's page cache", wire="cache.direct")
     cache_no_flush = prop(BOOL, False, "ignore flushes", wire="cache.no-flush")
 
+    later: ClassVar = {"detect-zeroes": ("off",)}
+
     def children(self) -> list[BlockdevOptions]:
         """Child nodes that are defined inside this one."""
         return [value for value in self.values.values() if isinstance(value, BlockdevOptions)]
@@ -273,7 +277,12 @@ class BlockdevFile(BlockdevOptions):
     drop_cache = prop(BOOL, True, "drop the page cache after migration")
     x_check_cache_dropped = prop(BOOL, False, "check that")
 
-    later: ClassVar = {"pr-manager": NOTHING, "x-check-cache-dropped": ONLY_OFF}
+    later: ClassVar = {
+        **BlockdevOptions.later,
+        "aio": ("threads", "io_uring"),
+        "pr-manager": NOTHING,
+        "x-check-cache-dropped": ONLY_OFF,
+    }
 
 
 class BlockdevHostDevice(BlockdevFile):
@@ -344,7 +353,14 @@ class MemoryBackend(ObjectOptions):
     x_use_canonical_path_for_ramblock_id = prop(BOOL, None, "name of the block in migration streams")
 
     repeatable: ClassVar = frozenset({"host-nodes"})
-    later: ClassVar = {"prealloc-context": NOTHING}
+    later: ClassVar = {
+        "prealloc-threads": (1,),
+        "prealloc-context": NOTHING,
+        "reserve": (True,),
+        "policy": ("default",),
+        "host-nodes": NOTHING,
+        "x-use-canonical-path-for-ramblock-id": NOTHING,
+    }
 
     def check(self, where: str) -> None:
         super().check(where)
@@ -372,7 +388,13 @@ class MemoryBackendFile(MemoryBackend):
     pmem = prop(BOOL, False, "persistent memory")
     readonly = prop(BOOL, False, "map read-only")
 
-    later: ClassVar = {**MemoryBackend.later, "pmem": ONLY_OFF}
+    later: ClassVar = {
+        **MemoryBackend.later,
+        "pmem": ONLY_OFF,
+        "discard-data": ONLY_OFF,
+        "align": NOTHING,
+        "readonly": ONLY_OFF,
+    }
 
 
 class Secret(ObjectOptions):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.errors import UsageError
+from vmmd.options import lexer
 from vmmd.options.fields import shown
 from vmmd.options.models import Config, LaterOption
 
@@ -55,3 +56,15 @@ def refuse_duplicate(option: str, kind: str, id_: str, known: object) -> None:
     if id_ in known:  # type: ignore[operator]  # any container
         # QEMU-COMPAT: the phrase
         raise UsageError(f"{option} id={shown(id_)}: Duplicate ID '{shown(id_)}' for {kind}")
+
+
+_HELP_SUFFIXES = (",help", ",?")
+
+
+def asks_for_help(option: str, text: str) -> None:
+    """Raise HelpRequested for ``-device help`` and ``-device NAME,help``."""
+    if lexer.wants_help(text):
+        raise HelpRequested(option[1:])
+    for suffix in _HELP_SUFFIXES:
+        if text.endswith(suffix) and not lexer.is_json(text):
+            raise HelpRequested(option[1:], text.split(",", 1)[0].partition("=")[2] or text.split(",", 1)[0])

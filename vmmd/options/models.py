@@ -123,6 +123,12 @@ class MachineOptions(OptionSet):
         "pic": ("on", "auto"),
         "suppress-vmdesc": NOTHING,
         "max-fw-size": NOTHING,
+        "i8042": (True,),
+        "smbus": NOTHING,
+        "max-ram-below-4g": NOTHING,
+        "smbios-entry-point-type": ("32",),
+        "x-oem-id": NOTHING,
+        "x-oem-table-id": NOTHING,
         "pflash0": NOTHING,
         "pflash1": NOTHING,
         "confidential-guest-support": NOTHING,
@@ -223,6 +229,8 @@ class BootOptions(OptionSet):
     splash_time = prop(NUMBER, None, "milliseconds the picture stays")
     reboot_timeout = prop(NUMBER, None, "milliseconds until a failed boot is tried again")
     strict = prop(BOOL, False, "boot from nothing but what has a bootindex")
+
+    later: ClassVar = {"splash": NOTHING, "splash-time": NOTHING, "reboot-timeout": NOTHING}
 
 
 class ActionOptions(OptionSet):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmmd.errors import UsageError
 from vmmd.options import backends, keyval, lexer
-from vmmd.options.draft import HelpRequested, refuse_duplicate
+from vmmd.options.draft import asks_for_help, refuse_duplicate
 from vmmd.options.fields import is_identifier, shown, unknown_name
 from vmmd.options.models import DeviceOptions, MonitorOptions, SerialOptions
 from vmmd.options.shorthands import add_chardev, read_chardev
@@ -19,16 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["read_chardev"]
 
 _DEBUGCON_PORT = "0xe9"
-_HELP_SUFFIXES = (",help", ",?")
-
-
-def asks_for_help(option: str, text: str) -> None:
-    """Raise HelpRequested for ``-device help`` and ``-device NAME,help``."""
-    if lexer.wants_help(text):
-        raise HelpRequested(option[1:])
-    for suffix in _HELP_SUFFIXES:
-        if text.endswith(suffix) and not lexer.is_json(text):
-            raise HelpRequested(option[1:], text.split(",", 1)[0].partition("=")[2] or text.split(",", 1)[0])
 
 
 # --- devices ----------------------------------------------------------------------------------------------------------

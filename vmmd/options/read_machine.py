@@ -285,7 +285,7 @@ def read_bios(draft: Draft, _option: str, text: str) -> None:
 
 def read_data_dir(draft: Draft, option: str, text: str) -> None:
     if lexer.wants_help(text):
-        raise HelpRequested(option[1:])
+        raise UsageError(f"{option} {text}: there is no list of directories", "it takes a directory")
     draft.config.data_dirs.append(text)
 
 

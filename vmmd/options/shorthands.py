@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Character devices, in the long form of ``-chardev`` and in the short ones: ``-serial stdio``, ``-qmp unix:PATH,…``."""
+"""Character devices: the long form of ``-chardev`` and the short ones, ``-serial stdio``, ``-qmp unix:PATH,…``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vmmd.errors import UsageError
 from vmmd.options import keyval, lexer
 from vmmd.options.backends import CHARDEVS, ChardevOptions, LaterChardev
-from vmmd.options.draft import refuse_duplicate
+from vmmd.options.draft import asks_for_help, refuse_duplicate
 from vmmd.options.fields import shown, unknown_name
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def read_chardev(draft: Draft, option: str, text: str) -> None:
     """``-chardev BACKEND,id=…``."""
     from vmmd.options.backends import CHARDEVS_LATER
 
+    asks_for_help(option, text)
     argument = keyval.parse(option, text, "backend")
     backend = argument.take("backend")
     id_ = argument.peek("id")

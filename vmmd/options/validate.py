@@ -178,9 +178,8 @@ def _check_numa_sizes(config: Config) -> None:
         elif node.mem_bytes is not None:
             sizes.append(node.mem_bytes)
     if sizes and sum(sizes) != config.memory.size_bytes:
-        raise UsageError(
-            f"-numa: total memory for NUMA nodes ({sum(sizes):#x}) should equal RAM size ({config.memory.size_bytes:#x})"
-        )
+        ram = config.memory.size_bytes
+        raise UsageError(f"-numa: total memory for NUMA nodes ({sum(sizes):#x}) should equal RAM size ({ram:#x})")
 
 
 def _check_boot(config: Config) -> None:
