@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Composition root: builds machine, character devices and monitors from a Config, runs the event loop, and ends cleanly.
+"""Composition root: builds machine, character devices and monitors from a Config, runs the loop, and ends cleanly.
 
-Order at start: everything that can be wrong about the command line is found first, then images and KVM are opened, the
-machine is built, sockets are bound, and last the loop runs. Whatever fails on the way, what was created is removed again.
+Order at start: everything that can be wrong about the command line is found first, then images and KVM are opened,
+the machine is built, sockets are bound, and last the loop runs. Whatever fails on the way, what was created is removed.
 Order at the end (safety.md P13): vCPUs, disks, backends, sockets, pid file.
 """
 
@@ -50,7 +50,7 @@ class Daemon:
         self._ended: asyncio.Future[None] | None = None
 
     def run(self) -> int:
-        """Build, serve, end; returns the exit status. Raises VmmdError when it could not start; nothing is left then."""
+        """Build, serve, end; returns the exit status. VmmdError when it could not start: nothing is left."""
         from vmmd.machine import build
 
         builder = build.Builder(self.vm)
@@ -108,7 +108,7 @@ class Daemon:
             set_process_name(self.config.name.process)
 
     def _serve(self) -> int:
-        """Greet, run the loop to the end, and leave. The monitors work before asyncio is imported (docs/performance.md)."""
+        """Greet, run the loop to the end, and leave. Monitors are greeted before asyncio is imported."""
         self._serve_monitors()
         import asyncio
 

@@ -2,8 +2,8 @@
 """The vCPU's inner loop: enter the guest, dispatch the exit by table, enter again (architecture §4, §5).
 
 It checks nothing between two exits. Whoever wants the vCPU out of the guest sets ``immediate_exit`` (and signals the
-thread if it may be inside KVM_RUN): the next KVM_RUN then completes a half-done port or memory access and returns EINTR,
-and ``run`` returns. So the state a paused vCPU shows never has an access in flight.
+thread if it may be inside KVM_RUN): the next KVM_RUN then completes a half-done port or memory access and returns
+EINTR, and ``run`` returns. So the state a paused vCPU shows never has an access in flight.
 
 Affinity: the vCPU's own thread. Handlers of devices run with the DeviceLock held for exactly one exit.
 """
@@ -14,11 +14,10 @@ import ctypes
 import errno
 import logging
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vmmd.core.address_space import MASKS
 from vmmd.core.device import ShutdownCause
-from vmmd.core.memory import GuestAddressError
 from vmmd.kvm import abi
 from vmmd.kvm.coalesced import CoalescedRing
 from vmmd.kvm.ioctl import run_ioctl
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
     from vmmd.core.address_space import AddressSpace, IoRange
     from vmmd.core.device import SystemRequests
-    from vmmd.core.memory import GuestMemory
     from vmmd.kvm.vcpu import Vcpu
 
 log = logging.getLogger("vmmd.kvm")
@@ -54,12 +52,20 @@ class Dispatch(NamedTuple):
 
     pio: AddressSpace
     mmio: AddressSpace
-    memory: GuestMemory
     lock: threading.Lock
     requests: SystemRequests
     hold: Callable[[], None]
-    #: guest writes to RAM that came as MMIO exits (slot change races, read-only shadow RAM): (gpa, data)
-    memory_write_fallback: Callable[[int, bytes], None]
+    hidden: HiddenMemory
+
+
+class HiddenMemory(Protocol):
+    """Memory that no slot showed at the moment of an access: a slot change in another vCPU, or read-only shadow RAM."""
+
+    def read_hidden(self, gpa: int, length: int) -> bytes | None:
+        """The bytes a slot would show, or None when the address is no memory. DeviceLock held."""
+
+    def write_hidden(self, gpa: int, data: bytes) -> bool:
+        """Store (or drop, for ROM); False when the address is no memory. DeviceLock held."""
 
 
 class RunLoop:
@@ -272,24 +278,15 @@ def _powers(length: int) -> list[tuple[int, int]]:
 
 def slow_read(dispatch: Dispatch, entry: IoRange | None, gpa: int, length: int) -> bytes:
     """A read that no range takes as it is: RAM met in a slot change, an odd length, a hole. DeviceLock held."""
-    if entry is None:
-        try:
-            return dispatch.memory.read(gpa, length)
-        except GuestAddressError:
-            pass
+    if entry is None and (data := dispatch.hidden.read_hidden(gpa, length)) is not None:
+        return data
     parts = (dispatch.mmio.read(gpa + offset, size).to_bytes(size, "little") for offset, size in _powers(length))
     return b"".join(parts)
 
 
 def slow_write(dispatch: Dispatch, entry: IoRange | None, gpa: int, data: bytes) -> None:
     """A write that no range takes as it is. DeviceLock held."""
-    if entry is None:
-        try:
-            dispatch.memory.find(gpa, len(data))
-        except GuestAddressError:
-            pass
-        else:
-            dispatch.memory_write_fallback(gpa, data)
-            return
+    if entry is None and dispatch.hidden.write_hidden(gpa, data):
+        return
     for offset, size in _powers(len(data)):
         dispatch.mmio.write(gpa + offset, size, int.from_bytes(data[offset : offset + size], "little"))

@@ -16,6 +16,8 @@ from vmmd.machine.memory_map import MemoryMap
 from vmmd.machine.ram import RamBlock, RamSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from vmmd.kvm.cpuid import CpuConfig
     from vmmd.kvm.vm import KvmVm
     from vmmd.machine.pc_i440fx import PcI440fx
@@ -54,9 +56,10 @@ class Builder:
             return
         self._plan_globals()
         self.plans = [device_plan.plan(options, config.globals) for options in config.devices]
-        known = {
+        known: dict[str, Container[str]] = {
             "chardev": config.chardevs,
-            "drive": {drive.id for drive in config.drives} | {node.node_name for node in config.blockdevs},
+            "drive": {each for drive in config.drives if (each := drive.id)}
+            | {each for node in config.blockdevs if (each := node.node_name)},
         }
         device_plan.check_references(self.plans, known)
         self._plan_chardev_users()
@@ -231,7 +234,7 @@ class Builder:
             loop=vm.loop,
             cpu_config=cpu_config,
             debug_threads=self.config.name.debug_threads,
-            memory_write_fallback=vm.memory_map.write_hidden,
+            hidden=vm.memory_map,
         )
 
     def _make_firmware(self, board: PcI440fx, cpu_config: CpuConfig) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from vmmd.core.memory import GuestMemory
     from vmmd.core.notify import LoopPort
     from vmmd.kvm.pagewalk import WalkStep
+    from vmmd.kvm.runloop import HiddenMemory
     from vmmd.kvm.system import CpuidEntry
     from vmmd.kvm.vcpu import Vcpu
     from vmmd.kvm.vm import KvmVm
@@ -157,7 +158,7 @@ class VcpuManager:
         loop: LoopPort,
         cpu_config: CpuConfig,
         debug_threads: bool,
-        memory_write_fallback: Callable[[int, bytes], None] | None = None,
+        hidden: HiddenMemory,
     ) -> None:
         self.vm = vm
         self.count = count
@@ -165,7 +166,7 @@ class VcpuManager:
         self.debug_threads = debug_threads
         self._loop = loop
         self._memory = memory
-        self._dispatch = Dispatch(pio, mmio, memory, lock, requests, self.hold, memory_write_fallback or memory.write)
+        self._dispatch = Dispatch(pio, mmio, lock, requests, self.hold, hidden)
         self._boot: BootState | None = None
         self._cpus: tuple[_VcpuThread, ...] = ()
         self._state = threading.Lock()  # a leaf: nothing is called with it held

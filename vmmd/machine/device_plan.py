@@ -74,7 +74,7 @@ def new_props(cls: type[Device], globals_: Iterable[GlobalProperty]) -> PropSet:
 def _check_bus(cls: type[Device], options: DeviceOptions) -> None:
     if options.bus is None:
         return
-    buses = {"PCI": ("pci.0", "pci"), "ISA": ("isa.0", "isa")}
+    buses: dict[str, tuple[str, ...]] = {"PCI": ("pci.0", "pci"), "ISA": ("isa.0", "isa")}
     wanted = buses.get(cls.bus_type or "", ())
     if options.bus in wanted:
         return

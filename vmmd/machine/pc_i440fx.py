@@ -53,7 +53,7 @@ def _rtc_start(base: str) -> str | datetime.datetime:
         # QEMU-COMPAT: first sentence as QEMU's
         raise UsageError(
             f"-rtc base={base}: invalid datetime format",
-            "valid formats: utc, localtime, 2006-06-17T16:01:21, 2006-06-17",
+            "it takes utc, localtime, or a date such as 2006-06-17T16:01:21",
         ) from None
 
 
@@ -109,8 +109,7 @@ class PcI440fx:
         self._plug(bridge)
 
     def _fill_cmos(self) -> None:
-        """What PC firmware expects in CMOS RAM (SeaBIOS "Developer links", Ralf Brown's CMOS list): sizes of memory, the
-        number of CPUs, the boot order."""
+        """What PC firmware expects in CMOS RAM (Ralf Brown's CMOS list; SeaBIOS): memory sizes, CPUs, boot order."""
         low, high = self.memory_map.low_bytes, self.memory_map.high_bytes
         base_kib = min(low // KiB, 640)
         extended_kib = min(max(low // KiB - 1024, 0), 65535)
