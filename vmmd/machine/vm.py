@@ -100,6 +100,16 @@ class Vm:
         self._ended = False
         self._serving = False
 
+    @property
+    def name(self) -> str | None:
+        """``-name guest=``."""
+        return self.config.name.guest
+
+    @property
+    def uuid(self) -> str | None:
+        """``-uuid``."""
+        return self.config.uuid
+
     # --- operations -----------------------------------------------------------------------------------------
 
     async def stop(self, state: RunState = RunState.PAUSED) -> None:
