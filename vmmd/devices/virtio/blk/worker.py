@@ -1,0 +1,443 @@
+# SPDX-License-Identifier: Apache-2.0
+"""virtio-blk: the loop's side of one active queue, from doorbell to interrupt (architecture §6).
+
+Everything here runs on the event loop without the DeviceLock. A request in flight is a tuple in ``_slots`` at the index
+of its head descriptor: a driver may not reuse a head before it got it back, so there are never more than the
+queue's size. The common request, three buffers with header, data and status in one RAM region, takes the short way in
+``_submit``; everything else goes through ``request.parse``. Neighbouring requests of one batch become one call of
+the backend (request-merging).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import partial
+from time import monotonic_ns
+from typing import TYPE_CHECKING
+
+from vmmd.core.events import BlockIoErrorEvent
+from vmmd.core.memory import GuestAddressError, RamRegion
+from vmmd.devices.virtio.blk.request import DATA_BYTES_MAX, HEADER_BYTES, Answer, BadRequest, BlkRequest, Kind, parse
+from vmmd.devices.virtio.chain import resolve
+from vmmd.devices.virtio.queue import RingError, VirtQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmmd.core.backend import IoDone
+    from vmmd.devices.virtio.blk.device import VirtioBlk
+    from vmmd.devices.virtio.chain import Chain
+
+#: chains taken from the ring at once, and in one turn of the loop (safety.md P5)
+BATCH = 64
+TURN = 256
+#: looks at the ring after the last batch before notifications are enabled again: adaptive between the two
+POLL_MIN, POLL_MAX = 2, 128
+#: bounds of a merged transfer
+MERGE_BUFFERS_MAX = 512
+
+_IN, _OUT = int(Kind.IN), int(Kind.OUT)
+_KIND_MASK = 0x7FFF_FFFF
+
+#: (kind, view holding the status byte, its index there, used length, offset, buffers, length in bytes, start ns,
+#: may_unmap)
+Slot = tuple[int, memoryview, int, int, int, "list[memoryview]", int, int, bool]
+
+_NO_REGION = RamRegion(0, 0, memoryview(b""), 0, memoryview(b""), memoryview(b""), memoryview(b""), "none")
+
+
+class BlkWorker:
+    """Handler of one active virtio-blk queue."""
+
+    __slots__ = (
+        "_batching", "_blk", "_completed", "_dones", "_flush_posted", "_home", "_index", "_memory", "_poll_limit",
+        "_scheduled", "_slots", "_stop_done", "closed", "in_flight", "parked", "ring", "stale",
+    )  # fmt: skip
+
+    def __init__(self, blk: VirtioBlk, index: int, ring: VirtQueue) -> None:
+        self._blk = blk
+        self._index = index
+        self.ring = ring
+        self._memory = blk.transport.dma
+        self._home = _NO_REGION  # where the last request lay
+        self._slots: list[Slot | None] = [None] * ring.size
+        self._dones: list[IoDone | None] = [None] * ring.size
+        self._completed: list[tuple[int, int]] = []  # (head, used length), not published yet
+        self._batching = False
+        self._scheduled = False
+        self._flush_posted = False
+        self._poll_limit = POLL_MIN
+        self._stop_done: Callable[[], None] | None = None
+        self.in_flight = 0  # requests that the backend works on
+        self.parked: list[int] = []  # heads of failed requests that wait for the VM to run again
+        self.closed = False  # takes no more chains: stopped, or its ring is broken
+        self.stale = False  # the machine was reset: completions are dropped
+
+    # -- from the ring -------------------------------------------------------------------------------------
+
+    def kick(self) -> None:
+        """Take and start everything the driver made available, a bounded amount a turn."""
+        self._scheduled = False
+        if self.closed or self._blk.paused:
+            return
+        self._batching = True
+        try:
+            self._drain_ring()
+        except RingError as error:
+            self.closed = True
+            self._blk.worker_failed(self, f"queue {self._index}: {error}")
+        finally:
+            self._batching = False
+            if self._completed:
+                self.flush()
+
+    def _drain_ring(self) -> None:
+        ring = self.ring
+        left = TURN
+        ring.disable_notify()
+        while True:
+            chains = ring.pop_batch(BATCH)
+            if chains:
+                self._submit(chains)
+                if self._completed:
+                    self.flush()
+                left -= len(chains)
+                if left <= 0:  # others on the loop have their turn; notifications stay off
+                    self._schedule()
+                    return
+            elif not self._poll():
+                if not ring.enable_notify():
+                    return
+                ring.disable_notify()
+
+    def _poll(self) -> bool:
+        """Look again for a moment; longer where that paid off lately (bench/FLOOR.md: what follows, 4)."""
+        has_work = self.ring.has_work
+        for _ in range(self._poll_limit):
+            if has_work():
+                self._poll_limit = min(2 * self._poll_limit, POLL_MAX)
+                return True
+        self._poll_limit = max(self._poll_limit >> 1, POLL_MIN)
+        return False
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._blk.ctx.loop.post(self.kick)
+
+    def _submit(self, chains: list[Chain]) -> None:
+        """Start a batch. The hot loop, one level on purpose: the short way calls nothing but the backend."""
+        blk, slots, home = self._blk, self._slots, self._home
+        base, end, data, qwords = home.gpa, home.end, home.bytes_, home.qwords
+        mask, disk_end, merge, writable = blk.block_mask, blk.size_bytes, blk.options.merge, not blk.options.read_only
+        now = monotonic_ns()
+        run: list[int] = []  # heads of a transfer not started yet
+        run_kind, run_offset, run_end = -1, 0, -1
+        buffers: list[memoryview] = []
+        for chain in chains:
+            if len(chain) == 8:
+                head, readable, gpa0, length0, gpa1, length1, gpa2, length2 = chain
+                if (
+                    length0 == HEADER_BYTES and length2 == 1 and not gpa0 & 7
+                    and base <= gpa0 and gpa0 + HEADER_BYTES <= end
+                    and base <= gpa1 and gpa1 + length1 <= end and base <= gpa2 < end
+                ):  # fmt: skip
+                    at = (gpa0 - base) >> 3
+                    kind = qwords[at] & _KIND_MASK
+                    offset = qwords[at + 1] << 9
+                    if (
+                        kind == readable - 1 and (kind == _IN or (kind == _OUT and writable))
+                        and not (offset | length1) & mask and offset + length1 <= disk_end
+                        and length1 <= DATA_BYTES_MAX and slots[head] is None
+                    ):  # fmt: skip
+                        view = data[gpa1 - base : gpa1 - base + length1]
+                        used = 1 if kind else length1 + 1
+                        if merge and kind == run_kind and offset == run_end and len(buffers) < MERGE_BUFFERS_MAX:
+                            run.append(head)
+                            buffers.append(view)
+                            run_end += length1
+                            slots[head] = (kind, data, gpa2 - base, used, offset, [view], length1, now, False)
+                            continue
+                        if run:
+                            self._transfer(run_kind, run_offset, buffers, run)
+                        run, run_kind, run_offset, run_end, buffers = [head], kind, offset, offset + length1, [view]
+                        slots[head] = (kind, data, gpa2 - base, used, offset, buffers, length1, now, False)
+                        continue
+            if run:
+                self._transfer(run_kind, run_offset, buffers, run)
+                run, run_kind, run_end = [], -1, -1
+            self._submit_any(chain, now)
+            home = self._home
+            base, end, data, qwords = home.gpa, home.end, home.bytes_, home.qwords
+        if run:
+            self._transfer(run_kind, run_offset, buffers, run)
+
+    def _transfer(self, kind: int, offset: int, buffers: list[memoryview], heads: list[int]) -> None:
+        """Hand one transfer to the backend for the requests ``heads``, whose ranges follow each other."""
+        blk = self._blk
+        self.in_flight += len(heads)
+        done: IoDone | None
+        if len(heads) > 1:
+            # the first slot's list became the whole transfer's; a retry is of single requests
+            first = self._slots[heads[0]]
+            if first is not None:
+                self._slots[heads[0]] = (*first[:5], buffers[:1], *first[6:])
+            done = partial(self._run_done, heads)
+            if kind == _IN:
+                blk.stats.rd_merged += len(heads) - 1
+            else:
+                blk.stats.wr_merged += len(heads) - 1
+        else:
+            done = self._dones[heads[0]] or self._make_done(heads[0])
+        if kind == _IN:
+            blk.backend.readv(offset, buffers, done)
+        else:
+            if blk.flush_after_write:
+                done = partial(self._write_done, heads)
+            blk.backend.writev(offset, buffers, done)
+
+    def _make_done(self, head: int) -> IoDone:
+        done = self._dones[head] = partial(self._complete, head)
+        return done
+
+    def _submit_any(self, chain: Chain, now: int) -> None:
+        """The long way: any shape, any kind."""
+        head = chain[0]
+        if self._slots[head] is not None:
+            raise RingError(f"descriptor {head} is made available again while in flight")
+        request = parse(chain, self._memory)
+        home = self._home = self._memory.find(request.status_gpa, 1)
+        place = (home.bytes_, request.status_gpa - home.gpa, request.written)
+        try:
+            slot = self._plan(request, place, now)
+        except BadRequest as bad:
+            self._count_invalid(request.kind)
+            home.bytes_[request.status_gpa - home.gpa] = bad.answer
+            slot = None
+        if slot is None:
+            self._completed.append((head, request.written))
+            return
+        self._slots[head] = slot
+        self._start(head, slot)
+
+    def _plan(self, request: BlkRequest, place: tuple[memoryview, int, int], now: int) -> Slot | None:
+        """What to ask of the backend; None when the request is answered already. Raises BadRequest."""
+        kind, limits, memory = request.kind, self._blk.limits, self._memory
+        if kind in (_IN, _OUT):
+            offset, length, buffers = limits.transfer(request, memory)
+            if kind == _OUT and self._blk.options.read_only:
+                raise BadRequest(Answer.IOERR)
+            if length:
+                return (kind, *place, offset, buffers, length, now, False)
+        elif kind == Kind.FLUSH:
+            return (kind, *place, 0, [], 0, now, False)
+        elif kind in (Kind.DISCARD, Kind.WRITE_ZEROES):
+            segment = limits.segment(request, memory)
+            if self._blk.options.read_only:
+                raise BadRequest(Answer.IOERR)
+            if segment.length and (kind == Kind.WRITE_ZEROES or self._blk.backend.supports_discard):
+                return (kind, *place, segment.offset, [], segment.length, now, segment.may_unmap)
+        elif kind == Kind.GET_ID:
+            self._write_id(request)
+        else:
+            raise BadRequest(Answer.UNSUPP)
+        place[0][place[1]] = Answer.OK
+        return None
+
+    def _write_id(self, request: BlkRequest) -> None:
+        """The serial number, padded with zeroes (§5.2.6)."""
+        try:
+            views = resolve(self._memory, request.writable, writable=True)
+        except GuestAddressError:
+            raise BadRequest(Answer.IOERR) from None
+        rest = self._blk.serial
+        for view in views:
+            part = rest[: len(view)]
+            view[: len(part)] = part
+            rest = rest[len(part) :]
+
+    def _start(self, head: int, slot: Slot) -> None:
+        """Hand one request to the backend, first time or again."""
+        kind, _, _, _, offset, buffers, length, _, may_unmap = slot
+        if kind in (_IN, _OUT):
+            self._transfer(kind, offset, buffers, [head])
+            return
+        self.in_flight += 1
+        backend = self._blk.backend
+        done = self._dones[head] or self._make_done(head)
+        if kind == Kind.FLUSH:
+            backend.flush(done)
+        elif kind == Kind.DISCARD:
+            backend.discard(offset, length, done)
+        else:
+            if self._blk.flush_after_write:
+                done = partial(self._write_done, [head])
+            backend.write_zeroes(offset, length, may_unmap, done)
+
+    # -- from the backend ----------------------------------------------------------------------------------
+
+    def _complete(self, head: int, error: int) -> None:
+        """One request has ended: 0 or an errno."""
+        self.in_flight -= 1
+        slot = self._slots[head]
+        if slot is None or self.stale:
+            return
+        if error and not self._ignored(head, slot, error):
+            self._settle()
+            return
+        self._slots[head] = None
+        kind, status, status_at, used, offset, _, length, start, _ = slot
+        status[status_at] = 0
+        self._completed.append((head, used))
+        stats = self._blk.stats
+        if kind == _IN:
+            stats.rd_ops += 1
+            stats.rd_bytes += length
+            stats.rd_ns += monotonic_ns() - start
+        elif kind == _OUT:
+            stats.wr_ops += 1
+            stats.wr_bytes += length
+            stats.wr_ns += monotonic_ns() - start
+            if offset + length > stats.wr_highest_offset:
+                stats.wr_highest_offset = offset + length
+        else:
+            self._account_other(slot)
+        if not self._batching:
+            self._settle()
+
+    def _run_done(self, heads: list[int], error: int) -> None:
+        """A merged transfer has ended; its error is everyone's."""
+        batching, self._batching = self._batching, True
+        for head in heads:
+            self._complete(head, error)
+        self._batching = batching
+        if not batching:
+            self._settle()
+
+    def _write_done(self, heads: list[int], error: int) -> None:
+        """A write whose data must be durable before the driver is told (no write cache)."""
+        if error or self.stale:
+            self._run_done(heads, error)
+        else:
+            self._blk.backend.flush(partial(self._run_done, heads))
+
+    def _settle(self) -> None:
+        """After completions outside a batch: publish them now when nothing else is on its way, else soon, together."""
+        if self._batching:
+            return
+        if not self.in_flight:
+            self.flush()
+            if self._stop_done is not None:
+                self._stopped()
+            self._blk.check_idle()
+        elif self._completed and not self._flush_posted:
+            self._flush_posted = True
+            self._blk.ctx.loop.post(self.flush)
+
+    def flush(self) -> None:
+        """Publish what has completed, and interrupt if the driver wants it."""
+        self._flush_posted = False
+        completed = self._completed
+        if completed and not self.stale:
+            self._completed = []
+            ring = self.ring
+            ring.push_batch(completed)
+            if ring.publish():
+                self._blk.transport.interrupt_queue(self._index)
+
+    def _ignored(self, head: int, slot: Slot, error: int) -> bool:
+        """Apply rerror/werror to a failed request; True when it is to be reported as a success."""
+        blk, kind = self._blk, slot[0]
+        reading = kind == _IN
+        self._count_failed(kind)
+        policy = blk.rerror if reading else blk.werror
+        if policy == "enospc":
+            policy = "stop" if error == errno.ENOSPC else "report"
+        blk.ctx.events.emit(
+            BlockIoErrorEvent(
+                device=blk.drive.name,
+                node_name=blk.drive.node_name,
+                operation="read" if reading else "write",
+                action=policy,
+                nospace=error == errno.ENOSPC,
+                reason=os.strerror(error),
+                qom_path=blk.qom_path,
+            )
+        )
+        if policy == "ignore":
+            return True
+        if policy == "stop":
+            self.parked.append(head)
+            blk.ctx.requests.request_io_error_stop()
+        else:
+            self._slots[head] = None
+            slot[1][slot[2]] = Answer.IOERR
+            self._completed.append((head, slot[3]))
+        return False
+
+    # -- life ----------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """The VM runs again: retry what failed, take what waits."""
+        parked, self.parked = self.parked, []
+        for head in parked:
+            slot = self._slots[head]
+            if slot is not None and not self.closed:
+                self._start(head, slot)
+        self.kick()
+
+    def stop(self, done: Callable[[], None]) -> None:
+        self.closed = True
+        self.parked.clear()
+        self.flush()
+        self._stop_done = done
+        if not self.in_flight:
+            self._stopped()
+
+    def _stopped(self) -> None:
+        done, self._stop_done = self._stop_done, None
+        if self in self._blk.live:
+            self._blk.live.remove(self)
+        if done is not None:
+            done()
+
+    def abandon(self) -> None:
+        self.closed = self.stale = True
+
+    # -- statistics ----------------------------------------------------------------------------------------
+
+    def _account_other(self, slot: Slot) -> None:
+        stats, kind = self._blk.stats, slot[0]
+        elapsed = monotonic_ns() - slot[7]
+        if kind == Kind.FLUSH:
+            stats.flush_ops += 1
+            stats.flush_ns += elapsed
+        elif kind == Kind.DISCARD:
+            stats.unmap_ops += 1
+            stats.unmap_bytes += slot[6]
+            stats.unmap_ns += elapsed
+        else:
+            stats.wr_ops += 1
+            stats.wr_bytes += slot[6]
+            stats.wr_ns += elapsed
+
+    def _count_failed(self, kind: int) -> None:
+        stats = self._blk.stats
+        if kind == _IN:
+            stats.failed_rd += 1
+        elif kind == Kind.FLUSH:
+            stats.failed_flush += 1
+        elif kind == Kind.DISCARD:
+            stats.failed_unmap += 1
+        else:
+            stats.failed_wr += 1
+
+    def _count_invalid(self, kind: int) -> None:
+        stats = self._blk.stats
+        if kind == _IN:
+            stats.invalid_rd += 1
+        elif kind == Kind.DISCARD:
+            stats.invalid_unmap += 1
+        elif kind in (_OUT, Kind.WRITE_ZEROES):
+            stats.invalid_wr += 1

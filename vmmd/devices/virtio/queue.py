@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Split virtqueue, device side (virtio 1.2 §2.7): the three rings as cast views of guest RAM.
+
+A ``VirtQueue`` is made on activation and belongs to the event loop from then on; it takes no lock. Everything in the
+rings is hostile: each index is bounded where it is used, every descriptor is read once into Python integers, a walk
+over a chain takes at most ``size`` steps. A broken ring raises ``RingError``; the device then asks for a reset.
+
+This module is hot. ``pop_batch`` hands out chains as flat tuples of integers (see ``chain.py``) and has one fast
+case, a direct chain of three descriptors; ``push`` and ``publish`` store through the views only, so the guest never
+sees a torn index (docs/adr/0005).
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from vmmd.core.memory import GuestAddressError
+
+if TYPE_CHECKING:
+    from vmmd.core.memory import GuestMemory
+    from vmmd.devices.virtio.chain import Chain
+
+#: Descriptor flags (§2.7.5)
+DESC_NEXT = 1
+DESC_WRITE = 2
+DESC_INDIRECT = 4
+#: avail.flags: the driver wants no interrupts; used.flags: the device wants no notifications (§2.7.7, §2.7.10)
+AVAIL_NO_INTERRUPT = 1
+USED_NO_NOTIFY = 1
+
+#: The largest queue that PCI drivers may be offered (§2.7)
+QUEUE_SIZE_MAX = 32768
+
+_U32 = 0xFFFF_FFFF
+#: words of long chains after which ``pop_batch`` returns early: bounds the time of one dispatch (safety.md P5)
+_WORK_LIMIT = 4096
+_NOTHING: list[Chain] = []
+
+_barrier = threading.Lock()
+
+
+def fence() -> None:
+    """A full memory barrier (store → load), which x86 otherwise does not order.
+
+    # ORDERING: taking a lock is one locked instruction (0.2 µs); the lock is private to barriers and never waits long.
+    """
+    with _barrier:
+        pass
+
+
+class RingError(Exception):
+    """The driver broke a rule of the ring. Never leaves the device."""
+
+
+class VirtQueue:
+    """One enabled split virtqueue. Owner: the loop, from activation to deactivation."""
+
+    __slots__ = (
+        "_avail", "_avail_event", "_desc", "_elements", "_memory", "_used", "event_idx", "in_flight", "indirect",
+        "last_avail", "mask", "notify_on_empty", "signalled", "size", "used_index",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        size: int,
+        rings: tuple[int, int, int],
+        *,
+        event_idx: bool,
+        indirect: bool,
+        notify_on_empty: bool = False,
+    ) -> None:
+        """``rings``: guest addresses of the descriptor table, available ring and used ring. Raises RingError when
+        the size is no power of two up to 32768, or a ring is misaligned or not wholly in one RAM region."""
+        if not 0 < size <= QUEUE_SIZE_MAX or size & (size - 1):
+            raise RingError(f"queue size {size} is not a power of two up to {QUEUE_SIZE_MAX}")
+        desc_gpa, avail_gpa, used_gpa = rings
+        if desc_gpa & 15 or avail_gpa & 1 or used_gpa & 3:
+            raise RingError(f"rings at {desc_gpa:#x}, {avail_gpa:#x}, {used_gpa:#x} are misaligned")
+        self._memory = memory
+        self.size = size
+        self.mask = size - 1
+        self.event_idx = event_idx
+        self.indirect = indirect
+        self.notify_on_empty = notify_on_empty
+        try:
+            region = memory.find(desc_gpa, 16 * size)
+            start = (desc_gpa - region.gpa) >> 3
+            #: two 64-bit words per descriptor: address; length | flags << 32 | next << 48
+            self._desc = region.qwords[start : start + 2 * size]
+            region = memory.find(avail_gpa, 6 + 2 * size)
+            start = (avail_gpa - region.gpa) >> 1
+            #: flags, idx, ring[size], used_event
+            self._avail = region.words[start : start + 3 + size]
+            region = memory.find(used_gpa, 6 + 8 * size)
+            start = (used_gpa - region.gpa) >> 1
+            #: flags, idx, ring[size] of 8 bytes, avail_event
+            self._used = region.words[start : start + 3 + 4 * size]
+            start >>= 1
+            self._elements = region.dwords[start : start + 1 + 2 * size]
+        except GuestAddressError as error:
+            raise RingError(f"a ring is not in RAM: {error}") from None
+        self._avail_event = 2 + 4 * size
+        self.in_flight = 0  # popped, not yet pushed
+        self.last_avail = 0  # next entry of the available ring to look at
+        self.used_index = 0  # next entry of the used ring to fill, ahead of what is published
+        self.signalled = 0  # used index at the last decision about an interrupt
+
+    def resume_at(self, last_avail: int, used_index: int) -> None:
+        """Go on where an earlier object for the same rings stopped."""
+        self.last_avail = last_avail & 0xFFFF
+        self.used_index = self.signalled = used_index & 0xFFFF
+
+    def has_work(self) -> bool:
+        """True when the driver has made chains available that were not popped yet."""
+        return self._avail[1] != self.last_avail
+
+    def pop_batch(self, limit: int) -> list[Chain]:
+        """At most ``limit`` new chains, in order; empty when there is none. Raises RingError; chains before the
+        offending one are handed out first."""
+        avail = self._avail
+        last = self.last_avail
+        count = (avail[1] - last) & 0xFFFF
+        if not count:
+            return _NOTHING
+        size = self.size
+        if count > size - self.in_flight:
+            raise RingError(f"available index jumped by {count} with {self.in_flight} of {size} in flight")
+        # ORDERING: x86 does not reorder these loads with that of the index
+        first = 2 + (last & self.mask)
+        count = min(count, limit)
+        heads = avail[first : min(first + count, 2 + size)].tolist()
+        if len(heads) < count:
+            heads += avail[2 : 2 + count - len(heads)].tolist()
+        chains = self._read_chains(heads)
+        self.last_avail = (last + len(chains)) & 0xFFFF
+        self.in_flight += len(chains)
+        return chains
+
+    def _read_chains(self, heads: list[int]) -> list[Chain]:
+        desc, size = self._desc, self.size
+        chains: list[Chain] = []
+        work = 0
+        for head in heads:
+            if head < size:
+                word0 = desc[2 * head + 1]
+                second = word0 >> 48
+                if word0 >> 32 & 7 == DESC_NEXT and second < size:
+                    word1 = desc[2 * second + 1]
+                    third = word1 >> 48
+                    if word1 >> 32 & 5 == DESC_NEXT and third < size:
+                        word2 = desc[2 * third + 1]
+                        if word2 >> 32 & 7 == DESC_WRITE and word0 & _U32 and word1 & _U32 and word2 & _U32:
+                            chains.append((
+                                head, 1 if word1 >> 32 & DESC_WRITE else 2, desc[2 * head], word0 & _U32,
+                                desc[2 * second], word1 & _U32, desc[2 * third], word2 & _U32,
+                            ))  # fmt: skip
+                            continue
+            try:
+                chain = self._walk(head)
+                chains.append(chain)
+                work += len(chain)
+                if work > _WORK_LIMIT:
+                    break
+            except RingError:
+                if not chains:
+                    raise
+                break  # those before it first; the next pop meets the error again
+        return chains
+
+    def _walk(self, head: int) -> Chain:
+        """Any chain, descriptor by descriptor. Reads every word once."""
+        table: list[int] | memoryview = self._desc
+        entries = self.size
+        index = head
+        readable = 0
+        parts: list[int] = []
+        writing = in_table = False
+        for _ in range(self.size + 1):
+            if index >= entries:
+                raise RingError(f"descriptor index {index} of a table of {entries}")
+            gpa, word = table[2 * index], table[2 * index + 1]
+            flags = word >> 32 & 7
+            if flags & DESC_INDIRECT:
+                if in_table or flags & DESC_NEXT or not self.indirect:
+                    raise RingError("an indirect descriptor where none may be")
+                table = self._indirect_table(gpa, word & _U32)
+                entries, index, in_table = len(table) // 2, 0, True
+                continue
+            if not flags & DESC_WRITE:
+                if writing:
+                    raise RingError("a readable descriptor behind a writable one")
+                readable += 1 if word & _U32 else 0
+            else:
+                writing = True
+            if word & _U32:  # an empty buffer counts as a step and is gone
+                parts += (gpa, word & _U32)
+            if not flags & DESC_NEXT:
+                return (head, readable, *parts)
+            index = word >> 48
+        raise RingError(f"a chain longer than the queue size {self.size}")
+
+    def _indirect_table(self, gpa: int, length: int) -> list[int]:
+        """A copy of an indirect table (§2.7.5.3) as 64-bit words."""
+        if not length or length & 15 or length > 16 * self.size:
+            raise RingError(f"an indirect table of {length} bytes")
+        try:
+            if gpa & 7:
+                return memoryview(self._memory.read(gpa, length)).cast("Q").tolist()
+            region = self._memory.find(gpa, length)
+        except GuestAddressError as error:
+            raise RingError(f"an indirect table that is not in RAM: {error}") from None
+        start = (gpa - region.gpa) >> 3
+        return region.qwords[start : start + (length >> 3)].tolist()
+
+    def push(self, head: int, written: int) -> None:
+        """Give a chain back; ``written`` bytes of its writable part were filled. Seen by the guest after publish()."""
+        self.push_batch([(head, written)])
+
+    def push_batch(self, done: list[tuple[int, int]]) -> None:
+        """Give chains back: (head, bytes written) in the order of completion. Seen by the guest after publish()."""
+        index, mask, elements = self.used_index, self.mask, self._elements
+        for head, written in done:
+            slot = 1 + 2 * (index & mask)
+            elements[slot] = head
+            elements[slot + 1] = written
+            index += 1
+        self.used_index = index & 0xFFFF
+        self.in_flight -= len(done)
+
+    def publish(self) -> bool:
+        """Show pushed chains to the guest; True when it wants an interrupt for them (§2.7.7.2)."""
+        new, old = self.used_index, self.signalled
+        if new == old:
+            return False
+        # ORDERING: x86 keeps the order of stores: elements before the index
+        self._used[1] = new
+        self.signalled = new
+        fence()  # ORDERING: the index must be visible before the driver's wish is read (§2.7.13.4.1)
+        avail = self._avail
+        if self.notify_on_empty and not self.in_flight and avail[1] == self.last_avail:
+            return True
+        if self.event_idx:
+            return (new - avail[2 + self.size] - 1) & 0xFFFF < (new - old) & 0xFFFF
+        return not avail[0] & AVAIL_NO_INTERRUPT
+
+    def disable_notify(self) -> None:
+        """Ask the driver not to ring (a hint). With EVENT_IDX leaving avail_event behind does it."""
+        if not self.event_idx:
+            self._used[0] = USED_NO_NOTIFY
+
+    def enable_notify(self) -> bool:
+        """Ask the driver to ring for the next chain. True when one is there already: look again (§2.7.10)."""
+        if self.event_idx:
+            self._used[self._avail_event] = self.last_avail
+        else:
+            self._used[0] = 0
+        fence()  # ORDERING: our wish must be visible before the index is read again, or a chain sits unseen
+        return self._avail[1] != self.last_avail
