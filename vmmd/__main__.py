@@ -5,6 +5,12 @@ from __future__ import annotations
 
 import enum
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vmmd.options.draft import HelpRequested
 
 
 class ExitCode(enum.IntEnum):
@@ -17,23 +23,41 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     from vmmd.errors import VmmdError
     from vmmd.options import availability, cmdline
-    from vmmd.options import help as help_
     from vmmd.process import messages
 
     try:
-        text = help_.requested(arguments)
-        if text is not None:
-            sys.stdout.write(text)
-            return ExitCode.OK
         config = cmdline.parse(arguments)
         messages.timestamp = config.msg_timestamp
         availability.check(config)
+        for notice in config.notices:
+            messages.notice(notice)
         from vmmd.daemon import Daemon
 
         return Daemon(config).run()
+    except cmdline.HelpRequested as request:
+        return _help(request)
     except VmmdError as error:
         messages.error(str(error))
         return ExitCode.ERROR
+
+
+def _help(request: HelpRequested) -> int:
+    """Print the text that was asked for."""
+    from vmmd.errors import UsageError
+    from vmmd.options import help as help_texts
+    from vmmd.process import messages
+
+    def cpu_models() -> Iterable[str]:
+        from vmmd.kvm.cpuid import cpu_model_names
+
+        return cpu_model_names()
+
+    try:
+        sys.stdout.write(help_texts.render(request, cpu_models=cpu_models))
+    except UsageError as error:
+        messages.error(str(error))
+        return ExitCode.ERROR
+    return ExitCode.OK
 
 
 if __name__ == "__main__":

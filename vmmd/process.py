@@ -38,6 +38,10 @@ class Messages:
     def warning(self, text: str) -> None:
         self._write(f"{self._prefix()} warning: {text}")
 
+    def notice(self, text: str) -> None:
+        """A ready-made line, "warning: …" or "info: …"."""
+        self._write(f"{self._prefix()} {text}")
+
     def info(self, text: str) -> None:
         self._write(f"{self._prefix()} info: {text}")
 

@@ -66,8 +66,7 @@ class Builder:
         self._plan_memory()
 
     def _plan_globals(self) -> None:
-        from vmmd.core.registry import DEVICES, LATER, device_class
-        from vmmd.process import messages
+        from vmmd.core.registry import DEVICES, device_class
 
         for each in self.config.globals:
             if each.driver in _KERNEL_PARTS:
@@ -84,9 +83,6 @@ class Builder:
                 cls = device_class(each.driver)
                 assert cls is not None
                 device_plan.new_props(cls, [each])
-            elif each.driver not in LATER:
-                # QEMU-COMPAT: a warning, not an error
-                messages.warning(f"global {each.driver}.{each.property} has invalid class name")
 
     def _plan_chardev_users(self) -> None:
         """One chardev, one user; monitors count."""

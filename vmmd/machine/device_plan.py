@@ -49,7 +49,16 @@ def find_class(driver: str) -> type[Device]:
 
 
 def plan(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> DevicePlan:
-    """Check driver and properties. Raises UsageError; has no side effects."""
+    """Check driver and properties. Raises UsageError, which starts with the option; has no side effects."""
+    try:
+        return _checked(options, globals_)
+    except UsageError as error:
+        if error.desc.startswith("-device "):
+            raise
+        raise UsageError(f"-device {options.driver}: {error.desc}", error.hint) from error
+
+
+def _checked(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> DevicePlan:
     cls = find_class(options.driver)
     props = new_props(cls, globals_)
     for key, value in options.items:
