@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A machine without KVM for unit tests: ``make_context()`` gives a DeviceContext of recording fakes.
 
-    machine = make_context()
-    device = IsaSerial(props(IsaSerial, chardev="c0"), machine.ctx)
-    device.plug()
-    machine.pio.write(0x3F8, 1, 0x41)
-    machine.clock.advance(1_000_000)
-    assert machine.interrupts.levels[4] == 1
+machine = make_context()
+device = IsaSerial(props(IsaSerial, chardev="c0"), machine.ctx)
+device.plug()
+machine.pio.write(0x3F8, 1, 0x41)
+machine.clock.advance(1_000_000)
+assert machine.interrupts.levels[4] == 1
 """
 
 from __future__ import annotations
