@@ -194,15 +194,12 @@ class I8042(Device):
         self._ram[0] = value & 0xFF
         if value & CB_SYSTEM:
             self._status |= STATUS_SYSTEM
-        else:
-            self._status &= ~STATUS_SYSTEM
         self._update_irqs()
 
     def _self_test(self) -> None:
         self._queue.clear()
         self._lower()
-        self._ram[0] |= CB_SYSTEM
-        self._status |= STATUS_SYSTEM
+        self._status |= STATUS_SYSTEM  # QEMU-COMPAT: the command byte does not change
         self._answer(SELF_TEST_PASSED)
 
     def _set_output_port(self, value: int) -> None:
