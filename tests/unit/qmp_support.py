@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A monitor without a guest for the QMP tests: the real Vm, server and loop port; fake vCPUs and disks.
+
+``Monitor`` runs it on its own thread, so that tests talk to it over sockets like any client. ``python -m
+tests.unit.qmp_support PATH`` serves PATH until ``quit``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import socket
+import sys
+import tempfile
+import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import uvloop
+
+from vmmd.core.address_space import IoRange
+from vmmd.core.backend import BlockStats
+from vmmd.core.memory import make_region
+from vmmd.eventloop import EventLoopPort
+from vmmd.machine.memory_map import Slot
+from vmmd.machine.vm import Vm
+from vmmd.qmp.server import QmpServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmmd.core.notify import LoopPort
+
+RAM_BYTES = 1 << 20
+UUID = "11111111-2222-3333-4444-555555555555"
+
+
+class FakeCpu(NamedTuple):
+    index: int
+    thread_id: int
+    qom_path: str
+    halted: bool
+    socket_id: int
+    die_id: int
+    core_id: int
+    core_thread_id: int
+
+
+class FakeCpus:
+    """Two vCPUs at rest whose page tables map one to one below 1 GiB."""
+
+    all_parked = True
+
+    def __init__(self) -> None:
+        self.infos = tuple(
+            FakeCpu(i, 1000 + i, f"/machine/unattached/device[{i}]", False, 0, 0, i, 0) for i in range(2)
+        )
+
+    def registers(self, index: int) -> dict[str, int]:
+        return {"rax": 0x1234, "rip": 0xFFF0, "rflags": 2, "cs": 0xF000, "cs_base": 0xFFFF_0000, "cs_limit": 0xFFFF}
+
+    def registers_text(self, index: int) -> str:
+        return "EAX=00001234\n"
+
+    def translate(self, index: int, gva: int) -> int | None:
+        return gva if gva < 1 << 30 else None
+
+    def run_on_vcpu(self, index: int, function: Callable[..., object], done: Callable[..., None]) -> None:
+        raise AssertionError("these vCPUs are parked")
+
+    def pause(self, done: Callable[[], None]) -> None:
+        done()
+
+    def resume(self) -> None:
+        """Nothing runs."""
+
+    def hold(self) -> None:
+        """Nothing runs."""
+
+    def release(self) -> None:
+        """Nothing runs."""
+
+
+class FakeDisk:
+    """A raw image behind virtio-blk."""
+
+    name = "d0"
+    node_name = "#block137"
+    qdev = "/machine/peripheral/disk0/virtio-backend"
+    inserted = True
+    removable = False
+    io_status = "ok"
+    driver = "raw"
+    filename = "/images/d.img"
+    protocol_driver = "file"
+    protocol_node_name = "#block051"
+    virtual_size = 1 << 20
+    actual_size = 0
+    read_only = False
+    cache_direct = True
+    cache_no_flush = False
+    cache_writeback = True
+    detect_zeroes = "off"
+
+    def __init__(self) -> None:
+        self.stats = BlockStats()
+
+
+class FakeVm(Vm):
+    """The real run-state machinery around the fakes."""
+
+    name = "foo"
+    uuid = UUID
+
+    def __init__(self, loop: LoopPort) -> None:
+        config: Any = SimpleNamespace(no_shutdown=False, no_reboot=False)
+        super().__init__(config, loop)
+        self.kvm_present = self.kvm_enabled = True
+        self.cpus: Any = FakeCpus()
+        disk = FakeDisk()
+        self.block: Any = SimpleNamespace(query=lambda: [disk])
+        self.chardevs: Any = {"c0": SimpleNamespace(filename="null", frontend_open=True)}
+        self._map = mmap.mmap(-1, RAM_BYTES)
+        hva = 0x7F00_0000_0000
+        self.memory.publish([make_region(0, memoryview(self._map), hva, "pc.ram")])
+        slots = [Slot(0, RAM_BYTES, hva, False, "pc.ram")]
+        self.memory_map: Any = SimpleNamespace(rom=None, slots=lambda: slots)
+        self.mmio.add(
+            IoRange(0xFEE00000, 0x1000, lambda _o, size: (1 << 8 * size) - 1, lambda _o, _s, _v: None, name="apic")
+        )
+        self.pio.add(IoRange(0x70, 2, lambda _o, _s: 0, lambda _o, _s, _v: None, name="rtc"))
+
+
+class Monitor:
+    """A FakeVm and its QmpServer on a thread with uvloop."""
+
+    def __init__(self, path: str | None = None, **listen: Any) -> None:
+        self.directory = tempfile.mkdtemp(prefix="vmmd-test-qmp-")
+        self.path = path or os.path.join(self.directory, "monitor.sock")
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(self.path)
+        sock.listen(64)
+        self.port = EventLoopPort()
+        self.vm = FakeVm(self.port)
+        self.server = QmpServer(self.vm, self.port)
+        self.listener = self.server.listen(sock, **listen)
+        self.vm.events.sink = self.server
+        self.vm.on_end = self._end
+        self.exit_status: int | None = None
+        self._stop: asyncio.Event | None = None
+        self._ready = threading.Event()
+        self.thread = threading.Thread(target=self._serve, name="monitor")
+        self.thread.start()
+        self._ready.wait(10)
+
+    def _serve(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._main())
+
+    async def _main(self) -> None:
+        self._stop = asyncio.Event()
+        self.port.bind(asyncio.get_running_loop())
+        self._ready.set()
+        await self._stop.wait()
+        self.server.close()
+
+    def _end(self, status: int) -> None:
+        self.exit_status = status
+        assert self._stop is not None
+        self._stop.set()
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Run a function on the loop thread and return its result."""
+        box: list[Any] = []
+        done = threading.Event()
+
+        def run() -> None:
+            box.append(function())
+            done.set()
+
+        self.port.post(run)
+        assert done.wait(10)
+        return box[0]
+
+    def connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(10)
+        sock.connect(self.path)
+        return sock
+
+    def close(self) -> None:
+        if self.thread.is_alive():
+            self.port.post(self._end, 0)
+            self.thread.join(10)
+        for name in os.listdir(self.directory):
+            os.unlink(os.path.join(self.directory, name))
+        os.rmdir(self.directory)
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+if __name__ == "__main__":
+    Monitor(sys.argv[1]).thread.join()

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One monitor client: reads requests, runs them in order, writes replies and events. Loop thread only.
+
+Bounds: input is read only while nothing waits to be run; output that the client does not take stops the reading, so at
+most one reply is ever held; events for a client that does not read are dropped, oldest first, and counted: when it
+reads again it gets ``__org.vmmd_EVENT_OVERFLOW`` with the count in the place of the lost ones.
+
+Requests run one at a time. With the capability ``oob`` up to 8 wait behind the one that runs, and out-of-band requests
+among them are served at once. A handler that is a coroutine becomes a task; all others are called directly.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, cast
+
+from vmmd.errors import VmmdError
+from vmmd.qmp.registry import COMMANDS, Context, invoke, load
+from vmmd.qmp.session import NO_ID, QmpSession, error_reply, success_reply
+from vmmd.qmp.wire import MAX_REPLY_BYTES, JsonSplitter, ParseFault, decode, decode_simple, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from vmmd.core.notify import LoopPort
+    from vmmd.qmp.session import Request
+    from vmmd.qmp.streams import Stream
+    from vmmd.qmp.vm_api import VmApi
+
+log = logging.getLogger("vmmd.qmp")
+
+#: in-band requests that wait when out-of-band is enabled (QEMU: 8)
+OOB_QUEUE = 8
+#: replies are gathered up to this size into one write
+BATCH_BYTES = 1 << 16
+#: events held for a client that does not read
+MAX_HELD_EVENTS = 256
+MAX_HELD_BYTES = 1 << 18
+
+OVERFLOW_EVENT = "__org.vmmd_EVENT_OVERFLOW"
+
+
+class Connection:
+    """A client of a monitor."""
+
+    def __init__(
+        self, vm: VmApi, loop: LoopPort, stream: Stream, on_closed: Callable[[Connection], None], pretty: bool = False
+    ) -> None:
+        self.pretty = pretty
+        self.closed = False
+        self._vm = vm
+        self._loop = loop
+        self._stream = stream
+        self._on_closed = on_closed
+        self._splitter = JsonSplitter()
+        self.session = QmpSession(COMMANDS)
+        self._context = Context(vm, self.session)
+        self._inbox: deque[object] = deque()  # messages (or ParseFaults) that have arrived
+        self._queue: deque[object] = deque()  # those that have been admitted and wait for their turn
+        self._busy = False  # a coroutine handler runs
+        self._ended = False  # the client sends no more
+        self._reading = False
+        self._pumping = False
+        self._batch: list[bytes] = []
+        self._batch_bytes = 0
+        self._unsent: bytes | memoryview = b""  # not empty: the client does not keep up
+        self._held: deque[tuple[bytes, bool]] = deque()  # (message, is event) behind it
+        self._held_events = 0
+        self._held_bytes = 0
+        self._dropped = 0
+
+    def start(self, greeting: bytes) -> None:
+        """Send ``greeting`` (empty: it has been sent) and begin to read."""
+        if greeting:
+            self._send(greeting)
+        self._set_reading(not self.closed)
+
+    def close(self) -> None:
+        """Give everything back; what can be written without waiting is. Idempotent."""
+        if self.closed:
+            return
+        if not self._unsent:
+            self._flush()
+        if self.closed:
+            return
+        self._set_reading(False)
+        if self._unsent:
+            self._loop.remove_writer(self._stream.write_fd)
+        self.closed = True
+        self._stream.close()
+        self._inbox.clear()
+        self._queue.clear()
+        self._held.clear()
+        self._on_closed(self)
+
+    # -- input -----------------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        try:
+            data = self._stream.read()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._ended = True
+            self._set_reading(False)
+            self._close_if_done()
+            return
+        if self._splitter.idle and not self._busy and not self._unsent:
+            message = decode_simple(data)
+            if message is not None:  # the usual case: one command, all at once
+                self._run(message)
+                return
+        self._take(data)
+        self._pump()
+
+    def _take(self, data: bytes) -> None:
+        """Cut what has arrived into messages."""
+        inbox = self._inbox
+        splitter = self._splitter
+        rest = data
+        while rest and splitter.idle:
+            line, newline, rest = rest.partition(b"\n")
+            message = decode_simple(line)
+            if message is not None:
+                inbox.append(message)
+            else:
+                self._split(line + newline)
+        if rest:
+            self._split(rest)
+
+    def _split(self, data: bytes) -> None:
+        for text in self._splitter.feed(data):
+            if isinstance(text, ParseFault):
+                self._inbox.append(text)
+                continue
+            try:
+                self._inbox.append(decode(text))
+            except ParseFault as fault:
+                self._inbox.append(fault)
+
+    def _pump(self) -> None:
+        """Run what may run now, then decide whether to read on."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while not self._unsent and not self.closed and self._pump_one():
+                if self._batch_bytes >= BATCH_BYTES:
+                    self._flush()
+        finally:
+            self._pumping = False
+        if self._batch and not self._unsent:
+            self._flush()
+        if not self.closed:
+            self._set_reading(not self._inbox and not self._unsent and not self._ended)
+            self._close_if_done()
+
+    def _pump_one(self) -> bool:
+        if self._queue and not self._busy:
+            self._run(self._queue.popleft())
+            return True
+        if not self._inbox:
+            return False
+        if self.session.oob:
+            if len(self._queue) >= OOB_QUEUE:
+                return False
+            message = self._inbox.popleft()
+            if isinstance(message, dict) and "exec-oob" in message:
+                self._run(message)
+            else:
+                self._queue.append(message)
+            return True
+        if self._busy:
+            return False
+        self._run(self._inbox.popleft())
+        return True
+
+    def _close_if_done(self) -> None:
+        if self._ended and not (self._busy or self._inbox or self._queue or self._unsent):
+            self.close()
+
+    def _set_reading(self, wanted: bool) -> None:
+        if wanted is not self._reading:
+            self._reading = wanted
+            if wanted:
+                self._loop.add_reader(self._stream.read_fd, self._readable)
+            else:
+                self._loop.remove_reader(self._stream.read_fd)
+
+    # -- execution -------------------------------------------------------------------------------------------------
+
+    def _run(self, message: object) -> None:
+        """Execute one message and reply, now or, for a coroutine handler, later."""
+        if isinstance(message, ParseFault):
+            self._reply(error_reply("GenericError", message.desc))
+            return
+        if not COMMANDS:
+            load()
+        request = self.session.receive(message)
+        if isinstance(request, dict):
+            self._reply(request)
+            return
+        try:
+            result = invoke(self._context, request)
+        except Exception as error:
+            self._reply(_failure(error, request))
+            return
+        if type(result) is CoroutineType:
+            self._busy = True
+            coroutine = cast("Coroutine[Any, Any, object]", result)
+            self._loop.spawn(self._finish(request, coroutine), f"qmp {request.spec.name}")
+        else:
+            self._reply(success_reply(result, request.id), request)
+
+    async def _finish(self, request: Request, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Await a handler and reply in the same step, so that ``quit`` answers before the process ends."""
+        try:
+            reply = success_reply(await coroutine, request.id)
+        except Exception as error:
+            reply = _failure(error, request)
+        self._busy = False
+        self._reply(reply, request)
+        self._pump()
+
+    def _reply(self, reply: dict[str, object], request: Request | None = None) -> None:
+        try:
+            data = encode(reply, self.pretty)
+        except (TypeError, ValueError) as error:
+            data = encode(
+                error_reply("GenericError", "The reply is not JSON: a bug of vmmd", _id_of(request)), self.pretty
+            )
+            log.error("unencodable reply: %s", error, exc_info=error)
+        if len(data) > MAX_REPLY_BYTES:
+            data = encode(error_reply("GenericError", "The reply is larger than 10 MiB", _id_of(request)), self.pretty)
+        self._send(data)
+
+    # -- output ----------------------------------------------------------------------------------------------------
+
+    def send_event(self, data: bytes) -> None:
+        """Send an encoded event to a negotiated client; it may be dropped when the client does not read."""
+        if not self._unsent:
+            self._send(data)
+            return
+        self._held.append((data, True))
+        self._held_events += 1
+        self._held_bytes += len(data)
+        while self._held_events > MAX_HELD_EVENTS or (self._held_bytes > MAX_HELD_BYTES and self._held_events > 1):
+            self._drop_oldest_event()
+
+    def _drop_oldest_event(self) -> None:
+        for index, (data, is_event) in enumerate(self._held):
+            if is_event:
+                del self._held[index]
+                self._held_events -= 1
+                self._held_bytes -= len(data)
+                self._dropped += 1
+                return
+
+    def _send(self, data: bytes) -> None:
+        if self.closed:
+            return
+        if self._unsent:
+            self._held.append((data, False))
+            return
+        self._batch.append(data)
+        self._batch_bytes += len(data)
+        if not self._pumping:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write the batch; what the client does not take now waits in ``_unsent``."""
+        batch = self._batch
+        if not batch:
+            return
+        data = batch[0] if len(batch) == 1 else b"".join(batch)
+        batch.clear()
+        self._batch_bytes = 0
+        if not self._write(data):
+            return
+        if self._unsent:
+            self._set_reading(False)
+            self._loop.add_writer(self._stream.write_fd, self._writable)
+
+    def _write(self, data: bytes | memoryview) -> bool:
+        try:
+            taken = self._stream.write(data)
+        except (BlockingIOError, InterruptedError):
+            taken = 0
+        except OSError:
+            self._broken()
+            return False
+        self._unsent = memoryview(data)[taken:] if taken < len(data) else b""
+        return True
+
+    def _broken(self) -> None:
+        """The client is gone: nothing more can be written."""
+        if self._unsent:
+            self._loop.remove_writer(self._stream.write_fd)
+            self._unsent = b""
+        self._batch.clear()
+        self.close()
+
+    def _writable(self) -> None:
+        if not self._write(self._unsent) or self._unsent:
+            return
+        self._loop.remove_writer(self._stream.write_fd)
+        self._release_held()
+        self._pump()
+
+    def _release_held(self) -> None:
+        """The client reads again: put what was held, and the count of what was lost, into the batch."""
+        lost = self._dropped
+        for data, is_event in self._held:
+            if lost and is_event:
+                self._batch.append(_overflow(lost, self.pretty))
+                lost = 0
+            self._batch.append(data)
+        self._held.clear()
+        self._dropped = self._held_events = self._held_bytes = 0
+        self._flush()
+
+
+def _overflow(dropped: int, pretty: bool) -> bytes:
+    from vmmd.qmp.events import event_message, wall_clock_ns
+
+    return encode(event_message(OVERFLOW_EVENT, {"dropped": dropped}, wall_clock_ns()), pretty)
+
+
+def _id_of(request: Request | None) -> object:
+    return NO_ID if request is None else request.id
+
+
+def _failure(error: Exception, request: Request) -> dict[str, object]:
+    """The error reply for what a handler raised; a bug is logged with its traceback and gets a general text."""
+    if isinstance(error, VmmdError):
+        return error_reply(error.qmp_class, str(error), request.id)
+    log.error("command %s failed", request.spec.name, exc_info=error)
+    return error_reply("GenericError", f"Internal error in {request.spec.name}: {type(error).__name__}", request.id)

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looking at guest memory from the monitor: ``x``, ``xp``, and the way GVA → GPA → HVA → HPA."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING
+
+from vmmd.core.memory import GuestAddressError
+from vmmd.qmp.hmp_args import U64, ArgumentError, cell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmmd.qmp.hmp_args import Format
+    from vmmd.qmp.vm_api import SlotApi, VmApi
+
+#: most items of one dump; more would hold up the loop
+MAX_ITEMS = 1 << 16
+_PAGE = 4096
+_LINE_BYTES = {1: 8, 2: 16, 4: 16, 8: 16}
+_ITEM = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_PAGEMAP_PRESENT = 1 << 63
+_PAGEMAP_PFN = (1 << 55) - 1
+
+
+def dump(address: int, wanted: Format, read: Callable[[int, int, int], bytes | None]) -> str:
+    """The text of ``x`` and ``xp``; ``read(address, length, item_size)`` is None where there is no memory."""
+    if wanted.letter == "i":
+        raise ArgumentError("format 'i' (instructions) is not available in this version")
+    if wanted.items > MAX_ITEMS:
+        raise ArgumentError(f"at most {MAX_ITEMS} items are shown at once")
+    lines = []
+    left = wanted.items * wanted.size
+    while left:
+        length = min(left, _LINE_BYTES[wanted.size])
+        data = read(address, length, wanted.size)
+        if data is None:
+            lines.append(f"{address:016x}: Cannot access memory")
+            break
+        items = struct.unpack(f"<{length // wanted.size}{_ITEM[wanted.size]}", data)
+        lines.append(f"{address:016x}: " + " ".join(cell(item, wanted.letter, wanted.size) for item in items))
+        address = (address + length) & U64
+        left -= length
+    return "".join(f"{line}\n" for line in lines)
+
+
+class PhysicalMemory:
+    """Guest-physical addresses as the vCPUs see them."""
+
+    def __init__(self, vm: VmApi) -> None:
+        self._vm = vm
+
+    def slot(self, gpa: int) -> SlotApi | None:
+        """The RAM or ROM at an address."""
+        memory_map = self._vm.memory_map
+        for slot in () if memory_map is None else memory_map.slots():
+            if slot.gpa <= gpa < slot.gpa + slot.size_bytes:
+                return slot
+        return None
+
+    def read(self, gpa: int, length: int, item_size: int = 1) -> bytes | None:
+        """Bytes of RAM, ROM or device registers (read as items); None when something of it is not there."""
+        data = b""
+        while len(data) < length:
+            slot = self.slot(gpa)
+            if slot is None:
+                rest = self._registers(gpa, length - len(data), item_size)
+                return None if rest is None else data + rest
+            take = min(length - len(data), slot.gpa + slot.size_bytes - gpa)
+            part = self._host_bytes(slot.hva + gpa - slot.gpa, take)
+            if part is None:
+                return None
+            data += part
+            gpa += take
+        return data
+
+    def _host_bytes(self, hva: int, length: int) -> bytes | None:
+        for region in self._vm.memory.regions:
+            offset = hva - region.hva
+            if offset >= 0 and offset + length <= region.size_bytes:
+                return bytes(region.bytes_[offset : offset + length])
+        rom = self._vm.memory_map.rom if self._vm.memory_map is not None else None
+        if rom is not None and hva - rom.hva >= 0 and hva - rom.hva + length <= len(rom.view):
+            return bytes(rom.view[hva - rom.hva : hva - rom.hva + length])
+        return None
+
+    def _registers(self, gpa: int, length: int, item_size: int) -> bytes | None:
+        """As a vCPU would read them, side effects included, as in QEMU."""
+        data = b""
+        with self._vm.lock:
+            for offset in range(0, length, item_size):
+                if self._vm.mmio.find(gpa + offset) is None:
+                    return None
+                data += self._vm.mmio.read(gpa + offset, item_size).to_bytes(item_size, "little")
+        return data
+
+    # -- GPA → HVA → HPA -------------------------------------------------------------------------------------------
+
+    def locate(self, gpa: int) -> tuple[str, int] | str:
+        """(name of the memory, host virtual address), or the sentence that says why there is none."""
+        slot = self.slot(gpa)
+        if slot is not None:
+            return slot.name, slot.hva + gpa - slot.gpa
+        if self._vm.mmio.find(gpa) is not None:
+            return f"Memory at address 0x{gpa:x} is not RAM"
+        return f"No memory is mapped at address 0x{gpa:x}"
+
+    def gpa2hva(self, gpa: int) -> str:
+        found = self.locate(gpa)
+        if isinstance(found, str):
+            return found + "\n"
+        name, hva = found
+        return f"Host virtual address for 0x{gpa:x} ({name}) is 0x{hva:x}\n"
+
+    def gpa2hpa(self, gpa: int) -> str:
+        found = self.locate(gpa)
+        if isinstance(found, str):
+            return found + "\n"
+        name, hva = found
+        try:
+            hpa = host_physical(hva)
+        except OSError as error:
+            return f"Error: could not read /proc/self/pagemap: {os.strerror(error.errno or 0)}\n"
+        if hpa is None:
+            return (
+                "Error: the page is not in the host's memory (never touched, swapped out, or hidden from this user)\n"
+            )
+        return f"Host physical address for 0x{gpa:x} ({name}) is 0x{hpa:x}\n"
+
+
+def host_physical(hva: int) -> int | None:
+    """Host physical address of a page of this process (Linux pagemap.rst); None when it has none, or without
+    CAP_SYS_ADMIN. Raises OSError."""
+    fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        (entry,) = struct.unpack("=Q", os.pread(fd, 8, hva // _PAGE * 8).ljust(8, b"\0"))
+    finally:
+        os.close(fd)
+    frame: int = entry & _PAGEMAP_PFN
+    if not entry & _PAGEMAP_PRESENT or not frame:
+        return None
+    return frame * _PAGE + hva % _PAGE
+
+
+def virtual_reader(
+    physical: PhysicalMemory, translate: Callable[[int], int | None]
+) -> Callable[[int, int, int], bytes | None]:
+    """A ``read`` for ``dump`` that goes through the vCPU's page tables, page by page."""
+
+    def read(gva: int, length: int, item_size: int) -> bytes | None:
+        data = b""
+        while len(data) < length:
+            gpa = translate(gva)
+            if gpa is None:
+                return None
+            take = min(length - len(data), _PAGE - gva % _PAGE)
+            try:
+                part = physical.read(gpa, take, min(item_size, take))
+            except GuestAddressError:
+                return None
+            if part is None:
+                return None
+            data += part
+            gva += take
+        return data
+
+    return read

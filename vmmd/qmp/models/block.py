@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QAPI types of disks."""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+ImageInfo = TypedDict(
+    "ImageInfo",
+    {
+        "filename": str,
+        "format": str,
+        "virtual-size": int,
+        "actual-size": NotRequired[int],
+        "dirty-flag": NotRequired[bool],
+    },
+)
+"""The image behind a node."""
+
+BlockdevCacheInfo = TypedDict("BlockdevCacheInfo", {"writeback": bool, "direct": bool, "no-flush": bool})
+"""Cache mode of a disk."""
+
+BlockDeviceInfo = TypedDict(
+    "BlockDeviceInfo",
+    {
+        "file": str,
+        "node-name": NotRequired[str],
+        "ro": bool,
+        "drv": str,
+        "backing_file_depth": int,
+        "encrypted": bool,
+        "detect_zeroes": Literal["off", "on", "unmap"],
+        "bps": int,
+        "bps_rd": int,
+        "bps_wr": int,
+        "iops": int,
+        "iops_rd": int,
+        "iops_wr": int,
+        "image": ImageInfo,
+        "cache": BlockdevCacheInfo,
+        "write_threshold": int,
+    },
+)
+"""What is in a drive."""
+
+BlockInfo = TypedDict(
+    "BlockInfo",
+    {
+        "device": str,
+        "qdev": NotRequired[str],
+        "type": str,
+        "removable": bool,
+        "locked": bool,
+        "inserted": NotRequired[BlockDeviceInfo],
+        "io-status": NotRequired[Literal["ok", "failed", "nospace"]],
+    },
+)
+"""A drive and what is in it."""
+
+
+class BlockDeviceStats(TypedDict):
+    """Counters of a disk since the start."""
+
+    rd_bytes: int
+    wr_bytes: int
+    unmap_bytes: int
+    rd_operations: int
+    wr_operations: int
+    flush_operations: int
+    unmap_operations: int
+    rd_total_time_ns: int
+    wr_total_time_ns: int
+    flush_total_time_ns: int
+    unmap_total_time_ns: int
+    wr_highest_offset: int
+    rd_merged: int
+    wr_merged: int
+    unmap_merged: int
+    idle_time_ns: NotRequired[int]
+    failed_rd_operations: int
+    failed_wr_operations: int
+    failed_flush_operations: int
+    failed_unmap_operations: int
+    invalid_rd_operations: int
+    invalid_wr_operations: int
+    invalid_flush_operations: int
+    invalid_unmap_operations: int
+    account_invalid: bool
+    account_failed: bool
+    timed_stats: list[object]
+
+
+BlockStats = TypedDict(
+    "BlockStats",
+    {
+        "device": NotRequired[str],
+        "qdev": NotRequired[str],
+        "node-name": NotRequired[str],
+        "stats": BlockDeviceStats,
+        "parent": NotRequired["BlockStats"],
+    },
+)
+"""Counters of a disk and of the node below it."""

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of QMP commands. A command is declared once, at its handler:
+
+    @command("query-status", since="0.14")
+    def query_status(ctx: Context) -> StatusInfo:
+        '''The run state.'''
+
+From the declaration follow: ``query-commands``, argument checking (the signature: keyword-only parameters are the QMP
+arguments, ``cpu_index`` is ``cpu-index``, a default makes it optional), and the return type that tests check replies
+against and that introspection will publish. Handlers run on the loop; one that may wait is ``async``. They return plain
+dicts typed by the TypedDicts in ``models``. Neither the declarations nor a command without arguments needs pydantic,
+which costs 50 ms to import: ``arguments`` loads it when the first command with arguments is sent.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, TypeVar
+
+from vmmd.errors import StateError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmmd.qmp.session import QmpSession, Request
+    from vmmd.qmp.vm_api import VmApi
+    from vmmd.runstate import RunState
+
+F = TypeVar("F", bound="Callable[..., object]")
+
+#: one module per QAPI module, here and in ``models``
+MODULES = ("control", "misc", "machine", "run_state", "char", "block", "pci")
+
+COMMANDS: dict[str, CommandSpec] = {}
+
+
+class Context:
+    """What a handler works with: the machine, and the session that asks."""
+
+    __slots__ = ("session", "vm")
+
+    def __init__(self, vm: VmApi, session: QmpSession) -> None:
+        self.vm = vm
+        self.session = session
+
+
+class CommandSpec:
+    """One command."""
+
+    __slots__ = ("argument_check", "handler", "module", "name", "oob", "since", "states")
+
+    def __init__(
+        self, name: str, handler: Callable[..., object], since: str, states: frozenset[RunState] | None, oob: bool
+    ) -> None:
+        self.name = name
+        self.handler = handler
+        self.since = since
+        self.states = states  # None: any
+        self.oob = oob
+        self.module = handler.__module__.rpartition(".")[2]
+        #: made by ``arguments`` when the first request with arguments comes
+        self.argument_check: Callable[[dict[str, object]], dict[str, object]] | None = None
+
+    @property
+    def doc(self) -> str:
+        return self.handler.__doc__ or ""
+
+    @property
+    def has_arguments(self) -> bool:
+        """True when the command takes arguments (keyword-only parameters of the handler)."""
+        return self.handler.__code__.co_kwonlyargcount > 0
+
+    @property
+    def needs_arguments(self) -> bool:
+        """True when an argument has no default."""
+        return self.handler.__code__.co_kwonlyargcount > len(self.handler.__kwdefaults__ or ())
+
+
+def command(name: str, *, since: str, states: frozenset[RunState] | None = None, oob: bool = False) -> Callable[[F], F]:
+    """Declare the handler of QMP command ``name``. ``since``: QEMU's first with it; ``states``: where legal."""
+
+    def register(handler: F) -> F:
+        COMMANDS[name] = CommandSpec(name, handler, since, states, oob)
+        return handler
+
+    return register
+
+
+def load() -> dict[str, CommandSpec]:
+    """Import every command module (once) and return the table."""
+    if not COMMANDS:
+        for module in MODULES:
+            importlib.import_module(f"vmmd.qmp.commands.{module}")
+    return COMMANDS
+
+
+def invoke(ctx: Context, request: Request) -> object:
+    """Check state and arguments, then call the handler: its result, or a coroutine. Raises VmmdError."""
+    spec = request.spec
+    if spec.states is not None and ctx.vm.runstate.state not in spec.states:
+        legal = ", ".join(sorted(state.value for state in spec.states))
+        raise StateError(
+            f"{spec.name} is not possible in state '{ctx.vm.runstate.state.value}'", f"possible in: {legal}"
+        )
+    arguments = request.arguments
+    if not arguments and not spec.needs_arguments:
+        return spec.handler(ctx)
+    if not spec.has_arguments:
+        raise UsageError(f"Parameter '{next(iter(arguments))}' is unexpected")
+    check = spec.argument_check
+    if check is None:
+        from vmmd.qmp.arguments import argument_check
+
+        check = spec.argument_check = argument_check(spec)
+    return spec.handler(ctx, **check(arguments))

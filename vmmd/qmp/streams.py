@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Non-blocking byte streams under a monitor: a connected socket, or a pair of file descriptors (stdio, pty)."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import socket
+
+#: most bytes taken by one read
+READ_BYTES = 65536
+
+
+class Stream(Protocol):
+    """What a connection needs. All calls on the loop thread."""
+
+    @property
+    def read_fd(self) -> int: ...
+    @property
+    def write_fd(self) -> int: ...
+
+    def read(self) -> bytes:
+        """Some bytes; b"" at the end. Raises BlockingIOError when there are none now, OSError when broken."""
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write without waiting; returns how much was taken. Raises BlockingIOError or OSError."""
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+
+
+class SocketStream:
+    """A connected stream socket."""
+
+    __slots__ = ("_socket", "read_fd", "write")
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self.read_fd = sock.fileno()
+        self.write = sock.send  # SIGPIPE is ignored by the interpreter
+
+    @property
+    def write_fd(self) -> int:
+        return self.read_fd
+
+    def read(self) -> bytes:
+        return self._socket.recv(READ_BYTES)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class FdStream:
+    """A pair of descriptors, which may be the same (pty) and stay open when ``owned`` is False (stdio)."""
+
+    __slots__ = ("_owned", "read_fd", "write_fd")
+
+    def __init__(self, read_fd: int, write_fd: int, *, owned: bool) -> None:
+        os.set_blocking(read_fd, False)
+        os.set_blocking(write_fd, False)
+        self.read_fd = read_fd
+        self.write_fd = write_fd
+        self._owned = owned
+
+    def read(self) -> bytes:
+        return os.read(self.read_fd, READ_BYTES)
+
+    def write(self, data: bytes | memoryview) -> int:
+        return os.write(self.write_fd, data)
+
+    def close(self) -> None:
+        if self._owned:
+            for fd in {self.read_fd, self.write_fd}:
+                os.close(fd)

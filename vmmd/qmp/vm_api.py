@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exactly what the monitor uses of the machine. ``machine.vm.Vm`` and the test's FakeVm satisfy ``VmApi``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Mapping, Sequence
+
+    from vmmd.core.address_space import AddressSpace
+    from vmmd.core.backend import BlockStats
+    from vmmd.core.memory import GuestMemory
+    from vmmd.core.notify import LoopPort
+    from vmmd.devices.pci.bus import PciDeviceInfo
+    from vmmd.runstate import RunStateMachine
+
+
+class VcpuInfoApi(Protocol):
+    """machine.cpus.VcpuInfo."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def thread_id(self) -> int: ...
+    @property
+    def qom_path(self) -> str: ...
+    @property
+    def halted(self) -> bool: ...
+    @property
+    def socket_id(self) -> int: ...
+    @property
+    def core_id(self) -> int: ...
+    @property
+    def core_thread_id(self) -> int: ...
+
+
+class CpusApi(Protocol):
+    """machine.cpus.VcpuManager."""
+
+    @property
+    def infos(self) -> Sequence[VcpuInfoApi]: ...
+    @property
+    def all_parked(self) -> bool: ...
+
+    def registers(self, index: int) -> dict[str, int]: ...
+
+    def registers_text(self, index: int) -> str: ...
+
+    def translate(self, index: int, gva: int) -> int | None: ...
+
+    def run_on_vcpu(
+        self, index: int, function: Callable[..., object], done: Callable[[object, Exception | None], None]
+    ) -> None: ...
+
+
+class ChardevApi(Protocol):
+    """chardev.base.Chardev."""
+
+    @property
+    def filename(self) -> str: ...
+    @property
+    def frontend_open(self) -> bool: ...
+
+
+class DiskApi(Protocol):
+    """One disk that a guest device, or a ``-drive`` without one, holds: what query-block and query-blockstats show."""
+
+    @property
+    def name(self) -> str:
+        """The ``-drive`` id, "" for a ``-blockdev`` node."""
+
+    @property
+    def node_name(self) -> str:
+        """The node's name; ``#blockNNN`` when the user gave none."""
+
+    @property
+    def qdev(self) -> str | None:
+        """QOM path of the device that has it (``/machine/peripheral/disk0/virtio-backend``)."""
+
+    @property
+    def inserted(self) -> bool: ...
+    @property
+    def removable(self) -> bool: ...
+
+    @property
+    def io_status(self) -> str | None:
+        """ "ok", "failed", "nospace"; None when rerror/werror never stop."""
+
+    @property
+    def driver(self) -> str:
+        """Name of the top driver: "raw", "file", "null-co"."""
+
+    @property
+    def filename(self) -> str: ...
+    @property
+    def protocol_driver(self) -> str | None:
+        """The driver below a format driver ("file" below "raw"); None when ``driver`` is a protocol itself."""
+
+    @property
+    def protocol_node_name(self) -> str | None: ...
+    @property
+    def virtual_size(self) -> int: ...
+    @property
+    def actual_size(self) -> int | None: ...
+    @property
+    def read_only(self) -> bool: ...
+    @property
+    def cache_direct(self) -> bool: ...
+    @property
+    def cache_no_flush(self) -> bool: ...
+    @property
+    def cache_writeback(self) -> bool: ...
+    @property
+    def detect_zeroes(self) -> str: ...
+    @property
+    def stats(self) -> BlockStats: ...
+
+
+class BlockApi(Protocol):
+    """block.graph.BlockGraph."""
+
+    def query(self) -> Sequence[DiskApi]: ...
+
+
+class PciApi(Protocol):
+    """devices.pci.bus.PciBus."""
+
+    def query(self) -> Sequence[PciDeviceInfo]: ...
+
+
+class SlotApi(Protocol):
+    """machine.memory_map.Slot."""
+
+    @property
+    def gpa(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def hva(self) -> int: ...
+    @property
+    def readonly(self) -> bool: ...
+    @property
+    def name(self) -> str: ...
+
+
+class RomApi(Protocol):
+    """machine.ram.RamBlock."""
+
+    @property
+    def hva(self) -> int: ...
+    @property
+    def view(self) -> memoryview: ...
+
+
+class MemoryMapApi(Protocol):
+    """machine.memory_map.MemoryMap."""
+
+    @property
+    def rom(self) -> RomApi | None: ...
+
+    def slots(self) -> Sequence[SlotApi]: ...
+
+
+class VmApi(Protocol):
+    """machine.vm.Vm."""
+
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def uuid(self) -> str | None: ...
+    @property
+    def loop(self) -> LoopPort: ...
+    @property
+    def lock(self) -> threading.Lock: ...
+    @property
+    def runstate(self) -> RunStateMachine: ...
+    @property
+    def kvm_present(self) -> bool: ...
+    @property
+    def kvm_enabled(self) -> bool: ...
+    @property
+    def cpus(self) -> CpusApi | None: ...
+    @property
+    def chardevs(self) -> Mapping[str, ChardevApi]: ...
+    @property
+    def block(self) -> BlockApi | None: ...
+    @property
+    def pci(self) -> PciApi | None: ...
+    @property
+    def memory(self) -> GuestMemory: ...
+    @property
+    def memory_map(self) -> MemoryMapApi | None: ...
+    @property
+    def pio(self) -> AddressSpace: ...
+    @property
+    def mmio(self) -> AddressSpace: ...
+
+    async def stop(self) -> None: ...
+
+    async def cont(self) -> None: ...
+
+    async def system_reset(self) -> None: ...
+
+    def system_powerdown(self) -> None: ...
+
+    async def quit(self) -> None: ...
