@@ -169,10 +169,10 @@ class VirtioPciDevice(PciDevice):
         self.virtio.reset_by_machine()
 
     def reset(self, kind: ResetKind) -> None:
+        self.virtio.reset_by_machine()  # first: it must not wait for the loop when bus mastering goes off
         super().reset(kind)
         if self.msix is not None:
             self.msix.reset()
-        self.virtio.reset_by_machine()
 
     def reset_registers(self) -> None:
         """The registers of this side that a reset of the device clears. Lock held."""

@@ -17,7 +17,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from vmmd.core.events import BlockIoErrorEvent
-from vmmd.core.memory import GuestAddressError, RamRegion
+from vmmd.core.memory import GuestAddressError
 from vmmd.devices.virtio.blk.request import DATA_BYTES_MAX, HEADER_BYTES, Answer, BadRequest, BlkRequest, Kind, parse
 from vmmd.devices.virtio.chain import resolve
 from vmmd.devices.virtio.queue import RingError, VirtQueue
@@ -44,8 +44,6 @@ _KIND_MASK = 0x7FFF_FFFF
 #: may_unmap)
 Slot = tuple[int, memoryview, int, int, int, "list[memoryview]", int, int, bool]
 
-_NO_REGION = RamRegion(0, 0, memoryview(b""), 0, memoryview(b""), memoryview(b""), memoryview(b""), "none")
-
 
 class BlkWorker:
     """Handler of one active virtio-blk queue."""
@@ -60,7 +58,8 @@ class BlkWorker:
         self._index = index
         self.ring = ring
         self._memory = blk.transport.dma
-        self._home = _NO_REGION  # where the last request lay
+        #: the RAM region that the short way serves: first the largest, then where the last other request lay
+        self._home = max(self._memory.regions, key=lambda region: region.size_bytes)
         self._slots: list[Slot | None] = [None] * ring.size
         self._dones: list[IoDone | None] = [None] * ring.size
         self._completed: list[tuple[int, int]] = []  # (head, used length), not published yet
