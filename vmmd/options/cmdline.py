@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmd.errors import UsageError
+from vmmd.errors import UsageError, nearest
 from vmmd.options import defaults, validate
 from vmmd.options.draft import Draft, HelpRequested
-from vmmd.options.fields import shown, unknown_name
+from vmmd.options.fields import shown
 from vmmd.options.table import BY_NAME
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def parse(argv: Sequence[str]) -> Config:
         spec = BY_NAME.get(word[2:] if word.startswith("--") else word[1:])
         if spec is None:
             # QEMU-COMPAT: the phrase
-            raise unknown_name(shown(word), word.lstrip("-"), BY_NAME, "invalid option")
+            near = nearest(word.lstrip("-"), list(BY_NAME))
+            raise UsageError(f"{shown(word)}: invalid option", f"did you mean '-{near}'?" if near else "see -help")
         option = f"-{spec.name}"
         argument = ""
         if spec.metavar is not None:

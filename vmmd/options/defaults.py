@@ -61,7 +61,7 @@ def _accelerators(config: Config) -> None:
         # QEMU-COMPAT: the phrase
         raise UsageError('The -accel and "-machine accel=" options are incompatible', "use one of them")
     for name in listed.split(":"):
-        check_accel("-machine accel", name)
+        check_accel("-machine", name)
         config.accels.append(AccelOptions.from_items([("accel", name)], "-machine"))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.errors import UsageError
 from vmmd.options import lexer
-from vmmd.options.fields import shown
+from vmmd.options.fields import at, shown
 from vmmd.options.models import Config, LaterOption
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def refuse_duplicate(option: str, kind: str, id_: str, known: object) -> None:
     """Raise when ``id_`` is in ``known``."""
     if id_ in known:  # type: ignore[operator]  # any container
         # QEMU-COMPAT: the phrase
-        raise UsageError(f"{option} id={shown(id_)}: Duplicate ID '{shown(id_)}' for {kind}")
+        raise UsageError(f"{at(option, 'id', id_)}: Duplicate ID '{shown(id_)}' for {kind}")
 
 
 _HELP_SUFFIXES = (",help", ",?")

@@ -49,8 +49,13 @@ def unknown_name(prefix: str, name: str, known: Iterable[str], what: str) -> Usa
     """``prefix: 'name' is not a …`` with the nearest valid name, or else all of them."""
     candidates = list(known)
     near = nearest(name, candidates)
-    hint = f"did you mean '{near}'?" if near else "known are: " + listed(candidates)
-    return UsageError(f"{prefix}: {what}", hint)
+    every = "known are: " + listed(candidates) if candidates else "there is none"
+    return UsageError(f"{prefix}: {what}", f"did you mean '{near}'?" if near else every)
+
+
+def at(where: str, key: str, value: object) -> str:
+    """``-smp cpus=x`` or, when ``where`` already has an argument, ``-device x,key=value``."""
+    return f"{where}{',' if ' ' in where else ' '}{shown(key)}={shown(value)}"
 
 
 class OptionSet(PropSet):
@@ -78,9 +83,9 @@ class OptionSet(PropSet):
             wire = self.aliases.get(key, key)
             declared = self.declared.get(wire)
             if declared is None:
-                prefix = f"{where} {shown(key)}={shown(value)}"
-                raise unknown_name(prefix, key, self.declared, f"Invalid parameter '{shown(key)}'")
-            parsed = _parsed(declared.kind, f"{where} {key}={shown(value)}", key, value, is_json)
+                offered = [name for name in self.declared if self.later.get(name) != ()]
+                raise unknown_name(at(where, key, value), key, offered, f"Invalid parameter '{shown(key)}'")
+            parsed = _parsed(declared.kind, at(where, key, value), key, value, is_json)
             if wire in self.repeatable:
                 parsed = (*self.values.get(declared.name, ()), *(parsed if isinstance(parsed, tuple) else (parsed,)))
             self.values[declared.name] = parsed
@@ -92,7 +97,7 @@ class OptionSet(PropSet):
             if declared.required and self.values.get(declared.name) is None:
                 # QEMU-COMPAT: "Parameter 'x' is missing" is the phrase clients know
                 sentence = f"{where}: Parameter '{declared.wire_name}' is missing"
-                raise UsageError(sentence, f"it takes {declared.kind.accepts}")
+                raise UsageError(sentence, f"{declared.wire_name} = {declared.doc}")
 
     def first_unavailable(self) -> str | None:
         """``key=value`` of the first key given that this version does not have."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vmmd.options.draft import HelpRequested
 
 WIDTH = 100  # of -help, in columns
-_NAME_COLUMN = 28
+_NAME_COLUMN = 44
 
 #: headings of -device help, by ``Device.category``
 CATEGORIES = {
@@ -118,7 +118,8 @@ def device_text(driver: str) -> str:
 
 def prop_lines(props: type[PropSet]) -> list[str]:
     """``  name=<type>   - doc (default: …)`` for each declared property, by name."""
-    return [_prop_line(declared) for _, declared in sorted(props.declared.items())]
+    later = getattr(props, "later", {})  # keys of options that only a later version has are not offered
+    return [_prop_line(declared) for name, declared in sorted(props.declared.items()) if later.get(name) != ()]
 
 
 def _prop_line(declared: Prop[Any]) -> str:
@@ -143,7 +144,7 @@ def _about_table(known: tuple[str, str, dict[str, type[PropSet]]], topic: str | 
     """``-chardev help`` and the like: the names, or the keys of one."""
     option, title, classes = known
     if topic is None:
-        return _lines(title, *(f"  {name}" for name in classes))
+        return _lines(title, *(f"  {name}" for name in classes or ("(none in this version)",)))
     cls = classes.get(topic)
     if cls is None:
         raise unknown_name(f"{option} {shown(topic)}", topic, classes, f"there is no '{shown(topic)}' in this version")

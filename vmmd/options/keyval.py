@@ -47,9 +47,10 @@ class Argument(NamedTuple):
 
 def parse(option: str, text: str, implied: str | None = None, *, strict: bool = False, json: bool = False) -> Argument:
     """The argument of ``option``. ``json`` says that the option also takes a JSON object."""
+    where = f"{option} {shown(text)}"
     if json and lexer.is_json(text):
-        return Argument(option, flatten(lexer.load_json(text, option), option), is_json=True)
-    argument = Argument(option, lexer.split(text, implied, strict=strict, where=option))
+        return Argument(option, flatten(lexer.load_json(text, where), where), is_json=True)
+    argument = Argument(option, lexer.split(text, implied, strict=strict, where=where))
     check_id(argument)
     return argument
 

@@ -39,7 +39,7 @@ def split(text: str, implied: str | None = None, *, strict: bool = False, where:
             key, value = _flag(text[position:word_end], strict, where)
             position = word_end + 1
         if not key or len(key) > KEY_CHARS_MAX:
-            raise UsageError(f"{where} {shown(key)}=: Invalid parameter '{shown(key)}'", "a key has a name")
+            raise UsageError(f"{where}: Invalid parameter '{shown(key)}'", "a key has a name")
         items.append((key, value))
     return items
 

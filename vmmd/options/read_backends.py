@@ -68,7 +68,7 @@ def read_debugcon(draft: Draft, option: str, text: str) -> None:
     chardev = add_chardev(draft, option, text, "debugcon")
     if chardev is None:
         if text == "none":
-            raise UsageError(f"{option} none: invalid character backend 'none'")
+            raise UsageError(f"{option} none: invalid character backend 'none'", "leave the option out")
         return
     draft.config.debugcon = chardev
     items: Items = [("iobase", _DEBUGCON_PORT), ("chardev", chardev)]
@@ -89,6 +89,8 @@ def read_qmp(draft: Draft, option: str, text: str) -> None:
 def _short_monitor(draft: Draft, option: str, text: str, *, pretty: bool) -> None:
     chardev = add_chardev(draft, option, text, f"compat_monitor{draft.monitor_count}")
     if chardev is None:
+        if text == "none":
+            raise UsageError(f"{option} none: 'none' is not a valid char driver", "leave the option out")
         return
     draft.monitor_count += 1
     items: Items = [("chardev", chardev), ("mode", "control"), ("pretty", "on" if pretty else "off")]
@@ -209,7 +211,9 @@ def _by_table(argument: keyval.Argument, key: str, text: str, table: tuple[Any, 
     word = _selector(argument, key, text)
     id_ = argument.peek("id")
     if not isinstance(id_, str):
-        raise UsageError(f"{argument.option} {shown(word)}: Parameter 'id' is missing", "every backend has a name")
+        raise UsageError(
+            f"{argument.option} {shown(word)}: Parameter 'id' is missing", "it is the name that other options use"
+        )
     if not is_identifier(id_):
         raise UsageError(f"{argument.option} {shown(word)},id={shown(id_)}: Parameter 'id' expects an identifier")
     if word in classes:
@@ -219,7 +223,7 @@ def _by_table(argument: keyval.Argument, key: str, text: str, table: tuple[Any, 
         made.values["id"] = id_
         return made
     what = f"Parameter '{key}' does not accept value '{shown(word)}'"
-    raise unknown_name(f"{argument.option} {key}={shown(word)}", word, [*classes, *later], what)
+    raise unknown_name(f"{argument.option} {key}={shown(word)}", word, classes, what)
 
 
 def read_net(draft: Draft, option: str, text: str) -> None:

@@ -9,10 +9,11 @@ from vmmd.core.props import enum_type, parse_int
 from vmmd.errors import UsageError
 from vmmd.options import keyval, lexer
 from vmmd.options.draft import HelpRequested
-from vmmd.options.fields import UUID, UUID_ACCEPTS, shown, unknown_name
+from vmmd.options.fields import UUID, UUID_ACCEPTS, at, shown, unknown_name
 from vmmd.options.models import (
     SMBIOS_TYPES,
     AccelOptions,
+    ActionOptions,
     AddFdOptions,
     FwCfgOptions,
     GlobalProperty,
@@ -86,7 +87,13 @@ def read_action(draft: Draft, option: str, text: str) -> None:
 
 
 def read_watchdog_action(draft: Draft, option: str, text: str) -> None:
-    draft.config.action.take([("watchdog", text)], option)
+    try:
+        draft.config.action.take([("watchdog", text)], option)
+    except UsageError:
+        accepts = ActionOptions.watchdog.kind.accepts
+        raise UsageError(
+            f"{option} {shown(text)}: Parameter 'watchdog' does not accept value '{shown(text)}'", accepts
+        ) from None
 
 
 def read_no_reboot(draft: Draft, option: str, _text: str) -> None:
@@ -104,9 +111,10 @@ def read_machine(draft: Draft, option: str, text: str) -> None:
     """``-machine TYPE,…``; keys may be written with underscores, as older callers do."""
     if lexer.wants_help(text):
         raise HelpRequested("machine")
+    head, _, last = text.rpartition(",")
+    if lexer.wants_help(last):
+        raise HelpRequested("machine", _machine_type(option, head.partition(",")[0].removeprefix("type=")))
     items = keyval.parse(option, text, "type", strict=True).items
-    if any(lexer.wants_help(key) for key, _ in items):
-        raise HelpRequested("machine", draft.config.machine.type)
     draft.config.machine.take([(key.replace("_", "-"), value) for key, value in items], option)
     name = next((value for key, value in items if key == "type"), None)
     if name is not None:
@@ -145,7 +153,7 @@ def check_accel(option: str, name: str) -> None:
         return
     if ":" in name:
         raise UsageError(f"{option} {shown(name)}: invalid accelerator {shown(name)}", "give -accel once for each")
-    raise unknown_name(f"{option} {shown(name)}", name, ACCELS, f"invalid accelerator {shown(name)}")
+    raise unknown_name(at(option, "accel", name), name, ACCELS, f"invalid accelerator {shown(name)}")
 
 
 def read_cpu(draft: Draft, option: str, text: str) -> None:
@@ -202,7 +210,9 @@ def read_uuid(draft: Draft, option: str, text: str) -> None:
         draft.config.uuid = UUID.parse(text)
     except ValueError:
         # QEMU-COMPAT: the phrase
-        raise UsageError(f"{option} {shown(text)}: failed to parse UUID string: wrong format", UUID_ACCEPTS) from None
+        raise UsageError(
+            f"{option} {shown(text)}: failed to parse UUID string: wrong format", f"it takes {UUID_ACCEPTS}"
+        ) from None
 
 
 def read_smbios(draft: Draft, option: str, text: str) -> None:

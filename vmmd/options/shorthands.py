@@ -37,7 +37,8 @@ def add_chardev(draft: Draft, option: str, text: str, id_: str) -> str | None:
         return None
     backend, items = _backend(option, text)
     refuse_duplicate(f"{option} {shown(text)}", "chardev", id_, draft.config.chardevs)
-    made: ChardevOptions = CHARDEVS[backend].from_items([("id", id_), *items], f"{option} {backend}")
+    shape = text.partition(":")[0].partition(",")[0]
+    made: ChardevOptions = CHARDEVS[backend].from_items([("id", id_), *items], f"{option} {shape}")
     draft.config.chardevs[id_] = made
     draft.chardev_users.append((f"{option} {shown(text)}", id_))
     return id_
