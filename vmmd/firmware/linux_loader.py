@@ -2,7 +2,8 @@
 """Linux bzImage by the 32-bit boot protocol (Documentation/x86/boot.rst, protocol 2.06 and later).
 
 The real-mode part is not run: its setup header becomes the zero page, memory map and ACPI pointer are filled in, and
-the kernel starts at ``code32_start``. LIMIT: no video mode is set, so a VGA console starts only with a driver of its own.
+the kernel starts at ``code32_start``. LIMIT: no video mode is set, so a VGA console starts only with
+a driver of its own.
 """
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ _INT, _NMI, _EXTINT = 0, 1, 3
 _ACTIVE_HIGH = 1
 _ENABLED, _BOOT_PROCESSOR = 1, 2
 _ALL_APICS = 0xFF
+#: the cascade, and what PIRQ links and SCI may take (as the ACPI tables' source overrides say)
+_NOT_ISA = frozenset({2, 5, 9, 10, 11})
 _FLOATING_BYTES = 16
 _VERSION_1_4 = 4
 
@@ -60,11 +62,9 @@ def _entries(config: MpConfig) -> list[bytes]:
     entries.append(struct.pack("<BB6s", _BUS, _PCI_BUS, b"PCI   "))
     entries.append(struct.pack("<BB6s", _BUS, _ISA_BUS, b"ISA   "))
     entries.append(struct.pack("<BBBBI", _IO_APIC, 0, 0x11, 1, IO_APIC_BASE))
-    taken = set()
-    for slot, pin, irq in sorted(set(config.pci_interrupts)):
+    for slot, pin, irq in dict.fromkeys(config.pci_interrupts):
         entries.append(_interrupt(_PCI_BUS, slot << 2 | pin, _ACTIVE_HIGH, irq))
-        taken.add(irq)
-    isa_irqs = (irq for irq in range(16) if irq != 2 and irq not in taken)
+    isa_irqs = (irq for irq in range(16) if irq not in _NOT_ISA)
     entries.extend(_interrupt(_ISA_BUS, irq, 0, 2 if irq == 0 else irq) for irq in isa_irqs)
     entries.append(struct.pack("<BBHBBBB", _LOCAL_INTERRUPT, _EXTINT, 0, _ISA_BUS, 0, 0, 0))
     entries.append(struct.pack("<BBHBBBB", _LOCAL_INTERRUPT, _NMI, 0, _ISA_BUS, 0, _ALL_APICS, 1))

@@ -2,8 +2,8 @@
 """PCI resources for a guest that starts without firmware: BARs, decoding, interrupt lines, PIRQ routes, PAM, PM base.
 
 The result is what SeaBIOS leaves on the same machine (measured under QEMU 7.2): I/O BARs from 0xc000 up, memory BARs at
-the end of the window below 0xfec00000, prefetchable ones under the others, largest first; command register I/O, memory and
-SERR; PIRQA-D on 10, 10, 11, 11. Works through configuration cycles only, as firmware does.
+the end of the window below 0xfec00000, prefetchable ones under the others, largest first; command register I/O, memory
+and SERR; PIRQA-D on 10, 10, 11, 11. Works through configuration cycles only, as firmware does.
 """
 
 from __future__ import annotations
