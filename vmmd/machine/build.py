@@ -18,6 +18,8 @@ from vmmd.machine.ram import RamBlock, RamSettings
 if TYPE_CHECKING:
     from collections.abc import Container
 
+    from vmmd.firmware.direct_boot import DirectBoot
+    from vmmd.kvm.chips import KernelChips
     from vmmd.kvm.cpuid import CpuConfig
     from vmmd.kvm.vm import KvmVm
     from vmmd.machine.pc_i440fx import PcI440fx
@@ -43,6 +45,7 @@ class Builder:
         self.config = vm.config
         self.plans: list[device_plan.DevicePlan] = []
         self.is_none = self.config.machine.type == "none"
+        self.direct_boot: DirectBoot | None = None
 
     # --- plan -------------------------------------------------------------------------------------------------
 
@@ -54,8 +57,14 @@ class Builder:
                 what = f"-device {config.devices[0].driver}" if config.devices else "-kernel"
                 raise UsageError(f"{what}: machine 'none' has no buses and no memory", "use -machine pc")
             return
+        from vmmd.options.models import DeviceOptions
+
         self._plan_globals()
-        self.plans = [device_plan.plan(options, config.globals) for options in config.devices]
+        ports = [
+            DeviceOptions("isa-serial", None, None, [("index", str(port.com_index)), ("chardev", port.chardev)])
+            for port in config.serials
+        ]
+        self.plans = [device_plan.plan(options, config.globals) for options in [*ports, *config.devices]]
         known: dict[str, Container[str]] = {
             "chardev": config.chardevs,
             "drive": {each for drive in config.drives if (each := drive.id)}
@@ -64,6 +73,7 @@ class Builder:
         device_plan.check_references(self.plans, known)
         self._plan_chardev_users()
         self._plan_memory()
+        self._plan_kernel()
 
     def _plan_globals(self) -> None:
         from vmmd.core.registry import DEVICES, device_class
@@ -83,6 +93,20 @@ class Builder:
                 cls = device_class(each.driver)
                 assert cls is not None
                 device_plan.new_props(cls, [each])
+
+    def _plan_kernel(self) -> None:
+        """Open and recognise -kernel and -initrd: a damaged image is refused before anything is made."""
+        config = self.config
+        kernel = config.kernel or config.machine.kernel
+        if kernel is None:
+            return
+        if config.bios or config.machine.firmware:
+            raise UsageError("-kernel with -bios: not available in this version", "-kernel starts without firmware")
+        from vmmd.firmware.direct_boot import DirectBoot
+
+        append = config.append or config.machine.append or ""
+        self.direct_boot = DirectBoot(kernel, append, config.initrd or config.machine.initrd)
+        self.vm.on_close(self.direct_boot.close)
 
     def _plan_chardev_users(self) -> None:
         """One chardev, one user; monitors count."""
@@ -131,6 +155,7 @@ class Builder:
 
     def build(self) -> None:
         """Open and assemble. Raises VmmdError; ``vm.close`` then gives back what was opened."""
+        from vmmd.kvm.chips import KernelChips
         from vmmd.kvm.system import Kvm
 
         vm = self.vm
@@ -144,14 +169,16 @@ class Builder:
         kvm_vm = kvm.create_vm()
         vm.on_close(kvm_vm.close)
         kvm_vm.create_irqchip()
-        if self.config.machine.pit != "off":
+        has_pit = self.config.machine.pit != "off"
+        if has_pit:
             kvm_vm.create_pit(self._pit_policy())
+        chips = KernelChips(kvm_vm, has_pit=has_pit)
         vm.memory_map = MemoryMap(kvm_vm, self._ram_blocks(), vm.memory)
         ctx = self._context(kvm_vm)
         with vm.lock:
             board = self._board(ctx)
         self._make_cpus(kvm_vm, cpu_config)
-        self._make_firmware(board, cpu_config)
+        self._make_firmware(board, cpu_config, chips)
 
     def _pit_policy(self) -> str:
         policy = "delay"
@@ -202,11 +229,21 @@ class Builder:
         board = PcI440fx(self.config, ctx, self.vm.memory_map)
         self.vm.devices = board.devices
         self.vm.pci = board.bus
+        board.serial_ports = self._serial_ports()
         board.build()
         self.vm.press_power_button = board.pm.press_power_button
         for each in self.plans:
             board.add(each)
         return board
+
+    def _serial_ports(self) -> frozenset[int]:
+        """COM ports that the planned devices will be (DEVRESA tells firmware)."""
+        ports: set[int] = set()
+        for each in self.plans:
+            if each.cls.type_name == "isa-serial":
+                index = each.props.values.get("index")
+                ports.add(next(free for free in range(len(self.plans) + 1) if free not in ports) if index is None else index)
+        return frozenset(ports)
 
     def _cpu_config(self, kvm: object) -> CpuConfig:
         raise NotImplementedError
@@ -233,7 +270,7 @@ class Builder:
             hidden=vm.memory_map,
         )
 
-    def _make_firmware(self, board: PcI440fx, cpu_config: CpuConfig) -> None:
+    def _make_firmware(self, board: PcI440fx, cpu_config: CpuConfig, chips: KernelChips) -> None:
         """Firmware or kernel, and what a reset of the board does from now on."""
         from vmmd.machine.firmware_setup import FirmwareSetup
 
@@ -243,21 +280,21 @@ class Builder:
         cpus = vm.cpus
         setup = FirmwareSetup(vm, board, cpu_config)
         setup.publish()
+        setup.map_firmware()
         cpus.start()
-        if self.config.kernel is None:
-            setup.map_firmware()
-            vm.reset_board = cpus.reset
-        else:
-            setup.load_kernel()
 
-            def reset_with_kernel() -> None:
-                cpus.set_boot_state(setup.start_kernel())
-                cpus.reset()
+        def reset_board() -> None:
+            chips.reset()
+            if self.direct_boot is not None:
+                state, elcr = setup.start_kernel(self.direct_boot)
+                chips.set_elcr(elcr)
+                cpus.set_boot_state(state)
+            cpus.reset()
 
-            vm.reset_board = reset_with_kernel
+        vm.reset_board = reset_board
         with vm.lock:
             vm.memory_map.commit()
-            vm.reset_board()
+            reset_board()
 
 
 def _settings(backend: MemoryBackend, config: object) -> RamSettings:

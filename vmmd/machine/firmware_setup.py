@@ -15,15 +15,15 @@ from vmmd.machine.memory_map import FOUR_GIB
 from vmmd.machine.ram import RamBlock, RamSettings
 
 if TYPE_CHECKING:
+    from vmmd.core.bootstate import BootState
     from vmmd.firmware.acpi_tables import AcpiBlobs, AcpiConfig
+    from vmmd.firmware.direct_boot import DirectBoot
     from vmmd.kvm.cpuid import CpuConfig
     from vmmd.machine.pc_i440fx import PcI440fx
     from vmmd.machine.vm import Vm
     from vmmd.options.models import Config, SmbiosOptions
 
-#: 32-bit PCI memory ends below the I/O APIC
-PCI_WINDOW_END = 0xFEBF_FFFF
-#: a processor identity for SMBIOS is read from CPUID leaf 1
+#: the largest file that -fw_cfg or -smbios takes
 _FW_CFG_FILE_MAX = 64 << 20
 
 
@@ -93,16 +93,46 @@ class FirmwareSetup:
                 entries.append((index, bootorder.virtio_blk_path(slot, function)))
         return bootorder.text(entries, strict=self.config.boot.strict)
 
+    # --- -kernel ----------------------------------------------------------------------------------------------
+
+    def start_kernel(self, direct_boot: DirectBoot) -> tuple[BootState, int]:
+        """Program PCI and fill RAM as firmware would; returns the boot CPU's state and the level-triggered interrupts.
+        vCPUs paused, DeviceLock held. Raises VmmdError."""
+        from vmmd.firmware import direct_boot as boot
+        from vmmd.firmware import pci_setup
+        from vmmd.firmware.mptable import MpConfig
+
+        low, high = self.memory_map.low_bytes, self.memory_map.high_bytes
+        pci = pci_setup.assign(self.board.bus.devices, low, self.memory_map.end_of_ram)
+        cpu = self.cpu_config
+        platform = boot.Platform(
+            memory=self.vm.memory,
+            ram_below_4g=low,
+            ram_above_4g=high,
+            smbios=self.smbios(),
+            mp=MpConfig(
+                apic_ids=[cpu.apic_id(index) for index in range(self.config.smp.cpus)],
+                cpu_signature=cpu.signature,
+                cpu_features=cpu.features_edx,
+                pci_interrupts=pci.interrupts,
+            ),
+            acpi=self.acpi() if self.config.machine.acpi != "off" else None,
+            serial_bases=[base for base, _ in self.acpi_config().serial_ports],
+        )
+        return boot.prepare(direct_boot, platform), pci.elcr
+
     # --- tables -----------------------------------------------------------------------------------------------
 
     def acpi_config(self) -> AcpiConfig:
         """What the ACPI tables say; the ports are those that firmware has programmed by now."""
+        from vmmd.firmware import pci_setup
         from vmmd.firmware.acpi_tables import AcpiConfig
 
         config = self.config
         pm = self.board.pm
         return AcpiConfig(
-            pci_window=(max(self.memory_map.low_bytes, 0x8000_0000), PCI_WINDOW_END),
+            pci_window=pci_setup.window_32(self.memory_map.low_bytes),
+            pci_window_64=pci_setup.window_64(self.memory_map.end_of_ram),
             apic_ids=[self.cpu_config.apic_id(index) for index in range(config.smp.maxcpus)],
             cpus_present=config.smp.cpus,
             serial_ports=[

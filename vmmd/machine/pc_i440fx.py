@@ -66,6 +66,7 @@ class PcI440fx:
         self.memory_map = memory_map
         self.bus = PciBus()
         self.devices: list[Device] = []  # in order of creation; reset in this order
+        self.serial_ports: frozenset[int] = frozenset()  # COM ports that will be there, set before ``build``
         self.pm: Piix4Pm
         self.rtc: Mc146818Rtc
         self.fw_cfg: FwCfg
@@ -77,7 +78,7 @@ class PcI440fx:
         self._plug_isa()
         pm = self._make("PIIX4_PM")
         self.pm = pm  # type: ignore[assignment]  # the registry says so
-        self.pm.serial_ports = frozenset(serial.com_index for serial in self.config.serials)
+        self.pm.serial_ports = self.serial_ports
         self._plug(pm)
 
     def add(self, plan: DevicePlan) -> Device:
