@@ -356,7 +356,6 @@ class MemoryBackend(ObjectOptions):
     later: ClassVar = {
         "prealloc-threads": (1,),
         "prealloc-context": NOTHING,
-        "reserve": (True,),
         "policy": ("default",),
         "host-nodes": NOTHING,
         "x-use-canonical-path-for-ramblock-id": NOTHING,
@@ -391,9 +390,7 @@ class MemoryBackendFile(MemoryBackend):
     later: ClassVar = {
         **MemoryBackend.later,
         "pmem": ONLY_OFF,
-        "discard-data": ONLY_OFF,
         "align": NOTHING,
-        "readonly": ONLY_OFF,
     }
 
 

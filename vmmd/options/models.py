@@ -123,7 +123,6 @@ class MachineOptions(OptionSet):
         "pic": ("on", "auto"),
         "suppress-vmdesc": NOTHING,
         "max-fw-size": NOTHING,
-        "i8042": (True,),
         "smbus": NOTHING,
         "max-ram-below-4g": NOTHING,
         "smbios-entry-point-type": ("32",),
@@ -230,7 +229,7 @@ class BootOptions(OptionSet):
     reboot_timeout = prop(NUMBER, None, "milliseconds until a failed boot is tried again")
     strict = prop(BOOL, False, "boot from nothing but what has a bootindex")
 
-    later: ClassVar = {"splash": NOTHING, "splash-time": NOTHING, "reboot-timeout": NOTHING}
+    later: ClassVar = {"splash": NOTHING}
 
 
 class ActionOptions(OptionSet):
