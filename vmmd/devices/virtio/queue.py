@@ -5,19 +5,21 @@ A ``VirtQueue`` is made on activation and belongs to the event loop from then on
 rings is hostile: each index is bounded where it is used, every descriptor is read once into Python integers, a walk
 over a chain takes at most ``size`` steps. A broken ring raises ``RingError``; the device then asks for a reset.
 
-This module is hot. ``pop_batch`` hands out chains as flat tuples of integers (see ``chain.py``) and has one fast
-case, a direct chain of three descriptors; ``push`` and ``publish`` store through the views only, so the guest never
-sees a torn index (docs/adr/0005).
+This module is hot. ``pop_batch`` hands out chains as flat tuples of integers (see ``chain.py``) and has a fast case,
+a chain of three descriptors, direct or in one indirect table; ``push_batch`` and ``publish`` store through the views
+only, so the guest never sees a torn index (docs/adr/0005).
 """
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vmmd.core.memory import GuestAddressError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vmmd.core.memory import GuestMemory
     from vmmd.devices.virtio.chain import Chain
 
@@ -33,6 +35,12 @@ USED_NO_NOTIFY = 1
 QUEUE_SIZE_MAX = 32768
 
 _U32 = 0xFFFF_FFFF
+# the fast case of indirect chains: one table of three descriptors, in order
+_ONE_TABLE_MASK = 7 << 32 | _U32
+_TABLE_OF_3 = DESC_INDIRECT << 32 | 48
+_LINK_MASK = 0xFFFF << 16 | 7
+_NEXT_1 = 1 << 16 | DESC_NEXT
+_NEXT_2 = 2 << 16 | DESC_NEXT
 #: words of long chains after which ``pop_batch`` returns early: bounds the time of one dispatch (safety.md P5)
 _WORK_LIMIT = 4096
 _NOTHING: list[Chain] = []
@@ -57,8 +65,8 @@ class VirtQueue:
     """One enabled split virtqueue. Owner: the loop, from activation to deactivation."""
 
     __slots__ = (
-        "_avail", "_avail_event", "_desc", "_elements", "_memory", "_used", "event_idx", "in_flight", "indirect",
-        "last_avail", "mask", "notify_on_empty", "signalled", "size", "used_index",
+        "_avail", "_avail_event", "_desc", "_elements", "_home", "_memory", "_used", "event_idx", "in_flight",
+        "indirect", "last_avail", "mask", "notify_on_empty", "signalled", "size", "used_index",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +110,8 @@ class VirtQueue:
         except GuestAddressError as error:
             raise RingError(f"a ring is not in RAM: {error}") from None
         self._avail_event = 2 + 4 * size
+        #: where indirect tables are looked for first
+        self._home = max(memory.regions, key=lambda region: region.size_bytes)
         self.in_flight = 0  # popped, not yet pushed
         self.last_avail = 0  # next entry of the available ring to look at
         self.used_index = 0  # next entry of the used ring to fill, ahead of what is published
@@ -138,15 +148,31 @@ class VirtQueue:
         self.in_flight += len(chains)
         return chains
 
-    def _read_chains(self, heads: list[int]) -> list[Chain]:
-        desc, size = self._desc, self.size
+    def _read_chains(self, heads: list[int]) -> list[Chain]:  # noqa: C901  # the hot loop: both fast cases in line
+        desc, size, indirect = self._desc, self.size, self.indirect
+        home = self._home
+        base, end, qwords = home.gpa, home.end, home.qwords
         chains: list[Chain] = []
         work = 0
         for head in heads:
             if head < size:
                 word0 = desc[2 * head + 1]
                 second = word0 >> 48
-                if word0 >> 32 & 7 == DESC_NEXT and second < size:
+                if word0 & _ONE_TABLE_MASK == _TABLE_OF_3 and indirect:
+                    gpa = desc[2 * head]
+                    if base <= gpa and gpa + 48 <= end and not gpa & 7:
+                        at = (gpa - base) >> 3
+                        gpa0, word0, gpa1, word1, gpa2, word2 = qwords[at : at + 6].tolist()
+                        if (
+                            word0 >> 32 & _LINK_MASK == _NEXT_1 and word1 >> 32 & ~DESC_WRITE & _LINK_MASK == _NEXT_2
+                            and word2 >> 32 & 7 == DESC_WRITE and word0 & _U32 and word1 & _U32 and word2 & _U32
+                        ):  # fmt: skip
+                            chains.append((
+                                head, 1 if word1 >> 32 & DESC_WRITE else 2,
+                                gpa0, word0 & _U32, gpa1, word1 & _U32, gpa2, word2 & _U32,
+                            ))  # fmt: skip
+                            continue
+                elif word0 >> 32 & 7 == DESC_NEXT and second < size:
                     word1 = desc[2 * second + 1]
                     third = word1 >> 48
                     if word1 >> 32 & 5 == DESC_NEXT and third < size:
@@ -218,13 +244,14 @@ class VirtQueue:
         """Give a chain back; ``written`` bytes of its writable part were filled. Seen by the guest after publish()."""
         self.push_batch([(head, written)])
 
-    def push_batch(self, done: list[tuple[int, int]]) -> None:
-        """Give chains back: (head, bytes written) in the order of completion. Seen by the guest after publish()."""
+    def push_batch(self, done: Sequence[tuple[Any, ...]]) -> None:
+        """Give chains back in the order of completion: tuples that begin with (head, bytes written). Seen by the
+        guest after publish()."""
         index, mask, elements = self.used_index, self.mask, self._elements
-        for head, written in done:
+        for each in done:
             slot = 1 + 2 * (index & mask)
-            elements[slot] = head
-            elements[slot + 1] = written
+            elements[slot] = each[0]
+            elements[slot + 1] = each[1]
             index += 1
         self.used_index = index & 0xFFFF
         self.in_flight -= len(done)

@@ -40,9 +40,12 @@ MERGE_BUFFERS_MAX = 512
 _IN, _OUT = int(Kind.IN), int(Kind.OUT)
 _KIND_MASK = 0x7FFF_FFFF
 
-#: (kind, view holding the status byte, its index there, used length, offset, buffers, length in bytes, start ns,
+#: kind of a request that is answered without the backend; its status byte is stored already
+_ANSWERED = -1
+
+#: (head, used length, kind, view holding the status byte, its index there, offset, buffers, length in bytes, start ns,
 #: may_unmap)
-Slot = tuple[int, memoryview, int, int, int, "list[memoryview]", int, int, bool]
+Slot = tuple[int, int, int, memoryview, int, int, "list[memoryview]", int, int, bool]
 
 
 class BlkWorker:
@@ -62,7 +65,7 @@ class BlkWorker:
         self._home = max(self._memory.regions, key=lambda region: region.size_bytes)
         self._slots: list[Slot | None] = [None] * ring.size
         self._dones: list[IoDone | None] = [None] * ring.size
-        self._completed: list[tuple[int, int]] = []  # (head, used length), not published yet
+        self._completed: list[Slot] = []  # to be published
         self._batching = False
         self._scheduled = False
         self._flush_posted = False
@@ -130,7 +133,7 @@ class BlkWorker:
         blk, slots, home = self._blk, self._slots, self._home
         base, end, data, qwords = home.gpa, home.end, home.bytes_, home.qwords
         mask, disk_end, merge, writable = blk.block_mask, blk.size_bytes, blk.options.merge, not blk.options.read_only
-        now = monotonic_ns()
+        dones, readv, now = self._dones, blk.backend.readv, monotonic_ns()
         run: list[int] = []  # heads of a transfer not started yet
         run_kind, run_offset, run_end = -1, 0, -1
         buffers: list[memoryview] = []
@@ -156,12 +159,16 @@ class BlkWorker:
                             run.append(head)
                             buffers.append(view)
                             run_end += length1
-                            slots[head] = (kind, data, gpa2 - base, used, offset, [view], length1, now, False)
+                            slots[head] = (head, used, kind, data, gpa2 - base, offset, [view], length1, now, False)
                             continue
-                        if run:
+                        if run_kind == _IN and len(run) == 1:  # _transfer, without the call
+                            first = run[0]
+                            self.in_flight += 1
+                            readv(run_offset, buffers, dones[first] or self._make_done(first))
+                        elif run:
                             self._transfer(run_kind, run_offset, buffers, run)
                         run, run_kind, run_offset, run_end, buffers = [head], kind, offset, offset + length1, [view]
-                        slots[head] = (kind, data, gpa2 - base, used, offset, buffers, length1, now, False)
+                        slots[head] = (head, used, kind, data, gpa2 - base, offset, buffers, length1, now, False)
                         continue
             if run:
                 self._transfer(run_kind, run_offset, buffers, run)
@@ -181,7 +188,7 @@ class BlkWorker:
             # the first slot's list became the whole transfer's; a retry is of single requests
             first = self._slots[heads[0]]
             if first is not None:
-                self._slots[heads[0]] = (*first[:5], buffers[:1], *first[6:])
+                self._slots[heads[0]] = (*first[:6], buffers[:1], *first[7:])
             done = partial(self._run_done, heads)
             if kind == _IN:
                 blk.stats.rd_merged += len(heads) - 1
@@ -207,41 +214,45 @@ class BlkWorker:
             raise RingError(f"descriptor {head} is made available again while in flight")
         request = parse(chain, self._memory)
         home = self._home = self._memory.find(request.status_gpa, 1)
-        place = (home.bytes_, request.status_gpa - home.gpa, request.written)
+        view, at = home.bytes_, request.status_gpa - home.gpa
         try:
-            slot = self._plan(request, place, now)
+            plan = self._plan(request)
+            if plan is None:
+                view[at] = Answer.OK
         except BadRequest as bad:
             self._count_invalid(request.kind)
-            home.bytes_[request.status_gpa - home.gpa] = bad.answer
-            slot = None
-        if slot is None:
-            self._completed.append((head, request.written))
+            view[at] = bad.answer
+            plan = None
+        if plan is None:
+            self._completed.append((head, request.written, _ANSWERED, view, at, 0, [], 0, now, False))
             return
+        offset, buffers, length, may_unmap = plan
+        slot = (head, request.written, request.kind, view, at, offset, buffers, length, now, may_unmap)
         self._slots[head] = slot
-        self._start(head, slot)
+        self._start(slot)
 
-    def _plan(self, request: BlkRequest, place: tuple[memoryview, int, int], now: int) -> Slot | None:
-        """What to ask of the backend; None when the request is answered already. Raises BadRequest."""
+    def _plan(self, request: BlkRequest) -> tuple[int, list[memoryview], int, bool] | None:
+        """What to ask of the backend: (offset, buffers, length, may_unmap); None: nothing, it is well. Raises
+        BadRequest."""
         kind, limits, memory = request.kind, self._blk.limits, self._memory
         if kind in (_IN, _OUT):
             offset, length, buffers = limits.transfer(request, memory)
             if kind == _OUT and self._blk.options.read_only:
                 raise BadRequest(Answer.IOERR)
             if length:
-                return (kind, *place, offset, buffers, length, now, False)
+                return offset, buffers, length, False
         elif kind == Kind.FLUSH:
-            return (kind, *place, 0, [], 0, now, False)
+            return 0, [], 0, False
         elif kind in (Kind.DISCARD, Kind.WRITE_ZEROES):
             segment = limits.segment(request, memory)
             if self._blk.options.read_only:
                 raise BadRequest(Answer.IOERR)
             if segment.length and (kind == Kind.WRITE_ZEROES or self._blk.backend.supports_discard):
-                return (kind, *place, segment.offset, [], segment.length, now, segment.may_unmap)
+                return segment.offset, [], segment.length, segment.may_unmap
         elif kind == Kind.GET_ID:
             self._write_id(request)
         else:
             raise BadRequest(Answer.UNSUPP)
-        place[0][place[1]] = Answer.OK
         return None
 
     def _write_id(self, request: BlkRequest) -> None:
@@ -256,9 +267,9 @@ class BlkWorker:
             view[: len(part)] = part
             rest = rest[len(part) :]
 
-    def _start(self, head: int, slot: Slot) -> None:
+    def _start(self, slot: Slot) -> None:
         """Hand one request to the backend, first time or again."""
-        kind, _, _, _, offset, buffers, length, _, may_unmap = slot
+        head, _, kind, _, _, offset, buffers, length, _, may_unmap = slot
         if kind in (_IN, _OUT):
             self._transfer(kind, offset, buffers, [head])
             return
@@ -282,26 +293,9 @@ class BlkWorker:
         slot = self._slots[head]
         if slot is None or self.stale:
             return
-        if error and not self._ignored(head, slot, error):
-            self._settle()
-            return
-        self._slots[head] = None
-        kind, status, status_at, used, offset, _, length, start, _ = slot
-        status[status_at] = 0
-        self._completed.append((head, used))
-        stats = self._blk.stats
-        if kind == _IN:
-            stats.rd_ops += 1
-            stats.rd_bytes += length
-            stats.rd_ns += monotonic_ns() - start
-        elif kind == _OUT:
-            stats.wr_ops += 1
-            stats.wr_bytes += length
-            stats.wr_ns += monotonic_ns() - start
-            if offset + length > stats.wr_highest_offset:
-                stats.wr_highest_offset = offset + length
-        else:
-            self._account_other(slot)
+        if not error or self._ignored(slot, error):
+            self._slots[head] = None
+            self._completed.append(slot)
         if not self._batching:
             self._settle()
 
@@ -340,14 +334,48 @@ class BlkWorker:
         completed = self._completed
         if completed and not self.stale:
             self._completed = []
+            self._answer(completed)
             ring = self.ring
             ring.push_batch(completed)
             if ring.publish():
                 self._blk.transport.interrupt_queue(self._index)
 
-    def _ignored(self, head: int, slot: Slot, error: int) -> bool:
+    def _answer(self, completed: list[Slot]) -> None:
+        """Store the status bytes and account, in one pass."""
+        now = monotonic_ns()
+        stats = self._blk.stats
+        reads = read_bytes = read_ns = writes = write_bytes = write_ns = 0
+        highest = stats.wr_highest_offset
+        for slot in completed:
+            _, _, kind, view, at, offset, _, length, start, _ = slot
+            if kind == _IN:
+                view[at] = 0
+                reads += 1
+                read_bytes += length
+                read_ns += now - start
+            elif kind == _OUT:
+                view[at] = 0
+                writes += 1
+                write_bytes += length
+                write_ns += now - start
+                if offset + length > highest:
+                    highest = offset + length
+            elif kind != _ANSWERED:
+                view[at] = 0
+                self._account_other(slot, now)
+        if reads:
+            stats.rd_ops += reads
+            stats.rd_bytes += read_bytes
+            stats.rd_ns += read_ns
+        if writes:
+            stats.wr_ops += writes
+            stats.wr_bytes += write_bytes
+            stats.wr_ns += write_ns
+            stats.wr_highest_offset = highest
+
+    def _ignored(self, slot: Slot, error: int) -> bool:
         """Apply rerror/werror to a failed request; True when it is to be reported as a success."""
-        blk, kind = self._blk, slot[0]
+        blk, head, kind = self._blk, slot[0], slot[2]
         reading = kind == _IN
         self._count_failed(kind)
         policy = blk.rerror if reading else blk.werror
@@ -371,8 +399,8 @@ class BlkWorker:
             blk.ctx.requests.request_io_error_stop()
         else:
             self._slots[head] = None
-            slot[1][slot[2]] = Answer.IOERR
-            self._completed.append((head, slot[3]))
+            slot[3][slot[4]] = Answer.IOERR
+            self._completed.append((*slot[:2], _ANSWERED, *slot[3:]))
         return False
 
     # -- life ----------------------------------------------------------------------------------------------
@@ -383,7 +411,7 @@ class BlkWorker:
         for head in parked:
             slot = self._slots[head]
             if slot is not None and not self.closed:
-                self._start(head, slot)
+                self._start(slot)
         self.kick()
 
     def stop(self, done: Callable[[], None]) -> None:
@@ -406,19 +434,19 @@ class BlkWorker:
 
     # -- statistics ----------------------------------------------------------------------------------------
 
-    def _account_other(self, slot: Slot) -> None:
-        stats, kind = self._blk.stats, slot[0]
-        elapsed = monotonic_ns() - slot[7]
+    def _account_other(self, slot: Slot, now: int) -> None:
+        stats, kind, length = self._blk.stats, slot[2], slot[7]
+        elapsed = now - slot[8]
         if kind == Kind.FLUSH:
             stats.flush_ops += 1
             stats.flush_ns += elapsed
         elif kind == Kind.DISCARD:
             stats.unmap_ops += 1
-            stats.unmap_bytes += slot[6]
+            stats.unmap_bytes += length
             stats.unmap_ns += elapsed
         else:
             stats.wr_ops += 1
-            stats.wr_bytes += slot[6]
+            stats.wr_bytes += length
             stats.wr_ns += elapsed
 
     def _count_failed(self, kind: int) -> None:
