@@ -195,11 +195,13 @@ def test_reset_is_power_on_and_idempotent(board: Board) -> None:
     enable_acpi(board, 0x521)
     board.machine.pio.write(0xAFE2, 2, 0xFFFF)
     board.pm.raise_gpe(1)
+    board.machine.pio.write(0xB102, 1, 0x41)
     for _ in range(2):
         board.reset()
         assert board.machine.interrupts.levels[SCI] == 0
         assert board.pm.pm_base == 0
         assert board.machine.pio.read(0xAFE0, 4) == 0
+        assert board.machine.pio.read(0xB100, 1) == 0
         assert board.machine.clock.next_deadline() is None
 
 

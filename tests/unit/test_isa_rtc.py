@@ -264,6 +264,23 @@ def test_slew_delivers_every_tick_that_the_guest_missed() -> None:
     assert abs(taken - elapsed * 1024 // S) <= 1
 
 
+def test_reset_drops_the_ticks_that_slew_owes() -> None:
+    rig = Rig(lost_tick_policy="slew")
+    rig.write(0x0B, PERIODIC | BCD_24H)
+    rig.read(0x0C)
+    rig.clock.advance(S)
+    rig.read(0x0C)  # about a thousand are owed
+    rig.rtc.reset(ResetKind.COLD)
+    rig.write(0x0A, 0x2F)  # 2 Hz
+    rig.write(0x0B, PERIODIC | BCD_24H)
+    rig.read(0x0C)
+    before = rig.machine.interrupts.raised(IRQ)
+    for _ in range(100):
+        rig.clock.advance(10_000_000)
+        rig.read(0x0C)
+    assert rig.machine.interrupts.raised(IRQ) - before == 2
+
+
 def test_alarm_at_a_time_and_with_wild_cards() -> None:
     rig = Rig()
     for index, value in ((1, 0x00), (3, 0x00), (5, 0x00)):  # 00:00:00

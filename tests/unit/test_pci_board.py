@@ -55,6 +55,8 @@ def test_pam_as_one_double_word_and_back_by_reset(board: Board) -> None:
 
 
 def test_smram_open_lock_and_reset(board: Board) -> None:
+    board.write(0, 0, 0x72, 1, 0x42)  # D_OPEN without G_SMRAME
+    assert board.smram == []
     board.write(0, 0, 0x72, 1, 0x4A)
     assert board.smram == [True]
     board.write(0, 0, 0x72, 1, 0x0A)
@@ -113,6 +115,8 @@ def test_reset_control_port(board: Board) -> None:
 
 
 def test_reset_port_does_not_disturb_the_address_register(board: Board) -> None:
+    board.host.unrealize()
+    board.plug(board.host)  # whichever of the two came last
     board.machine.pio.write(0xCF8, 4, 0x80000800)
     board.machine.pio.write(0xCF9, 1, 0x02)
     assert board.machine.pio.read(0xCF8, 4) == 0x80000800

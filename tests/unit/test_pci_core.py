@@ -120,13 +120,13 @@ def test_sizing_with_decoding_on_maps_nothing_over_the_top(board: Board) -> None
 
 
 def test_overlap_is_tolerated_and_pci_ports_win(board: Board) -> None:
-    board.machine.pio.add(IoRange(0xC000, 4, lambda o, s: 0x11, lambda *_: None, name="board", max_width=4))
     first = add_card(board)
     second = add_card(board)
     for slot in (2, 3):
         board.write(slot, 0, 0x10, 4, 0xC000)
         board.write(slot, 0, 4, 2, IO)
-    assert board.machine.pio.read(0xC000, 1) == 0x78
+    board.machine.pio.add(IoRange(0xC000, 4, lambda o, s: 0x11, lambda *_: None, name="board", max_width=4))
+    assert board.machine.pio.read(0xC000, 1) == 0x78  # though the board's range came last
     assert (len(first.accesses), len(second.accesses)) == (0, 1)
     board.write(3, 0, 4, 2, 0)
     board.machine.pio.read(0xC000, 1)
@@ -207,12 +207,15 @@ def test_reset_restores_config_and_unmaps(board: Board) -> None:
     board.write(2, 0, 0x10, 4, 0xC000)
     board.write(2, 0, 0x3C, 1, 11)
     board.write(2, 0, 4, 2, IO | MASTER)
+    board.write(1, 0, 0x61, 1, 10)
     card.intx.raise_()
+    assert board.machine.interrupts.levels == {10: 1}
     for _ in range(2):
         card.reset(ResetKind.COLD)
         assert bytes(card.config.data) == before
         assert card.bars[0].address is None
         assert not card.bus_master
+        assert board.machine.interrupts.levels == {10: 0}
 
 
 def test_unrealize_leaves_no_trace(board: Board) -> None:

@@ -145,13 +145,18 @@ class PciBus:
         )
 
 
+def _signed(address: int) -> int:
+    """QEMU-COMPAT: QAPI's ``int`` is a signed 64-bit number, also for addresses that a guest programs above it."""
+    return address - (1 << 64) if address >> 63 else address
+
+
 def _regions(device: PciDevice) -> tuple[PciRegion, ...]:
     return tuple(
         PciRegion(
             bar=index,
             type="io" if bar.is_io else "memory",
             size=bar.size_bytes,
-            address=-1 if bar.address is None else bar.address,
+            address=-1 if bar.address is None else _signed(bar.address),
             prefetch=None if bar.is_io else bar.prefetch,
             mem_type_64=None if bar.is_io else bar.kind == "mem64",
         )
