@@ -149,6 +149,8 @@ def _default_devices(draft: Draft) -> None:
         missing.append("a CD-ROM drive")
     if not drivers & _FLOPPY_TYPES:
         missing.append("a floppy drive")
+    if "parallel" not in draft.given:
+        missing.append("a parallel port")
     if not draft.given & {"monitor", "mon", "qmp", "qmp-pretty"}:
         missing.append("a monitor for people")
     if missing:

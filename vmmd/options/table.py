@@ -41,7 +41,7 @@ OPTIONS: tuple[OptionSpec, ...] = (
     OptionSpec("add-fd", "fd=N,set=N[,opaque=TEXT]", STANDARD, "put an inherited fd into a set", machine.read_add_fd),
     OptionSpec("global", "DRIVER.PROPERTY=VALUE", STANDARD, "default of a device property", machine.read_global),
     OptionSpec(
-        "boot", "[order=]DRIVES[,once=,menu=,strict=,splash-time=,reboot-timeout=]", STANDARD, "boot order", machine.read_boot
+        "boot", "[order=]DRIVES[,once=,menu=,strict=,reboot-timeout=]", STANDARD, "boot order", machine.read_boot
     ),
     OptionSpec("k", "LANGUAGE", STANDARD, "keyboard layout; en-us", machine.read_keyboard),
     OptionSpec("name", "[guest=]NAME[,process=,debug-threads=on]", STANDARD, "name of the guest", machine.read_name),
