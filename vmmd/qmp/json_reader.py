@@ -146,7 +146,10 @@ def _string(token: bytes) -> str:
         raise syntax_fault("invalid UTF-8 sequence in string") from None
     if not text.isascii() and _NONCHARACTER.search(text):
         raise syntax_fault("invalid UTF-8 sequence in string")
-    return _escape.sub(lambda found: _unescape(found, text), text) if "\\" in text else text
+    if "\\" not in text:
+        return text
+    quoted = text + chr(token[-1])  # an error may quote the end of the string, too
+    return _escape.sub(lambda found: _unescape(found, quoted), text)
 
 
 def _unescape(found: re.Match[str], text: str) -> str:
