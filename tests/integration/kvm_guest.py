@@ -70,8 +70,11 @@ class PlainCpus:
     def topology_ids(self, index: int) -> tuple[int, int, int, int]:
         return (index, 0, 0, 0)
 
-    def cpuid(self, index: int) -> tuple[CpuidEntry, ...]:
+    def cpuid(self, index: int, tsc_khz: int) -> tuple[CpuidEntry, ...]:
         return self._entries
+
+    def msrs(self) -> dict[int, int]:
+        return {}
 
 
 class TinyVm:

@@ -35,8 +35,8 @@ def reset(
 ) -> None:
     """Bring a parked vCPU to power-on state. Raises KvmError.
 
-    ``lapic`` is the local APIC as KVM made it (None: not in the kernel), ``signature`` the value of CPUID.1:EAX that EDX shows at reset. The boot
-    CPU starts at the reset vector, or in ``boot``; the others wait for INIT and SIPI.
+    ``lapic`` is the local APIC as KVM made it (None: not in the kernel), ``signature`` the value of CPUID.1:EAX, which
+    EDX shows at reset. The boot CPU starts at the reset vector, or in ``boot``; the others wait for INIT and SIPI.
     """
     vcpu.set_msrs(msr.reset_values(vcpu.vm.msr_indices))
     sregs = reset_sregs(is_bsp)
@@ -130,8 +130,9 @@ def registers(vcpu: Vcpu) -> dict[str, int]:
 def _access(segment: abi.Segment) -> int:
     if segment.unusable:
         return 0
-    low: int = segment.type | segment.s << 4 | segment.dpl << 5 | segment.present << 7
-    return low | segment.avl << 12 | segment.l << 13 | segment.db << 14 | segment.g << 15
+    access: int = segment.type | segment.s << 4 | segment.dpl << 5 | segment.present << 7
+    access |= segment.avl << 12 | segment.l << 13 | segment.db << 14 | segment.g << 15
+    return access
 
 
 def is_long_mode_code(sregs: abi.Sregs) -> bool:

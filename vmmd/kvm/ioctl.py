@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """ioctl(2) for KVM, in two flavours, and the C-level kick signal.
 
-``ioctl`` lets go of the GIL while the kernel works: for everything that may take long, KVM_RUN above all. ``fcntl.ioctl``
-is never used for KVM_RUN: CPython 3.14 retries it on EINTR, so a kicked vCPU would spin inside the call (architecture §3).
+``ioctl`` lets go of the GIL while the kernel works: for everything that may take long, KVM_RUN above all.
+``fcntl.ioctl`` is never used for KVM_RUN: CPython 3.14 retries it on EINTR, so a kicked vCPU would spin inside the call
+(architecture §3).
 
 ``short_ioctl`` keeps the GIL: for calls of a microsecond (KVM_IRQ_LINE, KVM_SIGNAL_MSI), where giving it away and
 getting it back from a busy thread would cost more than the call.
@@ -18,8 +19,8 @@ from vmmd.errors import BackendError
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-#: raw calls: (fd, request, argument) -> result, -1 with ``ctypes.get_errno()``. No ``argtypes``: plain ints and ``byref``
-#: objects convert faster without (0.65 µs a call against 1.2); addresses are passed as c_void_p or byref, never as int.
+#: raw calls: (fd, request, argument) -> result, -1 with ``ctypes.get_errno()``. No ``argtypes``: plain ints and
+#: ``byref`` objects convert faster without (0.65 µs a call against 1.2); addresses go by ``byref``, never as int.
 run_ioctl = _libc["ioctl"]
 short_ioctl = ctypes.PyDLL(None, use_errno=True)["ioctl"]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model-specific registers: indices (Intel SDM vol. 4, AMD APM vol. 2 appendix A, kernel's msr.rst) and reset values."""
+"""Model-specific registers: indices (Intel SDM vol. 4, AMD APM vol. 2 app. A, kernel's msr.rst) and reset values."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guest-virtual to guest-physical, step by step: the page walk of Intel SDM vol. 3 §4.3 (32-bit), §4.4 (PAE), §4.5 (4- and
-5-level). Pure: reads page tables from guest memory, changes nothing (no accessed bits).
+"""Guest-virtual to guest-physical, step by step (Intel SDM vol. 3 §4.3 32-bit, §4.4 PAE, §4.5 4- and 5-level paging).
+
+Pure: reads page tables from guest memory and changes nothing (no accessed bits).
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ _NAMES = {5: "PML5E", 4: "PML4E", 3: "PDPTE", 2: "PDE", 1: "PTE"}
 
 
 class WalkStep(NamedTuple):
-    """One table entry, or the result: ``kind`` is PML5E, PML4E, PDPTE, PDE, PTE, then ``page`` (``entry`` is the GPA and
-    ``page_bytes`` the size), or ``fault`` with the reason."""
+    """One table entry, or the result.
+
+    ``kind`` is PML5E, PML4E, PDPTE, PDE, PTE, then ``page`` (``page_bytes`` its size) or ``fault`` with the reason.
+    """
 
     kind: str
     gpa: int  # where the entry was read; for ``page`` the translated address

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import logging
 import os
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -21,6 +20,7 @@ from vmmd.core.device import ShutdownCause
 from vmmd.kvm import abi
 from vmmd.kvm.coalesced import CoalescedRing
 from vmmd.kvm.ioctl import run_ioctl
+from vmmd.log import get_logger
 
 if TYPE_CHECKING:
     import threading
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vmmd.core.device import SystemRequests
     from vmmd.kvm.vcpu import Vcpu
 
-log = logging.getLogger("vmmd.kvm")
+log = get_logger("vmmd.kvm")
 
 #: exit reasons that are counted and dispatched; a later kernel's larger ones are unknown exits
 REASONS = 64

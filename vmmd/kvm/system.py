@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.errors import BackendError, MissingKvmCapError
 from vmmd.kvm import abi
-from vmmd.kvm.ioctl import KvmError, ioctl
+from vmmd.kvm.ioctl import KvmError, ioctl, raw_ioctl
 
 if TYPE_CHECKING:
     from vmmd.kvm.vm import KvmVm
@@ -20,7 +20,7 @@ class CpuidEntry(NamedTuple):
     """One CPUID leaf. ``indexed``: it is one of several sub-leaves chosen by ECX."""
 
     function: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
     indexed: bool
     eax: int
     ebx: int
@@ -99,6 +99,16 @@ class Kvm:
                 if error.errno != errno.E2BIG or count > 4096:
                     raise
                 count *= 2
+
+    def feature_msrs(self, indices: tuple[int, ...]) -> dict[int, int]:
+        """Values of feature MSRs that KVM can show a guest; those it does not know are left out."""
+        values: dict[int, int] = {}
+        for index in indices:
+            words = (ctypes.c_uint32 * 6)(1, 0, index, 0, 0, 0)
+            # SAFETY: a kvm_msrs header and the one entry it announces
+            if raw_ioctl(self.fd, abi.KVM_GET_MSRS, ctypes.byref(words)) == 1:
+                values[index] = words[5] << 32 | words[4]
+        return values
 
     def msr_list(self) -> tuple[int, ...]:
         """Indices of the MSRs that make up a vCPU's state (KVM_GET_MSR_INDEX_LIST)."""

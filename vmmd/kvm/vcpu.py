@@ -170,6 +170,13 @@ class Vcpu:
                 wanted = wanted[_MSR_BATCH:]
         return refused
 
+    def tsc_khz(self) -> int:
+        """Frequency of the guest's time stamp counter; 0: not known."""
+        try:
+            return ioctl(self.fd, abi.KVM_GET_TSC_KHZ, name="KVM_GET_TSC_KHZ")
+        except KvmError:
+            return 0
+
     def kvmclock_paused(self) -> None:
         """Tell the guest's soft-lockup watchdog that it was stopped; harmless where there is no kvmclock."""
         try:

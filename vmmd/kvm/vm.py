@@ -49,7 +49,7 @@ class KvmVm:
         #: zones whose writes KVM collects in a ring; shared with the run loops, which drain while it is not empty
         self.coalesced_zones: list[tuple[int, int, bool]] = []
         self._slots: dict[int, int] = {}  # slot -> size in bytes
-        # SAFETY: argument block of the hot ioctl, made once; used with the DeviceLock held, hence by one thread at a time
+        # SAFETY: argument block of the hot ioctl, made once; used with the DeviceLock held, so by one thread at a time
         self._irq_level = abi.IrqLevel()
         self._irq_level_ref = ctypes.byref(self._irq_level)
         self._msi_blocks: dict[tuple[int, int], tuple[abi.Msi, object]] = {}
@@ -177,7 +177,7 @@ class KvmVm:
         ioctl(self.fd, abi.KVM_SET_GSI_ROUTING, ctypes.byref(block), name="KVM_SET_GSI_ROUTING")
 
     def irqfd(self, fd: int, gsi: int, deassign: bool = False, resample_fd: int | None = None) -> None:
-        """Bind an eventfd to a GSI (or unbind). With ``resample_fd`` level-triggered: EOI signals it. Raises KvmError."""
+        """Bind an eventfd to a GSI (or unbind); with ``resample_fd`` as a level that EOI resamples. Raises KvmError."""
         flags = abi.KVM_IRQFD_FLAG_DEASSIGN if deassign else 0
         if resample_fd is not None:
             flags |= abi.KVM_IRQFD_FLAG_RESAMPLE

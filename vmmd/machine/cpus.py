@@ -10,7 +10,6 @@ last vCPU to leave posts the waiting callbacks to the loop. Nothing on the loop 
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections import deque
@@ -21,6 +20,7 @@ from vmmd.errors import StateError
 from vmmd.kvm import abi, cpustate
 from vmmd.kvm.ioctl import KICK_SIGNAL, install_kick_handler, set_thread_name
 from vmmd.kvm.runloop import REASONS, Dispatch, RunLoop
+from vmmd.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from vmmd.kvm.vcpu import Vcpu
     from vmmd.kvm.vm import KvmVm
 
-log = logging.getLogger("vmmd.cpus")
+log = get_logger("vmmd.cpus")
 
 _IMMEDIATE_EXIT = abi.RUN_OFFSETS["RUN_IMMEDIATE_EXIT"][1]
 _STOP_TIMEOUT_S = 10.0
@@ -50,14 +50,19 @@ EXIT_NAMES = {
 class CpuConfig(Protocol):
     """What kind of CPUs these are (``kvm.cpuid.CpuConfig``)."""
 
-    kvmclock: bool
-    signature: int
+    @property
+    def kvmclock(self) -> bool: ...
+
+    @property
+    def signature(self) -> int: ...
 
     def apic_id(self, index: int) -> int: ...
 
     def topology_ids(self, index: int) -> tuple[int, int, int, int]: ...
 
-    def cpuid(self, index: int) -> tuple[CpuidEntry, ...]: ...
+    def cpuid(self, index: int, tsc_khz: int) -> tuple[CpuidEntry, ...]: ...
+
+    def msrs(self) -> dict[int, int]: ...
 
 
 class VcpuInfo(NamedTuple):
@@ -185,7 +190,10 @@ class VcpuManager:
         cpus = []
         for index in range(self.count):
             vcpu = self.vm.create_vcpu(self.cpu_config.apic_id(index))
-            vcpu.set_cpuid(self.cpu_config.cpuid(index))
+            vcpu.set_cpuid(self.cpu_config.cpuid(index, vcpu.tsc_khz()))
+            refused = vcpu.set_msrs(self.cpu_config.msrs())
+            if refused and not index:
+                log.warning("KVM does not take the CPU model's MSR %s", ", ".join(f"{msr:#x}" for msr in refused))
             cpus.append(_VcpuThread(self, index, vcpu, RunLoop(vcpu, self._dispatch)))
         self._cpus = tuple(cpus)
         self.reset()
