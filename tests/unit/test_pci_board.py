@@ -119,6 +119,7 @@ def test_reset_port_does_not_disturb_the_address_register(board: Board) -> None:
     board.plug(board.host)  # whichever of the two came last
     board.machine.pio.write(0xCF8, 4, 0x80000800)
     board.machine.pio.write(0xCF9, 1, 0x02)
+    assert board.machine.pio.read(0xCF9, 1) == 0x02
     assert board.machine.pio.read(0xCF8, 4) == 0x80000800
     assert board.machine.pio.read(0xCFC, 4) == 0x70008086
 
