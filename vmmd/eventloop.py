@@ -7,9 +7,10 @@ registered early is kept and handed to the loop by ``bind``.
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import TYPE_CHECKING
+
+from vmmd.log import get_logger
 
 if TYPE_CHECKING:
     import asyncio
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from vmmd.core.notify import Cancellable, Promise
 
-log = logging.getLogger("vmmd.loop")
+log = get_logger("vmmd.loop")
 
 
 class EventLoopPort:

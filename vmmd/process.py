@@ -45,6 +45,13 @@ class Messages:
     def info(self, text: str) -> None:
         self._write(f"{self._prefix()} info: {text}")
 
+    def lines(self, text: str) -> None:
+        """A message of the log, which may have several lines (registers, traceback)."""
+        head, *rest = text.split("\n")
+        self._write(f"{self._prefix()} {head}")
+        for line in rest:
+            self._write(line)
+
     @staticmethod
     def _write(line: str) -> None:
         try:

@@ -45,9 +45,9 @@ class FileChardev(StreamChardev):
 
     def _write_failed(self, error: OSError) -> None:
         if self.dropped_bytes and not self._closed:
-            import logging
+            from vmmd.log import get_logger
 
-            logging.getLogger("vmmd.chardev").warning("chardev %s: %s; output is lost", self.label, error.strerror)
+            get_logger("vmmd.chardev").warning("chardev %s: %s; output is lost", self.label, error.strerror)
 
     def _close(self) -> None:
         fd = self._write_fd

@@ -48,9 +48,9 @@ class LogFile:
                 done += os.write(self._fd, data[done:] if done else data)
             except OSError as error:
                 if not self.lost_bytes:
-                    import logging
+                    from vmmd.log import get_logger
 
-                    logging.getLogger("vmmd.chardev").warning(
+                    get_logger("vmmd.chardev").warning(
                         "logfile %s: %s; output is lost", self.path, error.strerror
                     )
                 self.lost_bytes += len(data) - done

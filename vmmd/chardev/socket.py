@@ -140,8 +140,8 @@ class SocketChardev(StreamChardev):
         if self._closed:
             return
         if not self._reported:
-            import logging
+            from vmmd.log import get_logger
 
             self._reported = True
-            logging.getLogger("vmmd.chardev").warning("Unable to connect character device %s: %s", self.label, error)
+            get_logger("vmmd.chardev").warning("Unable to connect character device %s: %s", self.label, error)
         self._loop.call_later(self.config.reconnect_s * NS_PER_S, self._try_connect)

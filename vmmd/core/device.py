@@ -9,10 +9,10 @@ DeviceLock held. ``realize`` that raises is unwound completely by ``plug``.
 from __future__ import annotations
 
 import enum
-import logging
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from vmmd.core.props import PropSet
+from vmmd.log import get_logger
 
 if TYPE_CHECKING:
     import threading
@@ -143,7 +143,7 @@ class Device:
         self.ctx = ctx
         self.id = id_
         self.qom_path = ""  # set by the machine when it enters the tree
-        self.log = logging.getLogger(f"vmmd.devices.{self.type_name}" + (f"[{id_}]" if id_ else ""))
+        self.log = get_logger(f"vmmd.devices.{self.type_name}" + (f"[{id_}]" if id_ else ""))
         self._undo: list[Callable[[], None]] = []
 
     @property

@@ -5,12 +5,12 @@ effects; ``build`` opens images and KVM and puts the machine together, paused.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from vmmd.core.device import DeviceContext
 from vmmd.core.irq import GsiFanIn
 from vmmd.errors import UsageError
+from vmmd.log import get_logger
 from vmmd.machine import device_plan
 from vmmd.machine.memory_map import MemoryMap
 from vmmd.machine.ram import RamBlock, RamSettings
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vmmd.machine.vm import Vm
     from vmmd.options.backends import MemoryBackend
 
-log = logging.getLogger("vmmd.machine")
+log = get_logger("vmmd.machine")
 
 #: parts that are no devices of the registry and take -global properties
 _KERNEL_PARTS = {

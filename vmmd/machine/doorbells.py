@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import TYPE_CHECKING
 
 from vmmd.errors import BackendError
+from vmmd.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vmmd.core.notify import LoopPort
     from vmmd.kvm.vm import KvmVm
 
-log = logging.getLogger("vmmd.doorbells")
+log = get_logger("vmmd.doorbells")
 
 
 class KvmDoorbell:

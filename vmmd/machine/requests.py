@@ -7,16 +7,17 @@ it out (``Vm.serve_requests``).
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import TYPE_CHECKING, NamedTuple
+
+from vmmd.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vmmd.core.device import ShutdownCause
 
-log = logging.getLogger("vmmd.machine")
+log = get_logger("vmmd.machine")
 
 
 class Pending(NamedTuple):

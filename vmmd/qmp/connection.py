@@ -11,12 +11,12 @@ among them are served at once. A handler that is a coroutine becomes a task; all
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, cast
 
 from vmmd.errors import VmmdError
+from vmmd.log import get_logger
 from vmmd.qmp.registry import COMMANDS, Context, invoke, load
 from vmmd.qmp.session import NO_ID, QmpSession, error_reply, success_reply
 from vmmd.qmp.wire import MAX_REPLY_BYTES, JsonSplitter, ParseFault, decode, decode_simple, encode
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vmmd.qmp.streams import Stream
     from vmmd.qmp.vm_api import VmApi
 
-log = logging.getLogger("vmmd.qmp")
+log = get_logger("vmmd.qmp")
 
 #: in-band requests that wait when out-of-band is enabled (QEMU: 8)
 OOB_QUEUE = 8

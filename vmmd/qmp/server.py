@@ -8,9 +8,9 @@ registers early is handed to the loop when that runs.
 from __future__ import annotations
 
 import errno
-import logging
 from typing import TYPE_CHECKING
 
+from vmmd.log import get_logger
 from vmmd.qmp.session import error_reply, greeting, greeting_bytes
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vmmd.qmp.streams import Stream
     from vmmd.qmp.vm_api import VmApi
 
-log = logging.getLogger("vmmd.qmp")
+log = get_logger("vmmd.qmp")
 
 #: clients of one listening socket; further ones get one error line
 MAX_CLIENTS = 32

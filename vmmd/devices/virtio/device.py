@@ -18,11 +18,11 @@ from vmmd.core.notify import Handshake
 from vmmd.devices.virtio.queue import RingError, VirtQueue
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Callable, Iterable
 
     from vmmd.core.device import DeviceContext
     from vmmd.core.memory import GuestMemory
+    from vmmd.log import Logger
 
 
 class Status(enum.IntFlag):
@@ -126,7 +126,7 @@ class VirtioDevice:
 
     virtio_id = 0  # virtio 1.2 §5
 
-    def __init__(self, ctx: DeviceContext, log: logging.Logger, queue_sizes: list[int]) -> None:
+    def __init__(self, ctx: DeviceContext, log: Logger, queue_sizes: list[int]) -> None:
         self.ctx = ctx
         self.log = log
         self.transport: Transport

@@ -35,12 +35,12 @@ from vmmd.devices.virtio.pci_transport import VirtioPciDevice
 from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Callable
 
     from vmmd.core.backend import DriveHandle
     from vmmd.core.device import DeviceContext
     from vmmd.devices.virtio.queue import VirtQueue
+    from vmmd.log import Logger
 
 ERROR_POLICY = enum_type("BlockdevOnError", "report", "ignore", "enospc", "stop", "auto")
 
@@ -50,7 +50,7 @@ class VirtioBlk(VirtioDevice):
 
     virtio_id = 2
 
-    def __init__(self, ctx: DeviceContext, log: logging.Logger, drive: DriveHandle, options: BlkOptions) -> None:
+    def __init__(self, ctx: DeviceContext, log: Logger, drive: DriveHandle, options: BlkOptions) -> None:
         super().__init__(ctx, log, [options.queue_size] * options.queues)
         self.drive = drive
         self.options = options
