@@ -30,12 +30,13 @@ def content(device: FwCfg, name: str) -> bytes:
 
 
 def test_e820_of_small_machine_equals_qemu() -> None:
-    table = e820.firmware_table(128 << 20, 0)
+    table = e820.firmware_table(128 << 20, 0, kvm=False)
     assert table.hex() == "0000000000000000000000080000000001000000"
 
 
 def test_e820_of_large_amd_machine_equals_qemu() -> None:
     assert e820.firmware_table(3 * GIB, 3 * GIB, hypertransport=True).hex() == (
+        "00c0fffe00000000004000000000000002000000"
         "00000000fd000000000000000300000002000000"
         "0000000000000000000000c00000000001000000"
         "0000000001000000000000c00000000001000000"
@@ -43,7 +44,7 @@ def test_e820_of_large_amd_machine_equals_qemu() -> None:
 
 
 def test_direct_boot_map_has_no_overlap_and_reserves_tables() -> None:
-    ranges = e820.direct_boot_map(GIB, GIB, tables_base=GIB - (128 << 10))
+    ranges = e820.direct_boot_map(GIB, GIB, tables_base=GIB - (128 << 10), hypertransport=True)
     ends = [each.base + each.size_bytes for each in ranges]
     assert all(end <= following.base for end, following in zip(ends, ranges[1:], strict=False))
     usable = sum(each.size_bytes for each in ranges if each.kind == e820.RAM)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 MP_GPA = low_memory.F_SEGMENT
 #: SMBIOS tables up to this size go to the F segment, larger ones behind the ACPI tables
 SMBIOS_LOW_BYTES = 0x8000
-KVM_PRIVATE = (0xFEFF_C000, 0x4000)  # SeaBIOS reserves it on KVM: identity map and TSS
 SMALLEST_RAM = 2 << 20
 
 
@@ -112,11 +111,9 @@ def prepare(boot: DirectBoot, platform: Platform) -> BootState:
         raise VmmdError("-kernel needs at least 2 MiB of RAM", "give more with -m")
     _bios_data(platform)
     rsdp_gpa = _place_tables(platform, tables_gpa)
-    ranges = e820.direct_boot_map(platform.ram_below_4g, platform.ram_above_4g, tables_base=tables_gpa)
-    ranges.append(e820.Range(*KVM_PRIVATE, e820.RESERVED))
-    if platform.hypertransport:
-        ranges.append(e820.Range(*e820.HYPERTRANSPORT, e820.RESERVED))
-    space = low_memory.Space(platform.memory, platform.ram_below_4g, tables_gpa, sorted(ranges), rsdp_gpa)
+    low, high = platform.ram_below_4g, platform.ram_above_4g
+    ranges = e820.direct_boot_map(low, high, tables_base=tables_gpa, hypertransport=platform.hypertransport)
+    space = low_memory.Space(platform.memory, low, tables_gpa, ranges, rsdp_gpa)
     return boot.load(space)
 
 

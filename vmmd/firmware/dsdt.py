@@ -149,7 +149,10 @@ def _isa(config: AcpiConfig) -> bytes:
 
 
 def _link(index: int) -> bytes:
-    """An interrupt link device: its PIRQ route register holds the interrupt, bit 7 disables it (§6.2.16)."""
+    """An interrupt link device: its PIRQ route register holds the interrupt, bit 7 disables it (§6.2.16).
+
+    The field is made inside the method: SeaBIOS's own reader of the DSDT does not know CreateDWordField elsewhere.
+    """
     register = path(f"\\_SB.PCI0.ISA.PRQ{'ABCD'[index]}")
     disabled = and_(register, integer(_PIRQ_DISABLED))
     return device(
@@ -158,10 +161,16 @@ def _link(index: int) -> bytes:
         name("_UID", integer(index)),
         name("_PRS", resources(interrupt(*LINK_IRQS))),
         name("BUFF", resources(interrupt(0))),
-        create_dword_field(path("BUFF"), INTERRUPT_NUMBER_OFFSET, "LINE"),
         method("_STA", 0, if_(disabled, return_(integer(_STA_DISABLED))), return_(integer(_STA_PRESENT))),
         method("_DIS", 0, store(integer(_PIRQ_DISABLED), register)),
-        method("_CRS", 0, and_(register, integer(0x0F), path("LINE")), return_(path("BUFF")), serialized=True),
+        method(
+            "_CRS",
+            0,
+            create_dword_field(path("BUFF"), INTERRUPT_NUMBER_OFFSET, "LINE"),
+            and_(register, integer(0x0F), path("LINE")),
+            return_(path("BUFF")),
+            serialized=True,
+        ),
         method(
             "_SRS",
             1,
