@@ -333,7 +333,7 @@ class Mc146818Rtc(Device):
         if flags & self._cmos[REG_B] & B_INTERRUPTS:
             flags |= C_INTERRUPT
         self._flags = 0
-        if self._backlog:
+        if self._backlog and flags & B_PERIODIC:
             cycles = self._period_cycles()
             self._catch_up_ns = self.ctx.clock.now_ns() + cycles * NS_PER_S // OSCILLATOR_HZ // CATCH_UP
         self._update()
