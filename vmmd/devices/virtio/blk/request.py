@@ -51,6 +51,7 @@ SEGMENT_UNMAP = 1
 #: LIMIT: data of one request; drivers stay far below (safety.md P6)
 DATA_BYTES_MAX = 64 * MiB
 
+_U32 = 0xFFFF_FFFF  # the used ring has room for no more
 _HEADER = struct.Struct("<IIQ")
 _SEGMENT = struct.Struct("<QII")
 
@@ -95,7 +96,7 @@ def parse(chain: Chain, memory: GuestMemory) -> BlkRequest:
     except GuestAddressError:
         raise RingError("a block request without a header, or with one outside RAM") from None
     kind, _, sector = _HEADER.unpack(header)
-    return BlkRequest(chain[0], kind & ~KIND_BARRIER, sector, data_out, data_in, status_gpa, total(writable))
+    return BlkRequest(chain[0], kind & ~KIND_BARRIER, sector, data_out, data_in, status_gpa, min(total(writable), _U32))
 
 
 class Limits(NamedTuple):

@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A driver that breaks one rule of the virtqueue at a time (contract/safety.md §3.4 (1)), and random breakage.
+
+Properties: the device comes back within a bound; memory outside the writable buffers, the used ring and the status
+byte is unchanged (compared with a shadow copy); the device either goes on or asks for a reset; after a reset a
+clean request succeeds.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.framework.virtqueue_driver import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Buffer
+from tests.unit.virtio_rig import DATA, FULL, HEADERS, IN, INDIRECT, OK, RAM_BYTES, RINGS, rig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.framework.virtqueue_driver import DriverQueue
+    from tests.unit.virtio_rig import Rig
+
+SIZE = 16
+BOUND_S = 5.0  # a stuck device, not a slow machine
+NEEDS_RESET = 0x40
+BAD_ADDRESSES = [RAM_BYTES - 1, RAM_BYTES, 0xE000_0000, 0xFEE0_0000, (1 << 63), (1 << 64) - 1, (1 << 64) - 512]
+BAD_LENGTHS = [0, 0xFFFF_FFFF, 0x8000_0000]
+
+
+def desc(ring: DriverQueue, index: int, gpa: int, length: int, flags: int, following: int = 0) -> None:
+    ring.write_desc(ring.desc, index, gpa, length, flags, following)
+
+
+def good_chain(ring: DriverQueue) -> None:
+    """Descriptors 0, 1, 2: a 512-byte read at DATA, status at DATA + 0x1000."""
+    ring.memory.write(HEADERS, struct.pack("<IIQ", IN, 0, 0))
+    desc(ring, 0, HEADERS, 16, DESC_NEXT, 1)
+    desc(ring, 1, DATA, 512, DESC_NEXT | DESC_WRITE, 2)
+    desc(ring, 2, DATA + 0x1000, 1, DESC_WRITE)
+
+
+def jump(by: int) -> Callable[[DriverQueue], None]:
+    def breaks(ring: DriverQueue) -> None:
+        ring.memory.store_u16(ring.avail + 2, (ring.avail_index + by) & 0xFFFF)
+
+    return breaks
+
+
+def edit(index: int, gpa: int | None, length: int, flags: int, following: int = 0) -> Callable[[DriverQueue], None]:
+    def breaks(ring: DriverQueue) -> None:
+        where = {0: HEADERS, 1: DATA, 2: DATA + 0x1000}[index] if gpa is None else gpa
+        desc(ring, index, where, length, flags, following)
+        ring.offer(0)
+
+    return breaks
+
+
+def table(
+    entries: list[tuple[int, int, int, int]], length: int | None = None, flags: int = DESC_INDIRECT
+) -> Callable[[DriverQueue], None]:
+    def breaks(ring: DriverQueue) -> None:
+        for index, entry in enumerate(entries):
+            ring.write_desc(INDIRECT, index, *entry)
+        desc(ring, 0, INDIRECT, 16 * len(entries) if length is None else length, flags, 1)
+        ring.offer(0)
+
+    return breaks
+
+
+def head(value: int) -> Callable[[DriverQueue], None]:
+    return lambda ring: ring.offer(value)
+
+
+def twice(ring: DriverQueue) -> None:
+    ring.offer(0)
+    ring.offer(0)
+
+
+def overlapping_used_ring(ring: DriverQueue) -> None:
+    """The data goes over the used ring: the guest harms only itself."""
+    desc(ring, 1, ring.used, 512, DESC_NEXT | DESC_WRITE, 2)
+    ring.offer(0)
+
+
+NEXT, WRITE = DESC_NEXT, DESC_WRITE
+BROKEN: dict[str, tuple[Callable[[DriverQueue], None], bool]] = {
+    # name: (what is done, whether the device must ask for a reset)
+    "avail index jumps by more than the size": (jump(SIZE + 1), True),
+    "avail index jumps far": (jump(0x8000), True),
+    "avail index goes backwards": (jump(-1), True),
+    "head is the size": (head(SIZE), True),
+    "head is ffff": (head(0xFFFF), True),
+    "next is the size": (edit(0, None, 16, NEXT, SIZE), True),
+    "next is ffff": (edit(1, None, 512, NEXT | WRITE, 0xFFFF), True),
+    "next loops to itself": (edit(1, None, 512, NEXT | WRITE, 1), True),
+    "next loops to the head": (edit(1, None, 512, NEXT | WRITE, 0), True),
+    "no readable part": (edit(0, None, 16, NEXT | WRITE, 1), True),
+    "readable behind writable": (edit(2, None, 1, 0), True),
+    "nothing writable": (edit(0, None, 16, 0), True),
+    "header too short": (edit(0, None, 15, NEXT, 1), True),
+    "status of length 0 takes the last data byte": (edit(2, None, 0, WRITE), False),
+    "indirect and next": (table([(HEADERS, 16, NEXT, 1), (DATA, 1, WRITE, 0)], flags=DESC_INDIRECT | NEXT), True),
+    "indirect of length 0": (table([], length=0), True),
+    "indirect of 17 bytes": (table([(HEADERS, 16, NEXT, 1)], length=17), True),
+    "indirect longer than the queue": (table([(HEADERS, 16, NEXT, 1)], length=16 * (SIZE + 1)), True),
+    "indirect of 4 GiB": (table([(HEADERS, 16, NEXT, 1)], length=0xFFFF_FFF0), True),
+    "indirect inside indirect": (table([(HEADERS, 16, NEXT, 1), (INDIRECT, 32, DESC_INDIRECT, 0)]), True),
+    "indirect next outside its table": (table([(HEADERS, 16, NEXT, 2), (DATA, 1, WRITE, 0)]), True),
+    "indirect loop": (table([(HEADERS, 16, NEXT, 0)]), True),
+    "the same head twice": (twice, False),
+    "data over the used ring": (overlapping_used_ring, False),
+}
+for address in BAD_ADDRESSES:
+    BROKEN[f"header at {address:#x}"] = (edit(0, address, 16, NEXT, 1), True)
+    BROKEN[f"data at {address:#x}"] = (edit(1, address, 512, NEXT | WRITE, 2), False)
+    BROKEN[f"status at {address:#x}"] = (edit(2, address, 2 if address < RAM_BYTES else 1, WRITE), True)
+    BROKEN[f"indirect at {address:#x}"] = (edit(0, address, 48, DESC_INDIRECT), True)
+for length in BAD_LENGTHS:
+    BROKEN[f"header of {length:#x} bytes"] = (edit(0, None, length, NEXT, 1), length == 0)
+    BROKEN[f"data of {length:#x} bytes"] = (edit(1, None, length, NEXT | WRITE, 2), False)
+
+
+def provoke(blk: Rig, ring: DriverQueue, breaks: Callable[[DriverQueue], None], allowed: list[tuple[int, int]]) -> None:
+    """Do it, kick, and check bound and shadow. ``allowed``: (gpa, length) that may change."""
+    breaks(ring)
+    shadow = bytearray(blk.ram)
+    start = time.monotonic()
+    ring.notify()
+    blk.loop.settle()
+    assert time.monotonic() - start < BOUND_S
+    now = bytearray(blk.ram)
+    for gpa, length in [*allowed, (ring.used, 6 + 8 * ring.size)]:
+        shadow[gpa : gpa + length] = now[gpa : gpa + length]
+    assert now == shadow, "memory changed that the device was not given to write"
+
+
+def works_after_reset(blk: Rig) -> None:
+    blk.disk.data[:512] = b"k" * 512
+    ring = blk.driver(size=SIZE).queues[0]
+    assert blk.run(ring, IN, 0, 512, slot=3) == OK
+    assert blk.data(512, slot=3) == b"k" * 512
+
+
+#: lawful numbers for the legacy queue, which always has 256 entries
+ONLY_MODERN = (
+    "avail index jumps by more than the size",
+    "head is the size",
+    "next is the size",
+    "indirect longer than the queue",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "modern"),
+    [(name, modern) for name in BROKEN for modern in (True, False) if modern or name not in ONLY_MODERN],
+)
+def test_broken_ring_is_survived(name: str, modern: bool) -> None:
+    breaks, asks_for_reset = BROKEN[name]
+    with rig() as blk:
+        driver = blk.driver(modern=modern, size=SIZE if modern else None)
+        ring = driver.queues[0]
+        good_chain(ring)
+        allowed = [(DATA, 513), (DATA + 0x1000, 1)]
+        if "used ring" in name:
+            allowed.append((ring.used, 512))
+        provoke(blk, ring, breaks, allowed)
+        if modern:
+            assert bool(driver.status & NEEDS_RESET) == asks_for_reset
+        assert blk.device.virtio.broken == asks_for_reset
+        works_after_reset(blk)
+
+
+def test_broken_device_interrupts_once_for_its_configuration() -> None:
+    """virtio 1.2 §2.1.2: after DRIVER_OK the device sends a configuration change notification."""
+    with rig() as blk:
+        driver = blk.driver(size=SIZE)
+        driver.queues[0].offer(0xFFFF)
+        driver.queues[0].notify()
+        blk.loop.settle()
+        assert driver.isr == 3
+        driver.queues[0].notify()
+        blk.loop.settle()
+        assert driver.isr == 0
+        assert driver.status & 0x40
+
+
+def test_ring_in_mmio_asks_for_a_reset() -> None:
+    with rig() as blk:
+        driver = blk.driver(size=SIZE)
+        driver.negotiate(FULL)
+        driver.put(0x16, 2, 0)
+        for register, gpa in ((0x20, RINGS), (0x28, RINGS + 0x1000), (0x30, 0xFEE0_0000)):
+            driver.put(register, 4, gpa)
+        driver.put(0x1C, 2, 1)
+        driver.ready()
+        assert driver.status & NEEDS_RESET
+        works_after_reset(blk)
+
+
+def test_two_heads_in_flight_that_are_one_ask_for_a_reset() -> None:
+    with rig() as blk:
+        driver = blk.driver(size=SIZE)
+        blk.disk.hold = True
+        good_chain(driver.queues[0])
+        twice(driver.queues[0])
+        driver.queues[0].notify()
+        blk.loop.settle()
+        assert driver.status & NEEDS_RESET
+        blk.loop.call(blk.disk.complete)
+        blk.disk.hold = False
+        works_after_reset(blk)
+
+
+def test_long_shared_chains_are_taken_a_bounded_number_a_turn() -> None:
+    """Every head points into one chain as long as the queue: work a turn is bounded, and the loop is not held."""
+    with rig(queue_size="1024") as blk:
+        driver = blk.driver(size=1024)
+        ring = driver.queues[0]
+        for index in range(1023):
+            desc(ring, index, DATA, 1, DESC_NEXT, index + 1)
+        desc(ring, 1023, DATA, 1, DESC_WRITE)
+        for index in range(512):
+            ring.offer(index)
+        turns: list[float] = []
+        kick = blk.device.virtio.workers[0].ring.pop_batch
+
+        class Timed:
+            def __init__(self, inner: object) -> None:
+                self.inner = inner
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(self.inner, name)
+
+            def pop_batch(self, limit: int) -> object:
+                chains = kick(limit)
+                turns.append(sum(map(len, chains)))
+                return chains
+
+        worker = blk.device.virtio.workers[0]
+        worker.ring = Timed(worker.ring)  # type: ignore[assignment]
+        ring.notify()
+        blk.loop.settle()
+        assert len(turns) > 10
+        assert max(turns) <= 4096 + 2 * 1024 + 2
+        worker.ring = worker.ring.inner  # type: ignore[attr-defined]
+        assert not driver.status & NEEDS_RESET
+        assert ring.memory.u16(ring.used + 2) == 512
+
+
+WORD = st.integers(0, 0xFFFF) | st.integers(0, SIZE)
+ADDRESS = st.sampled_from([HEADERS, DATA, DATA + 0x1000, INDIRECT, RINGS, *BAD_ADDRESSES])
+LENGTH = st.sampled_from([0, 1, 15, 16, 17, 48, 64, 512, 513, 4096, 0xFFFF_FFFF])
+DESCRIPTOR = st.tuples(ADDRESS, LENGTH, st.integers(0, 7), st.integers(0, SIZE))
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+@given(
+    descriptors=st.lists(DESCRIPTOR, min_size=SIZE, max_size=SIZE),
+    indirect=st.lists(DESCRIPTOR, min_size=4, max_size=4),
+    heads=st.lists(st.integers(0, SIZE), min_size=1, max_size=SIZE),
+    header=st.tuples(st.sampled_from([0, 1, 4, 8, 11, 13, 2, 77, 0x8000_0000]), st.integers(0, 600)),
+    hold=st.booleans(),
+)
+def test_random_rings_never_touch_what_is_not_writable(
+    descriptors: list[tuple[int, int, int, int]],
+    indirect: list[tuple[int, int, int, int]],
+    heads: list[int],
+    header: tuple[int, int],
+    hold: bool,
+) -> None:
+    with rig() as blk:
+        driver = blk.driver(size=SIZE)
+        ring = driver.queues[0]
+        blk.disk.hold = hold
+        blk.memory.write(HEADERS, struct.pack("<IIQ", header[0], 0, header[1]))
+
+        def breaks(ring: DriverQueue) -> None:
+            for index, entry in enumerate(indirect):
+                ring.write_desc(INDIRECT, index, *entry)
+            for index, entry in enumerate(descriptors):
+                desc(ring, index, *entry)
+            for each in heads:
+                ring.offer(each)
+
+        # everything that any descriptor calls writable
+        allowed = [
+            (gpa, length)
+            for gpa, length, flags, _ in [*descriptors, *indirect]
+            if flags & DESC_WRITE and gpa + length <= RAM_BYTES
+        ]
+        # a table read after an earlier request wrote over it holds anything
+        rewritten = any(gpa <= at < gpa + length for gpa, length in allowed for at in (INDIRECT, RINGS))
+        breaks(ring)
+        shadow = bytearray(blk.ram)
+        ring.notify()
+        blk.loop.settle()
+        blk.loop.call(blk.disk.complete)
+        blk.loop.settle()
+        if not rewritten:
+            now = bytearray(blk.ram)
+            for gpa, length in [*allowed, (ring.used, 6 + 8 * SIZE)]:
+                shadow[gpa : gpa + length] = now[gpa : gpa + length]
+            assert now == shadow
+        blk.disk.hold = False
+        works_after_reset(blk)
+
+
+def test_rings_changed_by_another_thread_while_parsed() -> None:
+    """A second vCPU scribbles over descriptors all the time: whatever is read, nothing escapes and a reset helps."""
+    with rig() as blk:
+        driver = blk.driver(size=SIZE)
+        ring = driver.queues[0]
+        stop = threading.Event()
+
+        def scribble() -> None:
+            turn = 0
+            while not stop.is_set():
+                turn += 1
+                good_chain(ring)
+                desc(ring, turn % 3, BAD_ADDRESSES[turn % 7], BAD_LENGTHS[turn % 3], turn % 8, turn % 20)
+                ring.memory.store_u16(ring.avail + 2, ring.memory.u16(ring.used + 2) + turn % 4 & 0xFFFF)
+
+        thread = threading.Thread(target=scribble)
+        thread.start()
+        try:
+            deadline = time.monotonic() + 1.0
+            while time.monotonic() < deadline:
+                ring.notify()
+                blk.loop.call(lambda: None)
+                if driver.status & NEEDS_RESET:
+                    ring = blk.driver(size=SIZE).queues[0]
+        finally:
+            stop.set()
+            thread.join()
+        blk.loop.settle()
+        works_after_reset(blk)
+
+
+def test_oversized_request_is_refused_before_any_use() -> None:
+    """65 × the same buffer, more than the device moves at once: answered, not executed."""
+    with rig(queue_size="128") as blk:
+        driver = blk.driver(size=128)
+        ring = driver.queues[0]
+        ring.memory.write(HEADERS, struct.pack("<IIQ", IN, 0, 0))
+        head_ = ring.add([Buffer(HEADERS, 16)], [*[Buffer(0, RAM_BYTES)] * 65, Buffer(DATA + 0x1000, 1)])
+        ring.kick()
+        blk.loop.settle()
+        assert [each for each, _ in ring.collect()] == [head_]
+        assert blk.memory.u8(DATA + 0x1000) == 1
+        assert not blk.disk.calls
