@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tests.unit.fakes import RecordingRequests
 from vmmd.core.address_space import AddressSpace, IoRange
 from vmmd.core.bootstate import BootState, SegmentState
-from vmmd.core.memory import GuestMemory, make_region
+from vmmd.core.memory import GuestAddressError, GuestMemory, make_region
 from vmmd.kvm.irqchip import KvmInterrupts
 from vmmd.kvm.system import CpuidEntry, Kvm
 from vmmd.machine.cpus import VcpuManager
@@ -77,6 +77,26 @@ class PlainCpus:
         return {}
 
 
+class HiddenRam:
+    """What a machine's memory map does for accesses that no slot shows: all of it is plain RAM."""
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory = memory
+
+    def read_hidden(self, gpa: int, length: int) -> bytes | None:
+        try:
+            return self._memory.read(gpa, length)
+        except GuestAddressError:
+            return None
+
+    def write_hidden(self, gpa: int, data: bytes) -> bool:
+        try:
+            self._memory.write(gpa, data)
+        except GuestAddressError:
+            return False
+        return True
+
+
 class TinyVm:
     """1 MiB of RAM, irqchip, ``count`` vCPUs, and code for the first one."""
 
@@ -99,6 +119,7 @@ class TinyVm:
         self.cpus = VcpuManager(
             self.vm, count=count, pio=self.pio, mmio=self.mmio, memory=self.memory, lock=self.lock,
             requests=self.requests, loop=self.loop, cpu_config=PlainCpus(self.kvm), debug_threads=True,
+            hidden=HiddenRam(self.memory),
         )  # fmt: skip
         self.cpus.set_boot_state(boot or BootState({"rip": ENTRY, "rsp": 0x8000, "rflags": 2}, REAL_MODE))
         self.cpus.start()

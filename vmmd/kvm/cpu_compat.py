@@ -29,9 +29,6 @@ CHANGES: tuple[tuple[tuple[int, int], tuple[str, ...], dict[str, str]], ...] = (
     ((2, 7), ("Opteron_G3",), {"family": "15", "model": "6", "stepping": "1"}),
     ((2, 7), (_ALL,), {"full-cpuid-auto-level": "off", "l3-cache": "off"}),
     ((2, 6), (_ALL,), {"cpuid-0xb": "off"}),
-    ((2, 4), ("qemu64",), {"abm": "on", "popcnt": "on", "sse4a": "on"}),
-    ((2, 4), ("qemu32",), {"popcnt": "on"}),
-    ((2, 4), (_ALL,), {"check": "off"}),
 )
 
 

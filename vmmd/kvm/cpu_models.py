@@ -70,7 +70,6 @@ class ModelRow(NamedTuple):
     model_id: str
     caches: tuple[CacheShape, ...] | None  # None: the legacy ones
     features: str
-    level_func7: int = 0
     note: str = ""  # what -cpu help says behind the model id
 
 
@@ -171,11 +170,11 @@ ROWS: tuple[ModelRow, ...] = (
             "pcid pclmulqdq pdpe1gb pge pku pni popcnt pschange-mc-no pse pse36 rdctl-no rdrand rdseed rdtscp rtm "
             "sep skip-l1dfl-vmentry smap smep spec-ctrl ssbd sse sse2 sse4.1 sse4.2 ssse3 stibp syscall taa-no "
             "tsc tsc-deadline vme x2apic xgetbv1 xsave xsavec xsaveopt"
-        ), level_func7=1
+        ),
     ),
     ModelRow(
         "Cooperlake-v2", INTEL, 6, 85, 10, 0xd, 0x80000008, "Intel Xeon Processor (Cooperlake)", None,
-        "+xsaves", level_func7=1, note="[XSAVES]"
+        "+xsaves", note="[XSAVES]"
     ),
     ModelRow(
         "core2duo-v1", INTEL, 6, 15, 11, 0xa, 0x80000008, "Intel(R) Core(TM)2 Duo CPU     T7700  @ 2.40GHz", None,
@@ -377,14 +376,14 @@ ROWS: tuple[ModelRow, ...] = (
         ),
     ),
     ModelRow(
-        "Opteron_G2-v1", AMD, 15, 6, 1, 0x5, 0x8000000a, "AMD Opteron 22xx (Gen 2 Class Opteron)", None,
+        "Opteron_G2-v1", AMD, 15, 6, 1, 0x5, 0x80000008, "AMD Opteron 22xx (Gen 2 Class Opteron)", None,
         (
             "apic clflush cmov cx16 cx8 de fpu fxsr lahf-lm lm mca mce mmx msr mtrr nx pae pat pge pni pse pse36 "
             "sep sse sse2 svm syscall tsc vme"
         ),
     ),
     ModelRow(
-        "Opteron_G3-v1", AMD, 16, 2, 3, 0x5, 0x8000000a, "AMD Opteron 23xx (Gen 3 Class Opteron)", None,
+        "Opteron_G3-v1", AMD, 16, 2, 3, 0x5, 0x80000008, "AMD Opteron 23xx (Gen 3 Class Opteron)", None,
         (
             "abm apic clflush cmov cx16 cx8 de fpu fxsr lahf-lm lm mca mce misalignsse mmx monitor msr mtrr nx "
             "pae pat pge pni popcnt pse pse36 rdtscp sep sse sse2 sse4a svm syscall tsc vme"

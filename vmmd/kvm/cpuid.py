@@ -108,6 +108,11 @@ class CpuConfig:
         return base | (model & 0xF) << 4 | model >> 4 << 16 | self.numbers["stepping"]
 
     @property
+    def features_edx(self) -> int:
+        """CPUID.1:EDX, for SMBIOS and MP tables."""
+        return self.words[0]
+
+    @property
     def phys_bits(self) -> int:
         """Width of guest-physical addresses."""
         if not self.has("lm"):
@@ -282,7 +287,6 @@ class _Wanted:
             )
         row, names = found
         config.numbers |= {"family": row.family, "model": row.model, "stepping": row.stepping}
-        config.numbers["level-func7"] = row.level_func7
         config.level, config.xlevel = row.level, row.xlevel
         config.vendor, config.model_id, config.caches = row.vendor, row.model_id, row.caches
         config.flags["legacy-cache"] = row.caches is None
@@ -438,19 +442,14 @@ class _Wanted:
         config = self.config
         if not config.flags["full-cpuid-auto-level"]:
             return
-        level, xlevel = config.level, config.xlevel
-        for index, word in enumerate(WORDS):
-            if word.register == MSR or not config.words[index]:
-                continue
-            if word.leaf < 0x4000_0000:
-                level = max(level, word.leaf)
-            elif 0x8000_0000 <= word.leaf < 0xC000_0000:
-                xlevel = max(xlevel, word.leaf)
+        used = [word for index, word in enumerate(WORDS) if config.words[index] and word.register != MSR]
+        level = max([config.level, *(word.leaf for word in used if word.leaf < 0x4000_0000)])
+        xlevel = max([config.xlevel, *(word.leaf for word in used if 0x8000_0000 <= word.leaf < 0xC000_0000)])
         if config.has("svm"):
             xlevel = max(xlevel, 0x8000_000A)
         if config.topology.dies > 1 and config.vendor == INTEL:
             level = max(level, 0x1F)
-        if any(word.leaf == 7 and word.subleaf and config.words[index] for index, word in enumerate(WORDS)):
+        if any(word.leaf == 7 and word.subleaf for word in used):
             config.numbers["level-func7"] = max(config.numbers["level-func7"], 1)
         if "level" not in self.fixed_levels:
             config.level = level
@@ -462,7 +461,11 @@ class _Wanted:
         config = self.config
         missing = False
         xcr0_lacking = self._lacking_components()
-        for index in range(len(WORDS)):
+        for index, word in enumerate(WORDS):
+            if word.register == MSR and xcr0_lacking:
+                missing = True
+                self._warn_components(xcr0_lacking)
+                xcr0_lacking = []
             lacking = config.words[index] & ~self.host.supported[index]
             config.words[index] &= ~lacking
             if not lacking:
@@ -473,13 +476,14 @@ class _Wanted:
                     name = features.name_of(index, bit) if lacking >> bit & 1 else ""
                     if name:
                         self._warn("host doesn't support requested feature", index, name)
-        for bit in xcr0_lacking:
-            missing = True
-            if config.flags["check"] or config.flags["enforce"]:
-                config.warnings.append(f"host doesn't support requested feature: CPUID.0DH:EAX [bit {bit}]")
         if missing and config.flags["enforce"]:
             shown = "; ".join(config.warnings)
             raise UsageError("Host doesn't support requested features", shown)
+
+    def _warn_components(self, bits: list[int]) -> None:
+        if self.config.flags["check"] or self.config.flags["enforce"]:
+            for bit in bits:
+                self.config.warnings.append(f"host doesn't support requested feature: CPUID.0DH:EAX [bit {bit}]")
 
     def _lacking_components(self) -> list[int]:
         """Bits of XCR0 that a wanted feature needs and the host does not have."""

@@ -112,8 +112,7 @@ class _Leaves:
 
     def _amd_caches(self) -> tuple[CacheShape, ...]:
         config = self.config
-        caches = config.caches if config.caches is not None and not config.flags["legacy-cache"] else LEGACY_AMD
-        return caches if config.flags["l3-cache"] else caches[:3]
+        return config.caches if config.caches is not None and not config.flags["legacy-cache"] else LEGACY_AMD
 
     def _cache_leaves(self, leaf: int, caches: tuple[CacheShape, ...], *, cores_field: bool) -> None:
         topology = self.config.topology
@@ -211,9 +210,9 @@ class _Leaves:
         first = [cache.size_bytes >> 10 << 24 | cache.ways << 16 | 1 << 8 | 64 for cache in caches[:2]]
         self.add(0x8000_0005, (0x01FF_01FF, 0x01FF_01FF, first[0], first[1]))
         ways = {16: 8, 8: 6}
-        second, third = caches[2], caches[3:]
+        second, third = caches[2], caches[3] if self.config.flags["l3-cache"] else None
         ecx = second.size_bytes >> 10 << 16 | ways[second.ways] << 12 | 1 << 8 | 64
-        edx = third[0].size_bytes // (512 << 10) << 18 | ways[third[0].ways] << 12 | 1 << 8 | 64 if third else 0
+        edx = third.size_bytes // (512 << 10) << 18 | ways[third.ways] << 12 | 1 << 8 | 64 if third else 0
         self.add(0x8000_0006, (0, 0x4200_4200, ecx, edx))
 
     def _address_sizes(self) -> None:
