@@ -189,3 +189,18 @@ def test_blob_replaces_the_structure_of_its_type() -> None:
 def test_damaged_blob_is_refused(data: bytes) -> None:
     with pytest.raises(UsageError, match="-smbios file=f"):
         smbios.check_blob(data, "-smbios file=f")
+
+
+def test_options_of_one_type_add_up() -> None:
+    fields, ports = smbios.collect(
+        [
+            (1, {"manufacturer": "a", "serial": "s"}),
+            (11, {"value": ["x"]}),
+            (8, {"port_type": 1}),
+            (1, {"manufacturer": "b"}),
+            (11, {"value": ["y", "z"]}),
+            (8, {"port_type": 2}),
+        ]
+    )
+    assert fields == {1: {"manufacturer": "b", "serial": "s"}, 11: {"value": ["x", "y", "z"]}}
+    assert ports == [{"port_type": 1}, {"port_type": 2}]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vmmd.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 GIB = 1 << 30
 DIMM_BYTES = 16 * GIB
@@ -90,6 +90,30 @@ def parse_fields(type_number: int, items: Sequence[tuple[str, str]], where: str)
         elif text or key in _NUMBERS:
             fields[key] = _convert(key, text, where)
     return fields
+
+
+def collect(options: Iterable[tuple[int, Fields]]) -> tuple[dict[int, Fields], list[Fields]]:
+    """(fields by type, type 8 ports) of all ``-smbios type=`` options in order.
+
+    A later option of a type replaces what it names again; OEM strings add up; each type 8 is a port of its own.
+    """
+    fields: dict[int, Fields] = {}
+    ports: list[Fields] = []
+    for type_number, given in options:
+        if type_number == 8:
+            ports.append(given)
+            continue
+        known = fields.setdefault(type_number, {})
+        values = [each for part in (known, given) for each in _oem_values(part)]
+        known.update(given)
+        if values:
+            known["value"] = values
+    return fields, ports
+
+
+def _oem_values(fields: Mapping[str, object]) -> list[str]:
+    values = fields.get("value")
+    return values if isinstance(values, list) else []
 
 
 def _oem_file(path: str, where: str) -> str:
@@ -242,9 +266,8 @@ def _port(fields: Mapping[str, object]) -> bytes:
 
 def _oem_strings(fields: Mapping[str, object]) -> bytes:
     made = _Structure(11, 0x0E00, fields)
-    values = fields.get("value")
     count = 0
-    for value in values if isinstance(values, list) else ():
+    for value in _oem_values(fields):
         count = made.text(value)
     if count > 255:
         raise UsageError("-smbios type=11: at most 255 strings fit in the structure")
