@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmmd.qmp import splitter as splitter_module
 from vmmd.qmp import wire
 from vmmd.qmp.json_reader import read_json
-from vmmd.qmp.wire import JsonSplitter, ParseFault, decode, decode_simple, encode
+from vmmd.qmp.splitter import JsonSplitter
+from vmmd.qmp.wire import ParseFault, decode, decode_simple, encode
 
 COMMAND = b'{"execute":"query-status"}'
 
@@ -160,11 +162,11 @@ def test_never_ending_number_is_bounded() -> None:
     found = [each for _turn in range(100) for each in splitter.feed(b"1" * 100)]
     assert isinstance(found[0], ParseFault)
     assert len(found) == 1
-    assert splitter.buffered_bytes <= wire.MAX_BARE_BYTES + 100
+    assert splitter.buffered_bytes <= splitter_module.MAX_BARE_BYTES + 100
 
 
 def test_many_brackets_are_bounded() -> None:
-    found = feed_all(b"[" + b"[]," * wire.MAX_BRACKETS)
+    found = feed_all(b"[" + b"[]," * splitter_module.MAX_BRACKETS)
     assert found == ["JSON token count limit exceeded"]
 
 

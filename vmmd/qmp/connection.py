@@ -19,13 +19,14 @@ from vmmd.errors import VmmdError
 from vmmd.log import get_logger
 from vmmd.qmp.registry import COMMANDS, Context, invoke, load
 from vmmd.qmp.session import NO_ID, QmpSession, error_reply, success_reply
-from vmmd.qmp.wire import MAX_REPLY_BYTES, JsonSplitter, ParseFault, decode, decode_simple, encode
+from vmmd.qmp.wire import MAX_REPLY_BYTES, ParseFault, decode, decode_simple, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from vmmd.core.notify import LoopPort
     from vmmd.qmp.session import Request
+    from vmmd.qmp.splitter import JsonSplitter
     from vmmd.qmp.streams import Stream
     from vmmd.qmp.vm_api import VmApi
 
@@ -54,7 +55,7 @@ class Connection:
         self._loop = loop
         self._stream = stream
         self._on_closed = on_closed
-        self._splitter = JsonSplitter()
+        self._splitter: JsonSplitter | None = None  # made for the first message that is not of the usual kind
         self.session = QmpSession(COMMANDS)
         self._context = Context(vm, self.session)
         self._inbox: deque[object] = deque()  # messages (or ParseFaults) that have arrived
@@ -109,7 +110,7 @@ class Connection:
             self._set_reading(False)
             self._close_if_done()
             return
-        if self._splitter.idle and not self._busy and not self._unsent:
+        if not self._busy and not self._unsent and (self._splitter is None or self._splitter.idle):
             message = decode_simple(data)
             if message is not None:  # the usual case: one command, all at once
                 self._run(message)
@@ -120,9 +121,8 @@ class Connection:
     def _take(self, data: bytes) -> None:
         """Cut what has arrived into messages."""
         inbox = self._inbox
-        splitter = self._splitter
         rest = data
-        while rest and splitter.idle:
+        while rest and (self._splitter is None or self._splitter.idle):
             line, newline, rest = rest.partition(b"\n")
             message = decode_simple(line)
             if message is not None:
@@ -133,6 +133,10 @@ class Connection:
             self._split(rest)
 
     def _split(self, data: bytes) -> None:
+        if self._splitter is None:
+            from vmmd.qmp.splitter import JsonSplitter
+
+            self._splitter = JsonSplitter()
         for text in self._splitter.feed(data):
             if isinstance(text, ParseFault):
                 self._inbox.append(text)
