@@ -42,6 +42,8 @@ class LoopThread:
                 item[0](*item[1])
             except BaseException as error:  # reported by settle()
                 self.errors.append(error)
+            finally:
+                self._queue.task_done()
 
     def post(self, callback: Callable[..., None], *args: object) -> None:
         self._queue.put((callback, args))
@@ -77,12 +79,10 @@ class LoopThread:
 
     def settle(self) -> None:
         """Return when everything posted, and what that posts, has run. Raises what a callback raised."""
-        while True:
-            self.call(lambda: None)
-            if self._queue.empty():
-                self.call(lambda: None)
-                if self._queue.empty():
-                    return
+        with self._queue.all_tasks_done:
+            if not self._queue.all_tasks_done.wait_for(lambda: not self._queue.unfinished_tasks, SETTLE_S):
+                raise TimeoutError("the loop is stuck")
+        self._check()
 
     def _check(self) -> None:
         if self.errors:

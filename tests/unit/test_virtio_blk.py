@@ -20,6 +20,7 @@ from tests.unit.virtio_rig import (
     GET_ID,
     HEADERS,
     IN,
+    INDIRECT,
     IOERR,
     NOT_ANSWERED,
     OK,
@@ -28,14 +29,15 @@ from tests.unit.virtio_rig import (
     SCSI,
     UNSUPP,
     WRITE_ZEROES,
+    Rig,
     rig,
-)  # fmt: skip
+)
 from vmmd.core.events import BlockIoErrorEvent
+from vmmd.core.memory import make_region
+from vmmd.devices.virtio.blk.device import VirtioBlkPci
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from tests.unit.virtio_rig import Rig
 
 BOTH = pytest.mark.parametrize("modern", [True, False], ids=["modern", "legacy"])
 PATTERN = bytes(range(256)) * 16  # 4 KiB
@@ -130,25 +132,44 @@ def test_bad_request_is_answered_and_not_executed(
 
 
 def test_read_only_disk_refuses_every_change() -> None:
-    with rig() as blk:
-        assert not blk.device.virtio.offered & 1 << 5
-    made = rig()
-    with made as blk:
-        blk.disk.read_only = True
-        with blk.machine.lock:
-            blk.device.unrealize()
-            blk.device = type(blk.device)(blk.device.props, blk.machine.ctx, "vda")
-            blk.device.bus = blk.registers.function.bus
-            blk.device.plug()
-        blk.registers.function = blk.device
-        blk.registers.map_bars()
-        ring = blk.driver().queues[0]
-        assert blk.device.virtio.offered & 1 << 5
-        assert blk.run(ring, OUT, 0, b"x" * 512) == IOERR
-        assert blk.run(ring, WRITE_ZEROES, 0, struct.pack("<QII", 0, 1, 0)) == IOERR
-        assert blk.run(ring, DISCARD, 0, struct.pack("<QII", 0, 1, 0)) == IOERR
-        assert blk.run(ring, IN, 0, 512) == OK
-        assert not [call for call in blk.disk.calls if call[0] != "read"]
+    blk = Rig()
+    blk.disk.read_only = True
+    ring = blk.plug().driver().queues[0]
+    assert blk.device.virtio.offered & 1 << 5
+    assert blk.run(ring, OUT, 0, b"x" * 512) == IOERR
+    assert blk.run(ring, WRITE_ZEROES, 0, struct.pack("<QII", 0, 1, 0)) == IOERR
+    assert blk.run(ring, DISCARD, 0, struct.pack("<QII", 0, 1, 0)) == IOERR
+    assert blk.run(ring, IN, 0, 512) == OK
+    assert not [call for call in blk.disk.calls if call[0] != "read"]
+    blk.close()
+
+
+def test_rings_headers_and_data_may_lie_in_different_regions() -> None:
+    """RAM below and above the 4 GiB hole; one buffer runs over a seam between two regions that touch."""
+    blk = Rig()
+    high = 1 << 32
+    extra = [bytearray(1 << 20), bytearray(1 << 20)]
+    regions = [make_region(high + (index << 20), memoryview(each), 0, "high") for index, each in enumerate(extra)]
+    blk.memory.publish([*blk.memory.regions, *regions])
+    driver = Driver(blk.plug().registers, blk.memory, modern=True)
+    driver.negotiate(FULL)
+    ring = driver.setup_queue(0, high + 0x2000)
+    driver.ready()
+    seam = high + (1 << 20) - 1000
+    for turn, (header, data, status) in enumerate(
+        [(HEADERS, high + 0x8000, HEADERS + 64), (high + 0x9000, DATA, high + 0x9100), (HEADERS, seam, high + 0x9100)]
+        * 2
+    ):
+        blk.disk.data[:4096] = bytes([turn + 1]) * 4096
+        blk.memory.write(header, struct.pack("<IIQ", IN, 0, 0))
+        table = (INDIRECT, high + 0xA000)[turn % 2]
+        ring.add([Buffer(header, 16)], [Buffer(data, 4096), Buffer(status, 1)], table if turn < 3 else None)
+        ring.kick()
+        blk.loop.settle()
+        assert len(ring.collect()) == 1
+        assert blk.memory.u8(status) == OK
+        assert blk.memory.read(data, 4096) == bytes([turn + 1]) * 4096
+    blk.close()
 
 
 @BOTH
@@ -338,7 +359,7 @@ def test_several_queues_work_side_by_side(modern: bool) -> None:
 
 
 def test_num_queues_auto_is_one_a_vcpu() -> None:
-    class FourCpus(type(rig().__enter__().device)):  # type: ignore[misc]
+    class FourCpus(VirtioBlkPci):
         vcpu_count = 4
 
     with rig(FourCpus) as blk:
@@ -516,7 +537,9 @@ def test_one_queue_is_reset_while_the_other_works() -> None:
         driver.put(0x3A, 2, 1)
         assert driver.get(0x3A, 2) == 0
         assert driver.get(0x1C, 2) == 0
+        rings = blk.doorbells.rings
         assert blk.run(second, IN, 0, 512) == OK
+        assert blk.doorbells.rings == rings + 1
         again = driver.setup_queue(0, RINGS, size=64)
         blk.loop.settle()
         assert blk.run(again, IN, 0, 512) == OK

@@ -99,10 +99,11 @@ class Transport(Protocol):
     def interrupt_config(self) -> None:
         """Interrupt for a configuration change. Lock held."""
 
-    def attach_doorbells(self) -> None:
-        """Connect the notification registers to the workers of ``VirtioDevice.workers``. Lock held."""
+    def attach_doorbell(self, index: int, kick: Callable[[], None]) -> None:
+        """Have the loop call ``kick`` when the driver notifies queue ``index``. Lock held."""
 
-    def detach_doorbells(self) -> None: ...
+    def detach_doorbell(self, index: int) -> None:
+        """Undo it; a ring not served yet may be lost. Idempotent. Lock held."""
 
     def reset_registers(self) -> None:
         """Vectors, ISR and selectors to their reset values. Lock held."""
@@ -202,8 +203,8 @@ class VirtioDevice:
     @locked
     def reset_by_machine(self) -> None:
         """Machine reset: vCPUs are paused, the device was quiesced."""
-        self.transport.detach_doorbells()
-        for worker in self.workers.values():
+        for index, worker in self.workers.items():
+            self.transport.detach_doorbell(index)
             worker.abandon()
         self.workers = {}
         self._drain = None
@@ -225,7 +226,6 @@ class VirtioDevice:
         """Give every enabled queue that has no worker to the loop. Nothing while DMA is not possible."""
         if self.broken or not self.transport.dma.regions:
             return
-        made: list[QueueWorker] = []
         for index, queue in enumerate(self.queues):
             if queue.enabled and index not in self.workers:
                 try:
@@ -234,12 +234,8 @@ class VirtioDevice:
                     self._fail(f"queue {index}: {error}")
                     return
                 self.workers[index] = worker = self.make_worker(index, ring)
-                made.append(worker)
-        if made:
-            self.transport.detach_doorbells()
-            self.transport.attach_doorbells()
-            for worker in made:  # chains may be waiting already
-                self.ctx.loop.post(worker.kick)
+                self.transport.attach_doorbell(index, worker.kick)
+                self.ctx.loop.post(worker.kick)  # chains may be waiting already
 
     def _make_ring(self, queue: QueueState) -> VirtQueue:
         features = self.driver_features & (self.offered | self.offered_legacy)
@@ -273,9 +269,8 @@ class VirtioDevice:
         if not taken:
             finish()
             return
-        self.transport.detach_doorbells()
-        if self.workers:
-            self.transport.attach_doorbells()
+        for index, _ in taken:
+            self.transport.detach_doorbell(index)
 
         def save_and_finish() -> None:
             for index, worker in taken:

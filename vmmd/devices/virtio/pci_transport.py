@@ -113,7 +113,7 @@ class VirtioPciDevice(PciDevice):
         self.msix: Msix | None = None
         #: which interface the driver set the queues up with: only that one gets doorbells
         self.uses_legacy = False
-        self._doorbells: list[Doorbell] = []
+        self._doorbells: dict[int, Doorbell] = {}
         self._pci_cap = 0  # offset of the PCI configuration access capability
 
     # -- life ----------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class VirtioPciDevice(PciDevice):
         if legacy:
             self._add_legacy()
         self._link_newest_first()
-        self.on_undo(self._unplugged)
+        self.on_undo(self.virtio.reset_by_machine)
 
     def _check_props(self) -> None:
         for name in self.UNAVAILABLE:
@@ -163,10 +163,6 @@ class VirtioPciDevice(PciDevice):
                 "Set either disable-modern or disable-legacy to off",
             )
         return modern, legacy
-
-    def _unplugged(self) -> None:
-        self.detach_doorbells()
-        self.virtio.reset_by_machine()
 
     def reset(self, kind: ResetKind) -> None:
         self.virtio.reset_by_machine()  # first: it must not wait for the loop when bus mastering goes off
@@ -364,14 +360,17 @@ class VirtioPciDevice(PciDevice):
 
     # -- doorbells -----------------------------------------------------------------------------------------
 
-    def attach_doorbells(self) -> None:
-        if not self.props.ioeventfd:
-            return
-        ring = self._ring_legacy if self.uses_legacy else self._ring_modern
-        for index, worker in self.virtio.workers.items():
-            doorbell = ring(index, worker.kick)
+    def attach_doorbell(self, index: int, kick: Callable[[], None]) -> None:
+        self.detach_doorbell(index)
+        if self.props.ioeventfd:
+            doorbell = self._ring_legacy(index, kick) if self.uses_legacy else self._ring_modern(index, kick)
             if doorbell is not None:
-                self._doorbells.append(doorbell)
+                self._doorbells[index] = doorbell
+
+    def detach_doorbell(self, index: int) -> None:
+        doorbell = self._doorbells.pop(index, None)
+        if doorbell is not None:
+            doorbell.close()
 
     def _ring_legacy(self, index: int, kick: Callable[[], None]) -> Doorbell | None:
         bar = self.bars.get(BAR_LEGACY)
@@ -395,23 +394,13 @@ class VirtioPciDevice(PciDevice):
         except BackendError:
             return None  # served by exits
 
-    def detach_doorbells(self) -> None:
-        for doorbell in self._doorbells:
-            doorbell.close()
-        self._doorbells.clear()
-
     # -- PCI hooks -----------------------------------------------------------------------------------------
 
-    @property
-    def active(self) -> bool:
-        return bool(self.virtio.workers)
-
     def bar_mapped(self, index: int, address: int | None) -> None:
-        if index == (BAR_LEGACY if self.uses_legacy else BAR_MODERN) and self.active:
-            self.detach_doorbells()
-            self.attach_doorbells()
-            for each in list(self.virtio.workers):  # a ring at the old place may be lost
-                self.virtio.kick_queue(each)
+        if index == (BAR_LEGACY if self.uses_legacy else BAR_MODERN) and hasattr(self, "virtio"):
+            for each, worker in self.virtio.workers.items():
+                self.attach_doorbell(each, worker.kick)
+                self.virtio.kick_queue(each)  # a ring at the old place may be lost
 
     def command_changed(self, old: int, new: int) -> None:
         if not hasattr(self, "virtio"):

@@ -167,7 +167,7 @@ class VirtioBlkPci(VirtioPciDevice):
     class Props(VirtioPciDevice.Props):
         """Names and defaults as QEMU 7.2 shows them."""
 
-        drive = prop(DRIVE, None, "Node name or ID of a block device to use as a backend")
+        drive = prop(DRIVE, None, "Node name or ID of a block device to use as a backend", required=True)
         serial = prop(STR, None, "serial number, 20 bytes of it reach the guest")
         bootindex = prop(BOOT_INDEX, None, "place in the boot order, 0 first")
         num_queues = prop(U16, AUTO_QUEUES, "request queues; default: one for each vCPU")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 #: chains taken from the ring at once, and in one turn of the loop (safety.md P5)
 BATCH = 64
-TURN = 256
+TURN = 128
 #: looks at the ring after the last batch before notifications are enabled again: adaptive between the two
 POLL_MIN, POLL_MAX = 2, 128
 #: bounds of a merged transfer
