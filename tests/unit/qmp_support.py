@@ -8,6 +8,7 @@ tests.unit.qmp_support PATH`` serves PATH until ``quit``.
 from __future__ import annotations
 
 import asyncio
+import json
 import mmap
 import os
 import socket
@@ -130,6 +131,118 @@ class FakeVm(Vm):
             IoRange(0xFEE00000, 0x1000, lambda _o, size: (1 << 8 * size) - 1, lambda _o, _s, _v: None, name="apic")
         )
         self.pio.add(IoRange(0x70, 2, lambda _o, _s: 0, lambda _o, _s, _v: None, name="rtc"))
+
+
+class ManualFuture:
+    """An awaitable that a test resolves."""
+
+    def __init__(self) -> None:
+        self._waiters: list[Callable[[], None]] = []
+        self._resolved = False
+
+    def done(self) -> bool:
+        return self._resolved
+
+    def set_result(self, result: None) -> None:
+        self._resolved = True
+        for resume in self._waiters:
+            resume()
+
+    def __await__(self) -> Any:
+        if not self._resolved:
+            yield self
+
+    def add_waiter(self, resume: Callable[[], None]) -> None:
+        self._waiters.append(resume)
+
+
+class ManualLoop:
+    """A LoopPort without a loop: the test calls readers, writers and timers."""
+
+    def __init__(self) -> None:
+        self.readers: dict[int, Callable[[], None]] = {}
+        self.writers: dict[int, Callable[[], None]] = {}
+        self.posted: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+        self.timers: list[tuple[int, Callable[..., None], tuple[object, ...]]] = []
+        self._thread = threading.get_ident()
+
+    def post(self, callback: Callable[..., None], *args: object) -> None:
+        self.posted.append((callback, args))
+
+    def run_posted(self) -> None:
+        while self.posted:
+            callback, args = self.posted.pop(0)
+            callback(*args)
+
+    def call_later(self, delay_ns: int, callback: Callable[..., None], *args: object) -> Any:
+        self.timers.append((delay_ns, callback, args))
+
+    def fire_timers(self) -> None:
+        timers, self.timers = self.timers, []
+        for _delay, callback, args in timers:
+            callback(*args)
+
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+        self.readers[fd] = callback
+
+    def remove_reader(self, fd: int) -> None:
+        self.readers.pop(fd, None)
+
+    def add_writer(self, fd: int, callback: Callable[[], None]) -> None:
+        self.writers[fd] = callback
+
+    def remove_writer(self, fd: int) -> None:
+        self.writers.pop(fd, None)
+
+    def on_loop_thread(self) -> bool:
+        return threading.get_ident() == self._thread
+
+    def create_future(self) -> Any:
+        return ManualFuture()
+
+    def spawn(self, coroutine: Any, name: str) -> None:
+        try:
+            future = coroutine.send(None)
+        except StopIteration:
+            return
+        future.add_waiter(lambda: self.spawn(coroutine, name))
+
+
+class FakeStream:
+    """A client that the test plays: ``room`` is how much it takes before it stops reading."""
+
+    read_fd = write_fd = 5
+
+    def __init__(self) -> None:
+        self.arrived: list[bytes] = []
+        self.sent = bytearray()
+        self.room = 1 << 30
+        self.closed = False
+        self.broken = False
+
+    def read(self) -> bytes:
+        if not self.arrived:
+            raise BlockingIOError
+        return self.arrived.pop(0)
+
+    def write(self, data: bytes | memoryview) -> int:
+        if self.broken:
+            raise BrokenPipeError
+        if not self.room:
+            raise BlockingIOError
+        taken = min(self.room, len(data))
+        self.sent += data[:taken]
+        self.room -= taken
+        return taken
+
+    def close(self) -> None:
+        self.closed = True
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What came since the last call."""
+        lines = bytes(self.sent).split(b"\r\n")
+        self.sent = bytearray(lines.pop())
+        return [json.loads(line) for line in lines]
 
 
 class Monitor:

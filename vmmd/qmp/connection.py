@@ -164,14 +164,7 @@ class Connection:
             self._close_if_done()
 
     def _pump_one(self) -> bool:
-        if self._queue and not self._busy:
-            self._run(self._queue.popleft())
-            return True
-        if not self._inbox:
-            return False
-        if self.session.oob:
-            if len(self._queue) >= OOB_QUEUE:
-                return False
+        if self._inbox and self.session.oob and len(self._queue) < OOB_QUEUE:
             message = self._inbox.popleft()
             if isinstance(message, dict) and "exec-oob" in message:
                 self._run(message)
@@ -180,7 +173,10 @@ class Connection:
             return True
         if self._busy:
             return False
-        self._run(self._inbox.popleft())
+        waiting = self._queue or self._inbox
+        if not waiting:
+            return False
+        self._run(waiting.popleft())
         return True
 
     def _close_if_done(self) -> None:
