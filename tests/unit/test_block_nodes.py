@@ -1,0 +1,552 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The block layer on real files, with a loop turned by hand; faults come from an engine that injects them."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from tests.unit.select_loop import SelectLoop
+from vmmd.block.base import NodeConfig, skip
+from vmmd.block.file import FileNode
+from vmmd.block.gate import WriteGate
+from vmmd.block.graph import BlockGraph
+from vmmd.block.raw import probe_format
+from vmmd.errors import BackendError, UsageError
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def loop():
+    return SelectLoop()
+
+
+@pytest.fixture
+def graph(loop):
+    made = BlockGraph(loop)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "disk.raw"
+    path.write_bytes(bytes(range(256)) * (4 * MIB // 256))
+    return path
+
+
+def blockdev(driver, name="node0", **given):
+    return SimpleNamespace(driver=driver, node_name=name, **given)
+
+
+def drive_options(path, **given):
+    return SimpleNamespace(**{"id": "disk0", "file": str(path), "format": "raw", **given})
+
+
+class Call:
+    """Waits for one request."""
+
+    def __init__(self, loop, start, *args):
+        self.error = None
+        self.loop = loop
+        start(*args, self)
+
+    def __call__(self, error):
+        assert self.error is None, "done was called twice"
+        self.error = error
+
+    def result(self):
+        self.loop.until(lambda: self.error is not None, 10)
+        return self.error
+
+
+def read(loop, node, offset, *lengths):
+    area = mmap.mmap(-1, max(4096, sum(lengths)))
+    view = memoryview(area)
+    buffers, at = [], 0
+    for length in lengths:
+        view[at : at + length] = b"\xee" * length
+        buffers.append(view[at : at + length])
+        at += length
+    assert Call(loop, node.readv, offset, buffers).result() == 0
+    return bytes(view[:at])
+
+
+def write(loop, node, offset, *parts):
+    return Call(loop, node.writev, offset, [memoryview(bytearray(each)) for each in parts]).result()
+
+
+ENGINES = [("threads", "writeback"), ("threads", "none"), ("io_uring", "writeback"), ("io_uring", "none")]
+
+
+@pytest.fixture(params=ENGINES, ids=["-".join(each) for each in ENGINES])
+def disk(request, graph, image):
+    aio, cache = request.param
+    if aio == "io_uring":
+        pytest.importorskip("liburing")
+    graph.add_drive(drive_options(image, aio=aio, cache=cache, discard="unmap"))
+    return graph.claim("disk0", "test").backend
+
+
+# --- reads and writes on every engine ---------------------------------------------------------------------------------
+
+
+def test_data_arrives_in_all_segments(disk, loop, image):
+    assert read(loop, disk, 512, 512, 1024, 4096) == image.read_bytes()[512 : 512 + 5632]
+    assert write(loop, disk, 4096, b"A" * 512, b"B" * 1536) == 0
+    assert Call(loop, disk.flush).result() == 0
+    assert image.read_bytes()[4096 : 4096 + 2048] == b"A" * 512 + b"B" * 1536
+
+
+def test_many_requests_in_flight_all_end_once(disk, loop):
+    area = memoryview(mmap.mmap(-1, 256 * 4096))
+    calls = [Call(loop, disk.writev, n * 4096, [memoryview(bytearray(bytes([n]) * 4096))]) for n in range(256)]
+    assert [each.result() for each in calls] == [0] * 256
+    calls = [Call(loop, disk.readv, n * 4096, [area[n * 4096 : (n + 1) * 4096]]) for n in range(256)]
+    assert [each.result() for each in calls] == [0] * 256
+    assert bytes(area) == b"".join(bytes([n]) * 4096 for n in range(256))
+
+
+def test_misaligned_guest_memory_is_bounced(disk, loop, image):
+    area = memoryview(mmap.mmap(-1, 8192))
+    buffer = area[1:1025]
+    assert Call(loop, disk.readv, 1024, [buffer]).result() == 0
+    assert bytes(buffer) == image.read_bytes()[1024:2048]
+    buffer[:] = b"x" * 1024
+    assert Call(loop, disk.writev, 2048, [buffer]).result() == 0
+    assert image.read_bytes()[2048:3072] == b"x" * 1024
+
+
+def test_more_segments_than_the_kernel_takes(disk, loop, image):
+    assert read(loop, disk, 0, *[512] * 1500) == image.read_bytes()[: 512 * 1500]
+    assert write(loop, disk, 0, *[bytes([n & 0xFF]) * 512 for n in range(1500)]) == 0
+    assert image.read_bytes()[: 512 * 1500] == b"".join(bytes([n & 0xFF]) * 512 for n in range(1500))
+
+
+def test_discard_and_write_zeroes(disk, loop, image):
+    before = os.stat(image).st_blocks
+    assert Call(loop, disk.discard, MIB, MIB).result() == 0
+    assert os.stat(image).st_blocks < before
+    assert Call(loop, disk.write_zeroes, 2 * MIB, 65536, False).result() == 0
+    assert Call(loop, disk.write_zeroes, 3 * MIB, 65536, True).result() == 0
+    data = image.read_bytes()
+    assert len(data) == 4 * MIB
+    assert not any(data[MIB : 2 * MIB])
+    assert not any(data[2 * MIB : 2 * MIB + 65536])
+    assert not any(data[3 * MIB : 3 * MIB + 65536])
+    assert data[2 * MIB + 65536] == 0
+    assert data[2 * MIB + 65537] == 1
+
+
+def test_odd_file_size_reads_as_zeroes_behind_the_end(graph, loop, tmp_path):
+    path = tmp_path / "odd"
+    path.write_bytes(b"z" * 1000)
+    for cache in ("writeback", "none"):
+        drive = graph.add_drive(drive_options(path, id=f"d{cache}", cache=cache, read_only=True))
+        assert drive.virtual_size == 1024
+        assert read(loop, drive.backend, 0, 1024) == b"z" * 1000 + bytes(24)
+        assert read(loop, drive.backend, 512, 512) == b"z" * 488 + bytes(24)
+
+
+def test_file_that_shrinks_under_us_reads_as_zeroes(graph, loop, image):
+    graph.add_drive(drive_options(image))
+    node = graph.claim("disk0", "t").backend
+    os.truncate(image, MIB)
+    assert read(loop, node, MIB - 512, 1024)[512:] == bytes(512)
+    assert read(loop, node, 2 * MIB, 4096) == bytes(4096)
+
+
+def test_memory_file_system_answers_at_once(loop):
+    if not os.path.isdir("/dev/shm"):
+        pytest.skip("no tmpfs here")
+    path = f"/dev/shm/vmmd-test-{os.getpid()}"
+    with open(path, "wb") as file:
+        file.write(b"q" * 65536)
+    graph = BlockGraph(loop)
+    try:
+        node = graph.add_drive(drive_options(path)).backend
+        ended = []
+        buffer = memoryview(bytearray(4096))
+        node.readv(0, [buffer], ended.append)
+        assert ended == [0]
+        node.writev(4096, [memoryview(b"w" * 512)], ended.append)
+        assert ended == [0, 0]
+        assert bytes(buffer) == b"q" * 4096
+    finally:
+        graph.close()
+        os.unlink(path)
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+class FaultEngine:
+    """Answers from a list of results: an int is given back, "ok" does the transfer, ("short", n) a part of it."""
+
+    def __init__(self, *script):
+        self.script = list(script)
+        self.log = []
+
+    def _next(self):
+        return self.script.pop(0) if self.script else "ok"
+
+    def readv(self, fd, buffers, offset, finish):
+        self.log.append(("read", offset, sum(map(len, buffers))))
+        step = self._next()
+        if isinstance(step, int):
+            finish(step)
+        elif step == "ok":
+            finish(os.preadv(fd, buffers, offset))
+        else:
+            part = bytearray(step[1])
+            finish(os.preadv(fd, [part], offset))
+            at = 0
+            for buffer in buffers:
+                take = min(len(buffer), len(part) - at)
+                buffer[:take] = part[at : at + take]
+                at += take
+
+    def writev(self, fd, buffers, offset, flags, finish):
+        self.log.append(("write", offset, sum(map(len, buffers)), flags))
+        step = self._next()
+        if isinstance(step, int):
+            finish(step)
+        elif step == "ok":
+            finish(os.pwritev(fd, buffers, offset, flags))
+        else:
+            data = b"".join(map(bytes, buffers))[: step[1]]
+            finish(os.pwritev(fd, [data], offset))
+
+    def fsync(self, fd, finish):
+        self.log.append(("fsync",))
+        step = self._next()
+        finish(step if isinstance(step, int) else 0)
+
+
+@pytest.fixture
+def faulty(graph, image):
+    def make(*script, **settings):
+        config = NodeConfig("faulty")
+        for name, value in settings.items():
+            setattr(config, name, value)
+        node = FileNode(config, str(image), graph._threads())
+        node.engine = FaultEngine(*script)
+        node.open()
+        node._inline = None
+        graph.nodes["faulty"] = node
+        return node
+
+    return make
+
+
+def test_short_reads_and_interruptions_are_continued(faulty, loop, image):
+    node = faulty(("short", 700), -errno.EINTR, ("short", 1), -errno.EAGAIN, "ok")
+    assert read(loop, node, 512, 1024, 1024) == image.read_bytes()[512:2560]
+    assert [each[1:] for each in node.engine.log] == [
+        (512, 2048),
+        (1212, 1348),
+        (1212, 1348),
+        (1213, 1347),
+        (1213, 1347),
+    ]
+
+
+def test_short_writes_and_interruptions_are_continued(faulty, loop, image):
+    node = faulty(("short", 100), -errno.EINTR, ("short", 600), "ok")
+    assert write(loop, node, 1024, b"a" * 512, b"b" * 512) == 0
+    assert image.read_bytes()[1024:2048] == b"a" * 512 + b"b" * 512
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EINVAL])
+def test_errors_are_reported(faulty, loop, code):
+    node = faulty(-code, -code)
+    assert Call(loop, node.readv, 0, [memoryview(bytearray(512))]).result() == code
+    assert write(loop, node, 0, b"a" * 512) == code
+
+
+def test_no_space_after_a_partial_write_is_reported(faulty, loop):
+    node = faulty(("short", 512), -errno.ENOSPC)
+    assert write(loop, node, 0, b"a" * 1024) == errno.ENOSPC
+
+
+def test_write_that_moves_nothing_is_an_error_not_a_loop(faulty, loop):
+    node = faulty(0)
+    assert write(loop, node, 0, b"a" * 512) == errno.EIO
+
+
+def test_failed_flush_is_never_forgotten(faulty, loop):
+    node = faulty(-errno.EIO)
+    assert Call(loop, node.flush).result() == errno.EIO
+    assert Call(loop, node.flush).result() == errno.EIO
+    assert node.engine.log == [("fsync",)]
+
+
+def test_no_flush_ignores_flushes(faulty, loop):
+    node = faulty(-errno.EIO, cache_no_flush=True)
+    assert Call(loop, node.flush).result() == 0
+    assert node.engine.log == []
+
+
+def test_writethrough_writes_are_durable(faulty, loop):
+    node = faulty(writes_through=True)
+    assert write(loop, node, 0, b"a" * 512) == 0
+    assert node.engine.log == [("write", 0, 512, os.RWF_DSYNC)]
+
+
+def test_read_only_node_refuses_every_change(faulty, loop, image):
+    before = image.read_bytes()
+    node = faulty(read_only=True, discard=True)
+    assert write(loop, node, 0, b"a" * 512) == errno.EPERM
+    assert Call(loop, node.discard, 0, 4096).result() == errno.EPERM
+    assert Call(loop, node.write_zeroes, 0, 4096, True).result() == errno.EPERM
+    assert image.read_bytes() == before
+
+
+def test_partial_sectors_are_read_modified_and_written_one_after_another(faulty, loop, image):
+    node = faulty()
+    node._gate = WriteGate(4096)
+    calls = [Call(loop, node.writev, n * 512, [memoryview(bytes([n]) * 512)]) for n in range(16)]
+    assert [each.result() for each in calls] == [0] * 16
+    assert image.read_bytes()[:8192] == b"".join(bytes([n]) * 512 for n in range(16))
+    assert read(loop, node, 512, 512) == b"\x01" * 512
+    assert all(each[1] % 4096 == 0 and each[2] % 4096 == 0 for each in node.engine.log)
+
+
+def test_partial_sector_write_is_given_up_when_reading_fails(faulty, loop, image):
+    before = image.read_bytes()
+    node = faulty(-errno.EIO)
+    node._gate = WriteGate(4096)
+    assert write(loop, node, 512, b"a" * 512) == errno.EIO
+    assert image.read_bytes() == before
+    assert write(loop, node, 512, b"a" * 512) == 0
+
+
+def test_zeroes_are_written_where_the_host_knows_no_holes(faulty, loop, image, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EOPNOTSUPP, "")
+
+    monkeypatch.setattr("vmmd.block.syscalls.fallocate", refuse)
+    node = faulty(discard=True)
+    assert Call(loop, node.write_zeroes, 512, 3 * MIB, True).result() == 0
+    data = image.read_bytes()
+    assert not any(data[512 : 512 + 3 * MIB])
+    assert data[513 + 3 * MIB] == 1
+    assert Call(loop, node.discard, 0, 512).result() == 0
+
+
+def test_skip_drops_whole_and_partial_buffers():
+    buffers = [memoryview(b"abc"), memoryview(b"defg"), memoryview(b"h")]
+    assert [bytes(each) for each in skip(buffers, 0)] == [b"abc", b"defg", b"h"]
+    assert [bytes(each) for each in skip(buffers, 3)] == [b"defg", b"h"]
+    assert [bytes(each) for each in skip(buffers, 5)] == [b"fg", b"h"]
+    assert skip(buffers, 8) == []
+
+
+# --- raw, null --------------------------------------------------------------------------------------------------------
+
+
+def test_raw_window_moves_every_request(graph, loop, image):
+    inner = SimpleNamespace(driver="file", filename=str(image), node_name=None, discard="unmap")
+    node = graph.add(blockdev("raw", file=inner, offset=MIB, size=MIB, discard="unmap"))
+    assert node.size_bytes == MIB
+    assert read(loop, node, 512, 512) == image.read_bytes()[MIB + 512 : MIB + 1024]
+    assert write(loop, node, 0, b"w" * 512) == 0
+    assert Call(loop, node.write_zeroes, 4096, 4096, False).result() == 0
+    assert Call(loop, node.discard, 8192, 4096).result() == 0
+    data = image.read_bytes()
+    assert data[MIB : MIB + 512] == b"w" * 512
+    assert not any(data[MIB + 4096 : MIB + 12288 : 1][:4096])
+    assert data[MIB + 8192 : MIB + 12288] == bytes(4096)
+    assert data[:MIB] == bytes(range(256)) * (MIB // 256)
+
+
+def test_raw_window_behind_the_end_is_refused(graph, image):
+    inner = SimpleNamespace(driver="file", filename=str(image), node_name=None)
+    with pytest.raises(UsageError, match="has to be smaller or equal"):
+        graph.add(blockdev("raw", file=inner, offset=MIB, size=4 * MIB))
+    assert graph.nodes == {}
+
+
+@pytest.mark.parametrize("magic", [b"QFI\xfb", b"KDMV", b"conectix", b"LUKS\xba\xbe", b"vhdxfile"])
+def test_probed_raw_image_refuses_headers_of_other_formats(graph, loop, image, magic, capsys):
+    graph.add_drive(drive_options(image, format=None))
+    assert f"Image format was not specified for '{image}' and probing guessed raw" in capsys.readouterr().err
+    node = graph.claim("disk0", "t").backend
+    before = image.read_bytes()
+    assert write(loop, node, 0, magic.ljust(512, b"\0")) == errno.EPERM
+    assert write(loop, node, 0, magic[:2], magic[2:].ljust(510, b"\0"), b"x" * 512) == errno.EPERM
+    assert image.read_bytes() == before
+    assert write(loop, node, 0, b"\xeb\x63".ljust(512, b"\x90"), b"y" * 512) == 0
+    assert write(loop, node, 512, magic.ljust(512, b"\0")) == 0
+    assert image.read_bytes()[:1024] == b"\xeb\x63".ljust(512, b"\x90") + magic.ljust(512, b"\0")
+
+
+def test_explicit_raw_lets_any_header_through(graph, loop, image):
+    graph.add_drive(drive_options(image))
+    assert write(loop, graph.claim("disk0", "t").backend, 0, b"QFI\xfb".ljust(512, b"\0")) == 0
+    assert probe_format(image.read_bytes()[:512]) == "qcow2"
+
+
+def test_image_of_another_format_is_not_guessed_raw(graph, tmp_path):
+    path = tmp_path / "q"
+    path.write_bytes(b"QFI\xfb".ljust(4096, b"\0"))
+    with pytest.raises(UsageError, match="looks like qcow2, which is not available"):
+        graph.add_drive(drive_options(path, format=None))
+    assert graph.nodes == {}
+
+
+def test_null_reads_zeroes_or_leaves_the_buffer(graph, loop):
+    plain = graph.add(blockdev("null-co", "n0", size=MIB))
+    zero = graph.add(blockdev("null-aio", "n1", read_zeroes=True))
+    assert read(loop, plain, 0, 512) == b"\xee" * 512
+    assert read(loop, zero, 0, 512, 512) == bytes(1024)
+    assert (plain.size_bytes, zero.size_bytes) == (MIB, 1 << 30)
+    assert write(loop, plain, 0, b"a") == 0
+
+
+def test_null_latency_delays_the_end(graph, loop):
+    node = graph.add(blockdev("null-co", latency_ns=20_000_000))
+    call = Call(loop, node.readv, 0, [memoryview(bytearray(512))])
+    assert call.error is None
+    assert call.result() == 0
+
+
+# --- graph, drives ----------------------------------------------------------------------------------------------------
+
+
+def test_libvirts_pair_of_nodes(graph, loop, image):
+    graph.add(blockdev("file", "st", filename=str(image), cache_direct=True, auto_read_only=True, discard="unmap"))
+    graph.add(blockdev("raw", "fm", file="st", cache_direct=True))
+    drive = graph.claim("fm", "virtio-blk-device")
+    assert (drive.name, drive.node_name, drive.driver, drive.protocol_driver) == ("", "fm", "raw", "file")
+    assert (drive.protocol_node_name, drive.filename, drive.virtual_size) == ("st", str(image), 4 * MIB)
+    assert drive.cache_direct
+    assert graph.query() == [drive]
+    with pytest.raises(UsageError, match="Drive 'fm' is already in use by another device"):
+        graph.claim("fm", "x")
+    with pytest.raises(UsageError, match="'st' is already in use"):
+        graph.claim("st", "x")
+    graph.release(drive)
+    graph.release(drive)
+    assert graph.query() == []
+    graph.release(graph.claim("fm", "x"))
+
+
+@pytest.mark.parametrize(
+    ("cache", "expected"),
+    [
+        ("none", (True, True, False)),
+        ("writeback", (True, False, False)),
+        ("writethrough", (False, False, False)),
+        ("directsync", (False, True, False)),
+        ("unsafe", (True, False, True)),
+        (None, (True, False, False)),
+    ],
+)
+def test_cache_modes(graph, image, cache, expected):
+    drive = graph.add_drive(drive_options(image, cache=cache))
+    assert (drive.cache_writeback, drive.cache_direct, drive.cache_no_flush) == expected
+    assert drive.backend.writes_through is not expected[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"file": "/nonexistent"}, "Could not open '/nonexistent': No such file or directory"),
+        ({"file": "/etc"}, "Could not open '/etc': Is a directory"),
+        ({"file": "/dev/zero"}, "'file' driver requires '/dev/zero' to be a regular file"),
+        ({"format": "qcow2"}, "format=qcow2 is not available in this version"),
+        ({"format": "bogus"}, "Unknown driver 'bogus'"),
+        ({"file": "rbd:vms/x"}, "file=rbd: is not available in this version"),
+        ({"file": "nbd://h"}, "file=nbd: is not available"),
+        ({"file": "what:ever"}, "Unknown protocol 'what'"),
+        ({"throttling": [("throttling.iops-total", "5")]}, "throttling.iops-total= .I/O limits. is not available"),
+        ({"detect_zeroes": "unmap"}, "detect-zeroes=unmap is not available"),
+        ({"aio": "native"}, "aio=native was specified, but it requires cache.direct=on"),
+        ({"force_share": True}, "force-share=on can only be used with read-only images"),
+        ({"node_name": "#x"}, "Invalid node-name: '#x'"),
+    ],
+)
+def test_wrong_drives_are_named_and_leave_nothing(graph, image, given, text):
+    with pytest.raises((UsageError, BackendError), match=text):
+        graph.add_drive(drive_options(image, **given) if "file" not in given else drive_options("", **given))
+    assert (graph.nodes, graph.drives) == ({}, {})
+
+
+def test_wrong_nodes_are_named(graph, image):
+    graph.add(blockdev("null-co", "n0"))
+    with pytest.raises(UsageError, match="Duplicate nodes with node-name='n0'"):
+        graph.add(blockdev("null-co", "n0"))
+    with pytest.raises(UsageError, match="'node-name' must be specified"):
+        graph.add(blockdev("null-co", None))
+    with pytest.raises(UsageError, match="Cannot find device='no' nor node-name='no'"):
+        graph.add(blockdev("raw", "r", file="no"))
+    with pytest.raises(UsageError, match=r"Property 'virtio-blk-device.drive' can't find value 'no'"):
+        graph.claim("no", "virtio-blk-device")
+    graph.add_drive(SimpleNamespace(id="empty"))
+    with pytest.raises(UsageError, match="Device needs media, but drive is empty"):
+        graph.claim("empty", "virtio-blk-device")
+    with pytest.raises(UsageError, match="Duplicate ID 'empty' for drive"):
+        graph.add_drive(SimpleNamespace(id="empty"))
+
+
+def test_read_only_image_falls_back_only_with_auto_read_only(graph, image, monkeypatch):
+    real = os.open
+
+    def read_only_file_system(path, flags, *rest):
+        if str(path) == str(image) and flags & os.O_RDWR:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", read_only_file_system)
+    with pytest.raises(BackendError, match="Read-only file system"):
+        graph.add(blockdev("file", filename=str(image)))
+    node = graph.add(blockdev("file", filename=str(image), auto_read_only=True))
+    assert node.read_only
+    with pytest.raises(BackendError, match="is read-only"):
+        graph.add(blockdev("raw", "fm", file="node0"))
+    assert graph.add(blockdev("raw", "fm", file="node0", read_only=True)).read_only
+
+
+def test_io_uring_without_the_package_is_refused_and_threads_work(graph, loop, image, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "liburing", None)
+    with pytest.raises(BackendError, match="aio=io_uring needs the Python package 'liburing'"):
+        graph.add_drive(drive_options(image, aio="io_uring"))
+    assert graph.nodes == {}
+    graph.add_drive(drive_options(image, aio="native", cache="none"))
+    assert write(loop, graph.claim("disk0", "t").backend, 0, b"n" * 512) == 0
+
+
+def test_close_waits_for_what_is_in_flight_and_syncs(loop, image, monkeypatch):
+    synced = []
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd)))
+    graph = BlockGraph(loop)
+    graph.add_drive(drive_options(image))
+    node = graph.claim("disk0", "t").backend
+    ended = []
+    for n in range(50):
+        node.writev(n * 65536, [memoryview(bytes([n]) * 65536)], partial(ended.append))
+    graph.close()
+    graph.close()
+    assert ended == [0] * 50
+    assert synced == [str(image)]
+    assert image.read_bytes()[49 * 65536 : 50 * 65536] == b"\x31" * 65536
+
+
+def test_resize_is_told_through_the_graph(graph, image):
+    graph.add_drive(drive_options(image))
+    drive = graph.claim("disk0", "t")
+    told = []
+    drive.backend.on_resize(lambda: told.append(drive.backend.size_bytes))
+    os.truncate(image, 8 * MIB)
+    drive.backend.file.refresh_size()
+    assert told == [8 * MIB]

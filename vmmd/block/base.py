@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes of the block graph. A node implements ``core.backend.BlockBackend`` and describes itself for queries.
+
+All methods run on the loop, without the DeviceLock, unless stated; ``open`` and ``close`` may block (start and end).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vmmd.block.lock import LockState
+    from vmmd.core.backend import IoDone
+
+
+class NodeConfig:
+    """What every node is told, whatever its driver."""
+
+    __slots__ = ("cache_direct", "cache_no_flush", "discard", "force_share", "node_name", "read_only", "writes_through")
+
+    def __init__(self, node_name: str) -> None:
+        self.node_name = node_name
+        self.read_only = False
+        self.cache_direct = False
+        self.cache_no_flush = False
+        self.writes_through = False  # -drive cache=writethrough, directsync
+        self.discard = False  # discard=unmap
+        self.force_share = False
+
+
+class BlockNode:
+    """Base of all nodes."""
+
+    driver = ""
+    detect_zeroes = "off"
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.config = config
+        self.node_name = config.node_name
+        self.name = config.node_name
+        self.read_only = config.read_only
+        self.request_alignment = 1
+        self.writes_through = config.writes_through
+        self.supports_discard = config.discard
+        self.cache_direct = config.cache_direct
+        self.cache_no_flush = config.cache_no_flush
+        self.file: BlockNode | None = None  # the node below
+        self.user: str | None = None  # who has it: a device or a node above
+        self._resized: list[Callable[[], None]] = []
+
+    # -- for query-block -----------------------------------------------------------------------------------------
+
+    @property
+    def filename(self) -> str:
+        return ""
+
+    @property
+    def actual_size(self) -> int | None:
+        """Bytes allocated on the host."""
+        return None
+
+    @property
+    def size_bytes(self) -> int:
+        return 0
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Acquire the host's resources. May block. Raises BackendError."""
+
+    def close(self) -> None:
+        """Finish what is in flight, make it durable, give everything back. Blocks. Idempotent."""
+
+    def set_lock(self, wanted: LockState) -> None:
+        """Change the permissions on the image. Raises BackendError."""
+        if self.file is not None:
+            self.file.set_lock(wanted)
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def readv(self, offset: int, buffers: Sequence[memoryview], done: IoDone) -> None:
+        raise NotImplementedError
+
+    def writev(self, offset: int, buffers: Sequence[memoryview], done: IoDone) -> None:
+        raise NotImplementedError
+
+    def flush(self, done: IoDone) -> None:
+        raise NotImplementedError
+
+    def discard(self, offset: int, length: int, done: IoDone) -> None:
+        raise NotImplementedError
+
+    def write_zeroes(self, offset: int, length: int, may_unmap: bool, done: IoDone) -> None:
+        raise NotImplementedError
+
+    # -- size ----------------------------------------------------------------------------------------------------
+
+    def on_resize(self, callback: Callable[[], None]) -> None:
+        self._resized.append(callback)
+
+    def forget_resize(self, callback: Callable[[], None]) -> None:
+        """Undo ``on_resize``."""
+        if callback in self._resized:
+            self._resized.remove(callback)
+
+    def tell_resized(self) -> None:
+        for callback in list(self._resized):
+            callback()
+
+
+def total(buffers: Sequence[memoryview]) -> int:
+    """Bytes in a list of buffers (views of single bytes)."""
+    return len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
+
+
+def skip(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
+    """What is left of ``buffers`` behind the first ``count`` bytes."""
+    rest: list[memoryview] = []
+    for buffer in buffers:
+        if count >= len(buffer):
+            count -= len(buffer)
+        else:
+            rest.append(buffer[count:] if count else buffer)
+            count = 0
+    return rest

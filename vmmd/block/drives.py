@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disks as devices claim them: a node of the block graph with error policy, cache mode and statistics.
+
+A ``Drive`` implements ``core.backend.DriveHandle``, and describes itself for query-block.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmd.block import lock
+from vmmd.core.backend import BlockStats
+
+if TYPE_CHECKING:
+    from vmmd.block.base import BlockNode
+
+
+class Drive:
+    """From ``-drive`` (``name`` is its id; ``node`` may be missing), or a claimed ``-blockdev`` (``name`` is "")."""
+
+    removable = False
+
+    def __init__(self, name: str, node: BlockNode | None) -> None:
+        self.name = name
+        self.node = node
+        self.rerror = "auto"
+        self.werror = "auto"
+        self.serial: str | None = None
+        self.stats = BlockStats()
+        self.user: str | None = None  # the device that has claimed it
+        self.qdev: str | None = None  # its QOM path, set by the machine
+        self.io_status: str | None = "ok"  # "failed", "nospace": set by the device, with the VM stopped
+        self.cache_writeback = True
+        self.share_rw = False
+
+    @property
+    def backend(self) -> BlockNode:
+        if self.node is None:
+            raise RuntimeError(f"drive {self.name} is empty")  # claim() refuses these
+        return self.node
+
+    @property
+    def node_name(self) -> str:
+        return "" if self.node is None else self.node.node_name
+
+    def lock_for_device(self) -> None:
+        """Take the image locks of a guest disk. Raises BackendError."""
+        node = self.backend
+        node.set_lock(lock.for_device(not node.read_only, self.share_rw))
+
+    def lock_idle(self) -> None:
+        """Go back to the locks of a disk without device."""
+        if self.node is not None:
+            self.node.set_lock(lock.OPEN if self.name else lock.NOTHING)
+
+    # -- query-block ---------------------------------------------------------------------------------------------
+
+    @property
+    def inserted(self) -> bool:
+        return self.node is not None
+
+    @property
+    def driver(self) -> str:
+        return self.backend.driver
+
+    @property
+    def filename(self) -> str:
+        return self.backend.filename
+
+    @property
+    def protocol_driver(self) -> str | None:
+        below = self.backend.file
+        return None if below is None else below.driver
+
+    @property
+    def protocol_node_name(self) -> str | None:
+        below = self.backend.file
+        return None if below is None else below.node_name
+
+    @property
+    def virtual_size(self) -> int:
+        return self.backend.size_bytes
+
+    @property
+    def actual_size(self) -> int | None:
+        return self.backend.actual_size
+
+    @property
+    def read_only(self) -> bool:
+        return self.backend.read_only
+
+    @property
+    def cache_direct(self) -> bool:
+        return self.backend.cache_direct
+
+    @property
+    def cache_no_flush(self) -> bool:
+        return self.backend.cache_no_flush
+
+    @property
+    def detect_zeroes(self) -> str:
+        return self.backend.detect_zeroes

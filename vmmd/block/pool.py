@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Threads for host calls that may block (aio=threads, discard, zeroes): results come back through one eventfd.
+
+Jobs are bounded by what the devices may have in flight (queue sizes); threads are made when needed, up to a limit.
+``submit`` and the results: loop thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from collections import deque
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vmmd.core.notify import LoopPort
+
+#: More threads than this only wait for the GIL and the disk
+THREADS_MAX = 8
+
+Finish = "Callable[[int], None]"  # takes the result: a count, or a negative errno
+
+
+class ThreadPool:
+    """Also an engine: ``readv``, ``writev`` and ``fsync`` by threads."""
+
+    name = "threads"
+
+    def __init__(self, loop: LoopPort) -> None:
+        self._loop = loop
+        self._jobs: SimpleQueue[tuple[Callable[..., int | None], tuple[Any, ...], Callable[[int], None]] | None]
+        self._jobs = SimpleQueue()
+        self._finished: deque[tuple[Callable[[int], None], int]] = deque()
+        self._threads: list[threading.Thread] = []
+        self._event = -1
+        self._signalled = False
+        self.in_flight = 0
+
+    def submit(self, finish: Callable[[int], None], function: Callable[..., int | None], *args: Any) -> None:
+        """Run ``function(*args)`` on a thread; ``finish`` gets its result (None is 0), or minus its OSError's errno."""
+        self.in_flight += 1
+        if self.in_flight > len(self._threads) and len(self._threads) < THREADS_MAX:
+            self._add_thread()
+        self._jobs.put((function, args, finish))
+
+    def readv(self, fd: int, buffers: Sequence[memoryview], offset: int, finish: Callable[[int], None]) -> None:
+        self.submit(finish, os.preadv, fd, buffers, offset)
+
+    def writev(
+        self, fd: int, buffers: Sequence[memoryview], offset: int, flags: int, finish: Callable[[int], None]
+    ) -> None:
+        self.submit(finish, os.pwritev, fd, buffers, offset, flags)
+
+    def fsync(self, fd: int, finish: Callable[[int], None]) -> None:
+        self.submit(finish, os.fdatasync, fd)
+
+    def _add_thread(self) -> None:
+        if self._event < 0:
+            self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._loop.add_reader(self._event, self._reap)
+        thread = threading.Thread(target=self._work, name=f"io/{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        jobs, finished = self._jobs, self._finished
+        while (job := jobs.get()) is not None:
+            function, args, finish = job
+            try:
+                result = function(*args) or 0
+            except OSError as error:
+                result = -(error.errno or errno.EIO)
+            except Exception:
+                logging.getLogger("vmmd.block").exception("a disk request failed inside vmmd")
+                result = -errno.EIO
+            finished.append((finish, result))
+            # ORDERING: append first, then look at the flag; the loop clears the flag first, then looks
+            if not self._signalled:
+                self._signalled = True
+                os.eventfd_write(self._event, 1)
+            del job, args, finish  # buffers of a finished request are not kept while waiting
+
+    def _reap(self) -> None:
+        try:
+            os.eventfd_read(self._event)
+        except BlockingIOError:
+            pass
+        self._signalled = False
+        finished = self._finished
+        while finished:
+            finish, result = finished.popleft()
+            self.in_flight -= 1
+            try:
+                finish(result)
+            except Exception:
+                logging.getLogger("vmmd.block").exception("the end of a disk request failed")
+
+    def drain(self) -> None:
+        """Wait until nothing is in flight. Blocks."""
+        import select
+
+        while self.in_flight:
+            select.select([self._event], [], [], 1.0)
+            self._reap()
+
+    def close(self) -> None:
+        """Drain, and end the threads. Idempotent."""
+        self.drain()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        if self._event >= 0:
+            self._loop.remove_reader(self._event)
+            os.close(self._event)
+            self._event = -1
