@@ -236,8 +236,10 @@ class FakeBackends:
     def chardev(self, id_: str, user: str) -> Any:
         return self._claim(self.chardevs, id_, user, "chardev")
 
-    def drive(self, id_: str, user: str) -> Any:
-        return self._claim(self.drives, id_, user, "drive")
+    def drive(self, id_: str, user: str, *, share_rw: bool = False) -> Any:
+        drive = self._claim(self.drives, id_, user, "drive")
+        drive.share_rw = share_rw
+        return drive
 
     def _claim(self, known: dict[str, Any], id_: str, user: str, kind: str) -> Any:
         if id_ not in known:

@@ -496,19 +496,39 @@ def test_write_error_stops_the_vm_and_is_retried(policy: dict[str, str], error: 
         ] * count
         assert set(blk.machine.requests.asked) == {("io-error", None)}
         assert blk.stop_vm()
+        assert blk.drive.io_status == ("nospace" if error == errno.ENOSPC else "failed")
         blk.resume_vm()  # still failing: parked again
         assert ring.collect() == []
         blk.disk.fail.clear()
         assert blk.stop_vm()
         blk.resume_vm()
         assert len(ring.collect()) == count
+        assert blk.drive.io_status == "ok"
         assert [blk.status(slot) for slot in range(count)] == [OK] * count
         assert bytes(blk.disk.data[: 512 * count]) == b"".join(bytes([65 + slot]) * 512 for slot in range(count))
 
 
 def test_drives_policy_counts_where_the_device_has_none() -> None:
-    with rig() as blk:
-        assert (blk.device.virtio.rerror, blk.device.virtio.werror) == ("report", "enospc")
+    for given, of_drive, expected in (
+        ({}, ("auto", "auto"), ("report", "enospc")),
+        ({}, ("stop", "ignore"), ("stop", "ignore")),
+        ({"rerror": "ignore", "werror": "report"}, ("stop", "stop"), ("ignore", "report")),
+    ):
+        blk = Rig(**given)
+        blk.drive.rerror, blk.drive.werror = of_drive
+        blk.plug()
+        assert (blk.device.virtio.rerror, blk.device.virtio.werror) == expected
+        blk.close()
+
+
+def test_serial_and_share_rw_reach_the_drive_and_the_guest() -> None:
+    blk = Rig(share_rw="on")
+    blk.drive.serial = "of-the-drive"
+    ring = blk.plug().driver().queues[0]
+    assert blk.drive.share_rw
+    assert blk.run(ring, GET_ID, 0, 20) == OK
+    assert blk.data(20) == b"of-the-drive".ljust(20, b"\0")
+    blk.close()
 
 
 def test_bus_master_off_stops_dma_and_on_goes_on(blk: Rig) -> None:

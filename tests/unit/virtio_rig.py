@@ -120,6 +120,8 @@ class FakeDrive:
         self.node_name = None
         self.rerror = self.werror = "auto"
         self.serial: str | None = None
+        self.io_status: str | None = "ok"
+        self.share_rw = False
         self.stats = BlockStats()
 
 

@@ -110,6 +110,7 @@ class DriveHandle(Protocol):
     rerror: str  # "auto", "report", "ignore", "stop"
     werror: str  # the same, and "enospc"
     serial: str | None  # -drive serial=
+    io_status: str | None  # "ok"; "failed" or "nospace" while the VM is stopped by an error of this disk
     stats: BlockStats
 
 

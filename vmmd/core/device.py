@@ -81,7 +81,8 @@ class Backends(Protocol):
 
     def chardev(self, id_: str, user: str) -> CharBackend: ...
 
-    def drive(self, id_: str, user: str) -> DriveHandle: ...
+    def drive(self, id_: str, user: str, *, share_rw: bool = False) -> DriveHandle:
+        """``share_rw``: other processes may write to the image as well."""
 
     def release(self, backend: object) -> None:
         """Give a claimed backend back."""

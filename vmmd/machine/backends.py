@@ -26,8 +26,8 @@ class MachineBackends:
             raise UsageError(f"Property '{user}.chardev' can't find value '{id_}'", "no chardev has this id")
         return found
 
-    def drive(self, id_: str, user: str) -> DriveHandle:
-        return self._drives.claim(id_, user)
+    def drive(self, id_: str, user: str, *, share_rw: bool = False) -> DriveHandle:
+        return self._drives.claim(id_, user, share_rw=share_rw)
 
     def release(self, backend: object) -> None:
         self._drives.release(backend)

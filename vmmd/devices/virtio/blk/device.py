@@ -134,6 +134,7 @@ class VirtioBlk(VirtioDevice):
 
     def resume(self) -> None:
         self.paused = False
+        self.drive.io_status = "ok"
         for worker in list(self.live):
             worker.resume()
 
@@ -207,7 +208,7 @@ class VirtioBlkPci(VirtioPciDevice):
             raise UsageError("Please set scsi=off for virtio-blk devices in order to use virtio 1.0")
         if props.drive is None:
             raise UsageError("drive property not set")
-        drive = ctx.backends.drive(props.drive, "virtio-blk-device")
+        drive = ctx.backends.drive(props.drive, "virtio-blk-device", share_rw=props.share_rw)
         self.on_undo(lambda: ctx.backends.release(drive))
         self.options = resolve(self, drive)
         virtio = VirtioBlk(ctx, self.log, drive, self.options)

@@ -396,6 +396,7 @@ class BlkWorker:
             return True
         if policy == "stop":
             self.parked.append(head)
+            blk.drive.io_status = "nospace" if error == errno.ENOSPC else "failed"
             blk.ctx.requests.request_io_error_stop()
         else:
             self._slots[head] = None
