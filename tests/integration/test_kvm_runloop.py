@@ -116,7 +116,7 @@ def test_triple_fault_requests_a_reset_by_the_guest(tiny: Callable[..., TinyVm])
 
 
 def test_handler_that_raises_stops_the_machine_and_the_thread_survives(
-    tiny: Callable[..., TinyVm], caplog: pytest.LogCaptureFixture
+    tiny: Callable[..., TinyVm], capfd: pytest.CaptureFixture[str]
 ) -> None:
     vm = tiny("ba0006 ee")
 
@@ -125,20 +125,21 @@ def test_handler_that_raises_stops_the_machine_and_the_thread_survives(
 
     vm.pio.add(IoRange(0x600, 1, lambda offset, size: 0, broken, name="broken"))
     assert vm.wait_request()[0] == "internal-error"
-    assert "ZeroDivisionError: a bug" in caplog.text
+    assert "ZeroDivisionError: a bug" in capfd.readouterr().err
     assert not vm.lock.locked()
     vm.cpus.release()  # the state machine would not let it; the thread is able to go on
     vm.run()
 
 
 def test_instruction_kvm_cannot_emulate_is_an_internal_error_with_registers(
-    tiny: Callable[..., TinyVm], caplog: pytest.LogCaptureFixture
+    tiny: Callable[..., TinyVm], capfd: pytest.CaptureFixture[str]
 ) -> None:
     # jump to an MMIO address: no KVM fetches instructions from there
     vm = tiny("ea0080ff ff".replace(" ", ""))  # jmp 0xffff:0x8000 = 0x107ff0, above the RAM
     assert vm.wait_request()[0] == "internal-error"
-    assert "KVM internal error. Suberror: 1" in caplog.text
-    assert "EIP=00008000" in caplog.text
+    text = capfd.readouterr().err
+    assert "KVM internal error. Suberror: 1" in text
+    assert "EIP=00008000" in text
 
 
 def test_registers_of_a_paused_vcpu_show_the_finished_port_read(tiny: Callable[..., TinyVm]) -> None:

@@ -225,16 +225,18 @@ def _debug_lines(vcpu: Vcpu) -> list[str]:
 
 
 def _fpu_lines(vcpu: Vcpu, xmm_count: int) -> list[str]:
-    fpu = vcpu.fpu()
-    top = fpu.fsw >> 11 & 7
-    lines = [f"FCW={fpu.fcw:04x} FSW={fpu.fsw:04x} [ST={top}] FTW={fpu.ftwx:02x} MXCSR={fpu.mxcsr:08x}"]
+    area = vcpu.xsave()  # KVM_GET_FPU leaves MXCSR out
+    fcw, fsw, tags = struct.unpack_from("<HHB", area)
+    (mxcsr,) = struct.unpack_from("<I", area, 24)
+    top = fsw >> 11 & 7
+    lines = [f"FCW={fcw:04x} FSW={fsw:04x} [ST={top}] FTW={tags:02x} MXCSR={mxcsr:08x}"]
     cells = []
     for number in range(8):
         # FPRn is physical register n; the save area starts at the top of the stack
-        mantissa, exponent = struct.unpack_from("<QH", bytes(fpu.fpr[(number - top) & 7]))
+        mantissa, exponent = struct.unpack_from("<QH", area, 32 + 16 * ((number - top) & 7))
         cells.append(f"FPR{number}={mantissa:016x} {exponent:04x}")
     for number in range(xmm_count):
-        low, high = struct.unpack("<QQ", bytes(fpu.xmm[number]))
+        low, high = struct.unpack_from("<QQ", area, 160 + 16 * number)
         cells.append(f"XMM{number:02d}={high:016x} {low:016x}")
     lines += [f"{cells[pair]} {cells[pair + 1]}" for pair in range(0, len(cells), 2)]
     return lines

@@ -111,6 +111,10 @@ class Vcpu:
         xcrs.xcrs[0].value = value
         self._set(abi.KVM_SET_XCRS, xcrs, "KVM_SET_XCRS")
 
+    def xsave(self) -> bytes:
+        """The first 4096 bytes of the extended state, standard format (SDM vol. 1 §13.4)."""
+        return bytes(self._get(abi.KVM_GET_XSAVE, abi.Xsave(), "KVM_GET_XSAVE"))
+
     def set_xsave(self, area: bytes) -> None:
         """Set the extended state from a 4096-byte XSAVE area in standard format."""
         block = abi.Xsave.from_buffer_copy(area)
