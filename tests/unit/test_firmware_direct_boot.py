@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.unit.fakes import make_context
 from vmmd.errors import VmmdError
-from vmmd.firmware import smbios
+from vmmd.firmware import mtrr, smbios
 from vmmd.firmware.acpi_tables import AcpiConfig
 from vmmd.firmware.acpi_tables import build as build_acpi
 from vmmd.firmware.direct_boot import DirectBoot, Platform, prepare
@@ -149,6 +149,25 @@ def test_bios_data_area_names_ebda_and_serial_ports(tmp_path: Path) -> None:
     _, memory, _ = run(tmp_path, elf([(MIB, CODE, 4096)], note=xen_note(MIB)))
     assert struct.unpack("<4H", memory.read(0x400, 8)) == (0x3F8, 0, 0, 0)
     assert struct.unpack("<HHBH", memory.read(0x40E, 7)) == (0x9FC0, 0x0206, 0, 639)
+
+
+def test_memory_types_equal_seabios(tmp_path: Path) -> None:
+    """Read back on KVM after SeaBIOS 1.16.2 had run with 128 MiB and a 40-bit CPU."""
+    state, _, _ = run(tmp_path, elf([(MIB, CODE, 4096)], note=xen_note(MIB)))
+    msrs = dict(state.msrs)
+    assert (msrs[0x2FF], msrs[0x200], msrs[0x201]) == (0xC06, 0x8000_0000, 0xFF_8000_0800)
+    assert [msrs[index] for index in (0x250, 0x258)] == [0x0606_0606_0606_0606] * 2
+    assert [msrs[index] for index in (0x268, 0x26F)] == [0x0505_0505_0505_0505] * 2
+    assert msrs[0x259] == 0
+
+
+@pytest.mark.parametrize(
+    ("low", "start"), [(2 << 30, 0x8000_0000), ((2 << 30) + 1, 0xC000_0000), (3 << 30, 0xC000_0000), (0xE000_0000,) * 2]
+)
+def test_uncached_range_begins_behind_ram(low: int, start: int) -> None:
+    msrs = dict(mtrr.values(low, 36))
+    assert msrs[0x200] == start
+    assert msrs[0x201] == (1 << 36) - ((1 << 32) - start) | 0x800  # selects exactly start to 4 GiB
 
 
 # --- PVH ----------------------------------------------------------------------------------------------------------

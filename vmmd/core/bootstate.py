@@ -31,3 +31,5 @@ class BootState(NamedTuple):
     cr3: int = 0
     cr4: int = 0
     efer: int = 0
+    #: (index, value) of model-specific registers that firmware sets on every CPU
+    msrs: tuple[tuple[int, int], ...] = ()

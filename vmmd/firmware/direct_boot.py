@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.errors import UsageError, VmmdError
-from vmmd.firmware import e820, elf, linux_loader, low_memory, multiboot
+from vmmd.firmware import e820, elf, linux_loader, low_memory, mtrr, multiboot
 from vmmd.firmware.image import ImageFile
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Platform(NamedTuple):
     acpi: AcpiBlobs | None = None
     serial_bases: Sequence[int] = ()
     hypertransport: bool = False
+    physical_bits: int = 40  # width of the CPU's physical addresses
 
 
 class DirectBoot:
@@ -114,7 +115,7 @@ def prepare(boot: DirectBoot, platform: Platform) -> BootState:
     low, high = platform.ram_below_4g, platform.ram_above_4g
     ranges = e820.direct_boot_map(low, high, tables_base=tables_gpa, hypertransport=platform.hypertransport)
     space = low_memory.Space(platform.memory, low, tables_gpa, ranges, rsdp_gpa)
-    return boot.load(space)
+    return boot.load(space)._replace(msrs=mtrr.values(low, platform.physical_bits))
 
 
 def _bios_data(platform: Platform) -> None:
