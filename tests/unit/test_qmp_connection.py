@@ -10,6 +10,8 @@ import threading
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.unit.qmp_support import FakeStream, FakeVm, ManualLoop, Monitor
 from vmmd.core.events import PowerdownEvent, RtcChangeEvent, ShutdownEvent, StopEvent
@@ -368,3 +370,27 @@ def test_connected_socket_and_descriptor_pairs_are_served() -> None:
         os.close(to_server[1])
         assert os.read(from_server[0], 1000) == b""
         os.close(from_server[0])
+
+
+# -- hostile clients ---------------------------------------------------------------------------------------------------
+
+PIECES = st.one_of(
+    st.binary(max_size=20),
+    st.sampled_from(
+        [
+            b'{"execute":"query-status"}', b'{"execute":', b'"arguments":', b"{", b"}", b"[", b"]", b'"', b"'", b"\\",
+            b"\n", b"\xff", b"\x00", b'{"execute":"human-monitor-command","arguments":{"command-line":"info status"}}',
+            b'{"execute":"qmp_capabilities"}', b'{"execute":"stop","id":[1,{"a":null}]}', b'{"exec-oob":"stop"}',
+        ]
+    ),
+)  # fmt: skip
+
+
+@given(st.lists(PIECES, max_size=30), st.booleans())
+def test_random_input_never_breaks_a_session(pieces: list[bytes], negotiated: bool) -> None:
+    rig = Rig() if negotiated else Rig(None)
+    rig.arrive(*(piece for piece in pieces if piece))
+    rig.stream.messages()
+    rig.arrive(b"\xff\n", b'{"execute":"query-name","id":"last"}')
+    assert rig.stream.messages()[-1]["id"] == "last"
+    assert not rig.stream.closed
