@@ -550,3 +550,29 @@ def test_resize_is_told_through_the_graph(graph, image):
     os.truncate(image, 8 * MIB)
     drive.backend.file.refresh_size()
     assert told == [8 * MIB]
+
+
+def test_release_forgets_the_device_and_flush_all_reaches_writable_disks(graph, loop, image, tmp_path):
+    other = tmp_path / "ro"
+    other.write_bytes(bytes(4096))
+    graph.add_drive(drive_options(image))
+    graph.add_drive(drive_options(other, id="disk1", read_only=True))
+    drive = graph.claim("disk0", "t")
+    told = []
+    drive.backend.on_resize(lambda: told.append(1))
+    flushed = []
+    drive.backend.file.engine = FaultEngine(-errno.EIO)
+    drive.backend.flush = drive.backend.file.flush
+    graph.flush_all(flushed.append)
+    assert flushed == [errno.EIO]
+    graph.release(drive)
+    os.truncate(image, 8 * MIB)
+    drive.backend.file.refresh_size()
+    assert told == []
+    graph.claim("disk0", "again")
+
+
+def test_flush_all_without_disks_ends_at_once(graph):
+    flushed = []
+    graph.flush_all(flushed.append)
+    assert flushed == [0]

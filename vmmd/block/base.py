@@ -105,6 +105,10 @@ class BlockNode:
         if callback in self._resized:
             self._resized.remove(callback)
 
+    def forget_all_resize(self) -> None:
+        """The device that had the node is gone."""
+        self._resized.clear()
+
     def tell_resized(self) -> None:
         for callback in list(self._resized):
             callback()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vmmd.block.file import Engine, FileNode
     from vmmd.block.pool import ThreadPool
     from vmmd.block.uring import UringEngine
+    from vmmd.core.backend import IoDone
     from vmmd.core.fdsets import FdSets
     from vmmd.core.notify import LoopPort
 
@@ -289,6 +290,7 @@ class BlockGraph:
             return
         drive.user = drive.qdev = None
         drive.share_rw = False
+        drive.backend.forget_all_resize()
         drive.lock_idle()
         if drive in self._claimed:
             self._claimed.remove(drive)
@@ -328,6 +330,23 @@ class BlockGraph:
             for engine in (self._uring, self._pool):
                 if engine is not None:
                     engine.drain()
+
+    def flush_all(self, done: IoDone) -> None:
+        """Make every writable image durable (the VM stops); ``done`` gets the first error. Loop thread."""
+        waiting = [drive.node for drive in self.query() if drive.node is not None and not drive.read_only]
+        left, first = len(waiting), 0
+
+        def flushed(error: int) -> None:
+            nonlocal left, first
+            left -= 1
+            first = first or error
+            if not left:
+                done(first)
+
+        if not waiting:
+            done(0)
+        for node in waiting:
+            node.flush(flushed)
 
     def _close_nodes(self, node: BlockNode) -> None:
         self._forget(node)

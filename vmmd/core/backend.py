@@ -104,14 +104,18 @@ class ErrorAction(enum.Enum):
 class DriveHandle(Protocol):
     """A disk claimed by one device: backend, policy and statistics. From ``-drive`` or ``-blockdev``."""
 
-    backend: BlockBackend
     name: str  # -drive id; "" for a -blockdev node
-    node_name: str | None
     rerror: str  # "auto", "report", "ignore", "stop"
     werror: str  # the same, and "enospc"
     serial: str | None  # -drive serial=
     io_status: str | None  # "ok"; "failed" or "nospace" while the VM is stopped by an error of this disk
     stats: BlockStats
+
+    @property
+    def backend(self) -> BlockBackend: ...
+
+    @property
+    def node_name(self) -> str | None: ...
 
 
 class BlockStats:

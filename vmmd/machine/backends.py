@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
-    from vmmd.block.drives import Drives
     from vmmd.core.backend import CharBackend, DriveHandle
     from vmmd.machine.vm import Vm
 
@@ -16,9 +15,8 @@ if TYPE_CHECKING:
 class MachineBackends:
     """Looks in the Vm's character devices and the block layer's drives."""
 
-    def __init__(self, vm: Vm, drives: Drives) -> None:
+    def __init__(self, vm: Vm) -> None:
         self._vm = vm
-        self._drives = drives
 
     def chardev(self, id_: str, user: str) -> CharBackend:
         found = self._vm.chardevs.get(id_)
@@ -27,7 +25,10 @@ class MachineBackends:
         return found
 
     def drive(self, id_: str, user: str, *, share_rw: bool = False) -> DriveHandle:
-        return self._drives.claim(id_, user, share_rw=share_rw)
+        if self._vm.block is None:
+            raise UsageError(f"Property '{user}.drive' can't find value '{id_}'", "there are no drives")
+        return self._vm.block.claim(id_, user, share_rw=share_rw)
 
     def release(self, backend: object) -> None:
-        self._drives.release(backend)
+        if self._vm.block is not None:
+            self._vm.block.release(backend)
