@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU models against QEMU on this host: what it hands to KVM_SET_CPUID2 (seen by a preloaded ioctl) and its warnings."""
+"""CPU models against QEMU here: what it gives to KVM_SET_CPUID2 (a preloaded ioctl sees it), and its warnings."""
 
 from __future__ import annotations
 

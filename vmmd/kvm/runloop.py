@@ -45,6 +45,7 @@ _MMIO_LENGTH = abi.RUN_OFFSETS["RUN_MMIO_LENGTH"][1] // 4
 _MMIO_IS_WRITE = abi.RUN_OFFSETS["RUN_MMIO_IS_WRITE"][1]
 _IMMEDIATE_EXIT = abi.RUN_OFFSETS["RUN_IMMEDIATE_EXIT"][1]
 _PAGE = 4096
+_MEMO_LIMIT = 4096
 
 
 class Dispatch(NamedTuple):
@@ -239,6 +240,19 @@ def _mmio_handler(vcpu: Vcpu, dispatch: Dispatch, ring: CoalescedRing) -> Callab
     bytes_, dwords, qwords = vcpu.bytes_, vcpu.dwords, vcpu.qwords
     space, zones, drain = dispatch.mmio, ring.zones, ring.drain
     acquire, release = dispatch.lock.acquire, dispatch.lock.release
+    #: ranges by address, as long as the space has not changed; DeviceLock held. Bounded: the guest chooses addresses.
+    memo: dict[int, IoRange] = {}
+    published = space.exact
+
+    def look_up(gpa: int) -> IoRange | None:
+        nonlocal published
+        if space.exact is not published or len(memo) >= _MEMO_LIMIT:
+            memo.clear()
+            published = space.exact
+        entry = space.find(gpa)
+        if entry is not None:
+            memo[gpa] = entry
+        return entry
 
     def handle() -> None:
         gpa = qwords[_MMIO_GPA]
@@ -247,7 +261,9 @@ def _mmio_handler(vcpu: Vcpu, dispatch: Dispatch, ring: CoalescedRing) -> Callab
         try:
             if zones:
                 drain()
-            entry = space.exact.get(gpa) or space.find(gpa)
+            entry = memo.get(gpa)
+            if entry is None or space.exact is not published:
+                entry = look_up(gpa)
             mask = MASKS.get(length)
             if entry is None or mask is None or length > entry.max_width or gpa + length > entry.end:
                 if bytes_[_MMIO_IS_WRITE]:
