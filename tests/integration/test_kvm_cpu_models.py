@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from tests.integration import kvm_guest
+from vmmd.kvm.cpu_help import help_text
 from vmmd.kvm.cpuid import CpuConfig, HostCpu, Topology, cpu_model_names, resolve
 from vmmd.kvm.system import Kvm
 
@@ -166,6 +168,29 @@ def test_every_model_equals_qemus(observer: Observer, host: HostCpu) -> None:
         if seen.vcpus[:1] != [ours(config, 0, 2_000_000)] or config.warnings != seen.messages:
             different.append(name)
     assert different == []
+
+
+def test_registers_at_reset_are_shown_as_by_qemu(host: HostCpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "kvm", "-m", "16", "-S"]
+    command = [*arguments, "-monitor", "stdio", "-cpu", GUESTS]
+    text = subprocess.run(
+        command, input="info registers\nquit\n", capture_output=True, text=True, timeout=60, check=True
+    ).stdout.replace("\r", "")
+    theirs = text[text.index("CPU#0\n") + 6 : text.index("(qemu)", text.index("CPU#0\n"))].rstrip("\n")
+    monkeypatch.setattr(kvm_guest, "PlainCpus", lambda kvm: resolve(GUESTS, host))
+    vm = kvm_guest.TinyVm(b"\xf4")
+    try:
+        vm.cpus.set_boot_state(None)
+        vm.cpus.reset()
+        assert vm.cpus.registers_text(0).rstrip("\n") == theirs
+    finally:
+        vm.close()
+
+
+def test_help_lists_the_models_as_qemu_does() -> None:
+    text = subprocess.run(["qemu-system-x86_64", "-cpu", "help"], capture_output=True, text=True, check=True).stdout
+    models = text[: text.index("\nRecognized")]
+    assert help_text()[: len(models)] == models
 
 
 def test_model_names_are_those_of_qemus_help() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.kvm_guest import ENTRY, TinyVm
+from tests.integration.kvm_guest import ENTRY, PROTECTED_MODE, TinyVm
 from vmmd.core.address_space import IoRange
 from vmmd.errors import StateError
 
@@ -118,8 +118,11 @@ def test_failure_of_a_command_is_reported_and_the_vcpu_runs_on(spinning: TinyVm)
 def test_threads_are_named_and_known_by_their_kernel_id() -> None:
     vm = TinyVm(SPIN, count=2)
     try:
-        names = [Path(f"/proc/self/task/{info.thread_id}/comm").read_text().strip() for info in vm.cpus.infos]
-        assert names == ["CPU 0/KVM", "CPU 1/KVM"]
+        files = [Path(f"/proc/self/task/{info.thread_id}/comm") for info in vm.cpus.infos]
+        deadline = time.monotonic() + 5  # each thread names itself first thing
+        while [file.read_text() for file in files] != ["CPU 0/KVM\n", "CPU 1/KVM\n"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
     finally:
         vm.close()
 
@@ -157,6 +160,23 @@ def test_application_processor_waits_and_does_not_keep_a_pause_waiting() -> None
         time.sleep(0.01)
         vm.pause()
         assert vm.cpus.registers(1)["rip"] == 0xFFF0
+    finally:
+        vm.close()
+
+
+def test_init_and_sipi_start_an_application_processor() -> None:
+    # APIC on, INIT and SIPI (vector 2) to all but self through the APIC's command register, then spin
+    code = "c705f000e0feff010000 c7050003e0fe00450c00 c7050003e0fe02460c00 ebfe"
+    vm = TinyVm(bytes.fromhex(code), count=2, boot=PROTECTED_MODE)
+    try:
+        vm.memory.write(0x2000, bytes.fromhex("b055 e6f4 f4 ebfd"))
+        vm.run()
+        registers = vm.cpus.registers(1)
+        assert (registers["cs"], registers["rax"] & 0xFF) == (0x200, 0x55)
+        vm.cpus.reset()
+        assert vm.cpus.registers(1)["rip"] == 0xFFF0
+        vm.finished.clear()
+        vm.run()  # it waits for INIT and SIPI again, and gets them
     finally:
         vm.close()
 
