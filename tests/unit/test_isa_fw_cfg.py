@@ -7,6 +7,8 @@ import struct
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.unit.fakes import make_context, props
 from vmmd.core.device import ResetKind
@@ -182,3 +184,26 @@ def test_dma_high_half_is_used_once(machine: FakeMachine, device: FwCfg) -> None
 def test_unrealize_frees_the_ports(machine: FakeMachine, device: FwCfg) -> None:
     device.unrealize()
     assert machine.pio.ranges == ()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0x50E, 0x51D), st.sampled_from((1, 2, 4)), st.booleans(), st.integers(0, 0xFFFF_FFFF)),
+        max_size=40,
+    ),
+    st.binary(min_size=16, max_size=64),
+)
+def test_random_accesses_never_raise(accesses: list[tuple[int, int, bool, int]], block: bytes) -> None:
+    """Whatever the guest does to the ports, with whatever in RAM: values stay within the access, nothing raises."""
+    machine = make_context(1 << 16)
+    device = FwCfg(props(FwCfg), machine.ctx)
+    device.plug()
+    device.add_file("etc/f", b"content")
+    for at in range(0, 1 << 16, 4096):
+        machine.memory.write(at, block)
+    for port, size, is_write, value in accesses:
+        if is_write:
+            machine.pio.write(port, size, value & ((1 << 8 * size) - 1))
+        else:
+            assert 0 <= machine.pio.read(port, size) < 1 << 8 * size
