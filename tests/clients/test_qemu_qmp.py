@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from qemu.qmp import ExecuteError, QMPClient, Runstate
 
-from tests.differential.test_qmp_wire import Target, spawn
+from tests.differential.test_qmp_wire import OURS, Target, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 QMP_SHELL = Path(sys.executable).parent / "qmp-shell"
 
 
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with spawn("vmmd") as found:
+@pytest.fixture(params=OURS)
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    with spawn(request.param) as found:
         yield found
 
 
@@ -122,8 +122,10 @@ def test_qmp_shell_runs_commands_unchanged(target: Target) -> None:
     assert replies[-1]["error"]["class"] == "CommandNotFound"
 
 
-def test_qmp_shell_speaks_the_monitor_for_people(target: Target) -> None:
-    text = shell(target, "info status\nbogus\n", "-H")
+@pytest.mark.parametrize("name", OURS)
+def test_qmp_shell_speaks_the_monitor_for_people(name: str) -> None:
+    with spawn(name, "pc") as target:  # the shell always names vCPU 0, so there must be one, with QEMU too
+        text = shell(target, "info status\nbogus\n", "-H")
     assert "VM status: paused (prelaunch)" in text
     assert "unknown command: 'bogus'" in text
 

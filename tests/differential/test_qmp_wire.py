@@ -43,9 +43,10 @@ FLOOR_S = 0.2  # long enough to see that nothing comes
 class Target:
     """An emulator with a QMP socket at ``path``."""
 
-    def __init__(self, name: str, path: str) -> None:
+    def __init__(self, name: str, path: str, process: subprocess.Popen[bytes] | None = None) -> None:
         self.name = name
         self.path = path
+        self.process = process
 
     def connect(self) -> Client:
         deadline = time.monotonic() + 20
@@ -57,23 +58,27 @@ class Target:
                 return Client(sock)
             except (FileNotFoundError, ConnectionRefusedError):
                 sock.close()
+                ended = self.process is not None and self.process.poll() is not None
+                assert not ended, f"{self.name} has ended"
                 assert time.monotonic() < deadline, f"{self.name} does not listen"
                 time.sleep(0.01)  # nothing tells when a socket begins to listen
 
 
 @contextmanager
-def spawn(name: str) -> Iterator[Target]:
-    """Start emulator ``name`` without a machine, stopped. vmmd runs in this process unless VMMD_WIRE_PROCESS is set."""
-    if name == "vmmd" and not os.environ.get("VMMD_WIRE_PROCESS"):
+def spawn(name: str, machine: str = "none") -> Iterator[Target]:
+    """Start emulator ``name``, stopped; ``monitor`` is vmmd's server alone, in this process."""
+    if name == "monitor":
         with Monitor() as monitor:
             yield Target(name, monitor.path)
         return
     directory = tempfile.mkdtemp(prefix=f"vmmd-test-wire-{name}-")
     path = os.path.join(directory, "monitor.sock")
-    argv = [*emulator(name).command, "-machine", "none", "-S", "-nodefaults", "-display", "none"]
+    argv = [*emulator(name).command, "-machine", machine, "-S", "-nodefaults", "-display", "none"]
     process = subprocess.Popen([*argv, "-qmp", f"unix:{path},server=on,wait=off"])
     try:
-        yield Target(name, path)
+        target = Target(name, path, process)
+        target.connect().close()  # it listens now
+        yield target
     finally:
         process.terminate()
         process.wait(20)
@@ -122,10 +127,11 @@ class Client:
         self.sock.close()
 
 
-@pytest.fixture(scope="module", params=["vmmd", pytest.param("qemu", marks=pytest.mark.qemu)])
+OURS = ["monitor", pytest.param("vmmd", marks=pytest.mark.kvm)]
+
+
+@pytest.fixture(scope="module", params=[*OURS, pytest.param("qemu", marks=pytest.mark.qemu)])
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
-    if request.param == "qemu" and not emulator("qemu").installed:
-        pytest.skip("QEMU is not installed")
     with spawn(request.param) as found:
         yield found
 
@@ -388,7 +394,7 @@ TABLE = [
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.number}-{row.send[:40].decode('latin-1')!a}")
 def test_statement_of_the_table_holds(target: Target, client: Client, row: Row) -> None:
-    expected = row.expect if target.name == "vmmd" or isinstance(row.qemu, Same) else row.qemu
+    expected = row.expect if target.name != "qemu" or isinstance(row.qemu, Same) else row.qemu
     if expected is None:
         pytest.skip("vmmd departs from QEMU here on purpose")
     client.greet(row.opening)
@@ -471,18 +477,16 @@ def test_w21_extensions_use_the_downstream_name_space(target: Target, client: Cl
     assert all(re.fullmatch(r"(x-)?[a-z][a-z0-9_-]*|__[a-z0-9.-]+_[a-z0-9-]+", name) for name in names)
 
 
-def test_w23_quit_sends_shutdown_then_reply_then_closes() -> None:
-    for name in ("vmmd", "qemu"):
-        if name == "qemu" and not emulator("qemu").installed:
-            continue
-        with spawn(name) as target:
-            client = target.connect().greet()
-            client.send(b'{"execute": "quit", "id": 7}')
-            event = client.message()
-            assert (event["event"], event["data"]) == ("SHUTDOWN", {"guest": False, "reason": "host-qmp-quit"})
-            assert client.message() == {"return": {}, "id": 7}
-            assert client.line() == b""
-            client.close()
+@pytest.mark.parametrize("name", [*OURS, pytest.param("qemu", marks=pytest.mark.qemu)])
+def test_w23_quit_sends_shutdown_then_reply_then_closes(name: str) -> None:
+    with spawn(name) as target:
+        client = target.connect().greet()
+        client.send(b'{"execute": "quit", "id": 7}')
+        event = client.message()
+        assert (event["event"], event["data"]) == ("SHUTDOWN", {"guest": False, "reason": "host-qmp-quit"})
+        assert client.message() == {"return": {}, "id": 7}
+        assert client.line() == b""
+        client.close()
 
 
 def test_w31_a_long_string_does_not_stall_other_clients(target: Target, client: Client) -> None:
