@@ -82,10 +82,16 @@ def write(loop, node, offset, *parts):
     return Call(loop, node.writev, offset, [memoryview(bytearray(each)) for each in parts]).result()
 
 
-ENGINES = [("threads", "writeback"), ("threads", "none"), ("io_uring", "writeback"), ("io_uring", "none")]
+ENGINES = [
+    (None, "none"),
+    ("threads", "writeback"),
+    ("threads", "none"),
+    ("io_uring", "writeback"),
+    ("io_uring", "none"),
+]
 
 
-@pytest.fixture(params=ENGINES, ids=["-".join(each) for each in ENGINES])
+@pytest.fixture(params=ENGINES, ids=[f"{aio}-{cache}" for aio, cache in ENGINES])
 def disk(request, graph, image):
     aio, cache = request.param
     if aio == "io_uring":
@@ -187,6 +193,8 @@ def test_memory_file_system_answers_at_once(loop):
 
 
 class FaultEngine:
+    name = "faults"
+
     """Answers from a list of results: an int is given back, "ok" does the transfer, ("short", n) a part of it."""
 
     def __init__(self, *script):
@@ -576,3 +584,29 @@ def test_flush_all_without_disks_ends_at_once(graph):
     flushed = []
     graph.flush_all(flushed.append)
     assert flushed == [0]
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_busy_disk_moves_from_threads_to_io_uring_where_it_can(graph, loop, image, monkeypatch, available):
+    import sys
+
+    from vmmd.block import auto
+
+    if available:
+        pytest.importorskip("liburing")
+    else:
+        monkeypatch.setitem(sys.modules, "liburing", None)
+    monkeypatch.setattr(auto, "SWITCH_AFTER", 10)
+    graph.add_drive(drive_options(image, cache="none"))
+    node = graph.claim("disk0", "t").backend
+    expected = image.read_bytes()
+    engine = node.file.engine
+    assert engine.name == "threads"
+    for n in range(10):
+        assert read(loop, node, n * 512, 512) == expected[n * 512 : n * 512 + 512]
+    loop.until(lambda: "readv" in vars(engine))
+    assert engine.name == ("io_uring" if available else "threads")
+    for n in range(10):
+        assert write(loop, node, n * 512, bytes([n]) * 512) == 0
+    assert Call(loop, node.flush).result() == 0
+    assert image.read_bytes()[:5120] == b"".join(bytes([n]) * 512 for n in range(10))

@@ -180,6 +180,34 @@ def test_close_writes_what_is_still_buffered(make, tmp_path):
     assert path.read_bytes() == b"last words"
 
 
+def test_close_waits_a_moment_for_a_slow_reader(make, loop):
+    here, there = socket.socketpair()
+    chardev = make("socket", fd=str(here.detach()))
+    chardev.write(b"z" * 900_000)
+    got = bytearray()
+
+    def reader():
+        while data := there.recv(65536):
+            got.extend(data)
+
+    thread = threading.Thread(target=reader)
+    thread.start()
+    chardev.close()
+    thread.join(5)
+    assert len(got) == 900_000
+    there.close()
+
+
+def test_close_does_not_wait_for_ever(make, loop, monkeypatch):
+    monkeypatch.setattr(base, "LAST_WORDS_NS", 20_000_000)
+    here, there = socket.socketpair()
+    chardev = make("socket", fd=str(here.detach()))
+    chardev.write(b"z" * 900_000)
+    chardev.close()
+    assert 0 < chardev.dropped_bytes < 900_000
+    there.close()
+
+
 # --- flow control -----------------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,8 @@ _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
 class Engine(Protocol):
     """How requests get to the kernel. ``finish`` gets a byte count or a negative errno, on the loop."""
 
+    name: str
+
     def readv(self, fd: int, buffers: Sequence[memoryview], offset: int, finish: Callable[[int], None]) -> None: ...
 
     def writev(
@@ -122,7 +124,7 @@ class FileNode(BlockNode):
             align = probe.direct_alignment(self._fd)
             if align > SECTOR_BYTES:
                 self._gate = WriteGate(align)
-        elif self.engine is self._pool:
+        elif self.engine.name == "threads":
             if probe.is_memory_backed(self._fd):
                 self._inline = 0
                 self._write_inline = not self.writes_through

@@ -22,6 +22,7 @@ from vmmd.block.drives import Drive
 from vmmd.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
+    from vmmd.block.auto import AutoEngine
     from vmmd.block.file import Engine, FileNode
     from vmmd.block.pool import ThreadPool
     from vmmd.block.uring import UringEngine
@@ -39,6 +40,7 @@ class BlockGraph:
         self._fdsets = fdsets
         self._pool: ThreadPool | None = None
         self._uring: UringEngine | None = None
+        self._auto: AutoEngine | None = None
         self._numbered = 0
 
     # -- nodes ---------------------------------------------------------------------------------------------------
@@ -100,7 +102,8 @@ class BlockGraph:
     def _file(self, config: NodeConfig, path: str, driver: str, options: object) -> FileNode:
         from vmmd.block.file import FileNode
 
-        aio = getattr(options, "aio", None) or "threads"
+        given = getattr(options, "given", None)
+        aio = getattr(options, "aio", None) if given is None or "aio" in given else None
         opts.check_aio(aio, config, f"file '{path}'")
         node = FileNode(config, path, self._threads(), driver)
         node.auto_read_only = bool(getattr(options, "auto_read_only", None))
@@ -309,19 +312,28 @@ class BlockGraph:
             self._pool = ThreadPool(self._loop)
         return self._pool
 
-    def _engine(self, aio: str) -> Engine:
+    def _engine(self, aio: str | None) -> Engine:
         if aio == "threads":
             return self._threads()
+        if aio is None:
+            if self._auto is None:
+                from vmmd.block.auto import AutoEngine
+
+                self._auto = AutoEngine(self._threads(), self._io_uring)
+            return self._auto
+        try:
+            return self._io_uring()
+        except BackendError:
+            if aio == "native":
+                # Linux AIO itself is not used: it does the same as the other two, less well
+                return self._threads()
+            raise
+
+    def _io_uring(self) -> UringEngine:
         if self._uring is None:
             from vmmd.block.uring import UringEngine
 
-            try:
-                self._uring = UringEngine(self._loop)
-            except BackendError:
-                if aio == "native":
-                    # Linux AIO itself is not used: it does the same as the other two, less well
-                    return self._threads()
-                raise
+            self._uring = UringEngine(self._loop)
         return self._uring
 
     def drain(self) -> None:
@@ -366,7 +378,7 @@ class BlockGraph:
         for engine in (self._uring, self._pool):
             if engine is not None:
                 engine.close()
-        self._uring = self._pool = None
+        self._uring = self._pool = self._auto = None
 
 
 def _driver_for(path: str) -> str:

@@ -104,7 +104,7 @@ def wants_discard(options: object) -> bool:
     return getattr(options, "discard", None) in ("unmap", "on")
 
 
-def check_aio(aio: str, config: NodeConfig, where: str) -> None:
+def check_aio(aio: str | None, config: NodeConfig, where: str) -> None:
     """Raises UsageError for native AIO without O_DIRECT."""
     if aio == "native" and not config.cache_direct:
         # QEMU-COMPAT: QEMU's sentence

@@ -10,6 +10,7 @@ Life: construct (no side effects) → ``open`` (system calls, before or while th
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from vmmd.core.backend import CharEvent
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 BUFFER_BYTES = 1 << 20
 #: After the first byte, flushes are at least this far apart
 PACE_NS = 1_000_000
+#: How long ``close`` waits for a reader that is slow
+LAST_WORDS_NS = 500_000_000
 #: Bytes moved by one system call
 CHUNK_BYTES = 65536
 
@@ -76,13 +79,18 @@ class Chardev:
             raise
 
     def close(self) -> None:
-        """Write out what can be written without waiting, then give everything back. Loop thread. Idempotent."""
+        """Write out what is buffered, waiting half a second at most for a slow reader; then give everything back. Loop
+        thread. Idempotent."""
         if self._closed:
             return
-        if self._out:
-            self._flush()
-            self.dropped_bytes += len(self._out)
         self._closed = True
+        deadline_ns = time.monotonic_ns() + LAST_WORDS_NS
+        while self._out:
+            self._blocked = False
+            self._flush()
+            if not self._blocked or not self._wait_room(deadline_ns):
+                break
+        self.dropped_bytes += len(self._out)
         self._close()
         if self.log is not None:
             self.log.close()
@@ -153,7 +161,10 @@ class Chardev:
             self._logged = max(0, self._logged - taken)
             if taken < len(chunk):
                 self._blocked = True
-                self._wait_writable()
+                if not self._closed:
+                    self._wait_writable()
+        if self._closed:
+            return
         if self._starved:
             self._feed_starved()
         self._loop.call_later(PACE_NS, self._paced)
@@ -182,6 +193,10 @@ class Chardev:
     def _emit(self, chunk: bytearray) -> int:
         """Hand bytes to the host without blocking; returns how many need no further care. Loop thread."""
         return len(chunk)
+
+    def _wait_room(self, deadline_ns: int) -> bool:
+        """Block until the peer takes more, or the deadline; for ``close``."""
+        return False
 
     def _wait_writable(self) -> None:
         """Arrange for ``_writable`` to be called once when the peer takes bytes again."""

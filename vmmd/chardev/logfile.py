@@ -50,9 +50,7 @@ class LogFile:
                 if not self.lost_bytes:
                     from vmmd.log import get_logger
 
-                    get_logger("vmmd.chardev").warning(
-                        "logfile %s: %s; output is lost", self.path, error.strerror
-                    )
+                    get_logger("vmmd.chardev").warning("logfile %s: %s; output is lost", self.path, error.strerror)
                 self.lost_bytes += len(data) - done
                 return
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from typing import TYPE_CHECKING
 
 from vmmd.chardev.base import CHUNK_BYTES, Chardev
@@ -198,6 +199,14 @@ class StreamChardev(Chardev):
         self._unwatch_input()
         self._unwatch_hangup()
         self._hung_up()
+
+    def _wait_room(self, deadline_ns: int) -> bool:
+        left_ms = (deadline_ns - time.monotonic_ns()) // 1_000_000
+        if self._write_fd < 0 or left_ms <= 0:
+            return False
+        poller = select.poll()
+        poller.register(self._write_fd, select.POLLOUT)
+        return bool(poller.poll(left_ms))
 
     def _wait_writable(self) -> None:
         if self._write_fd >= 0 and self._writing < 0:
