@@ -8,7 +8,6 @@ Jobs are bounded by what the devices may have in flight (queue sizes); threads a
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import threading
 from collections import deque
@@ -24,6 +23,13 @@ if TYPE_CHECKING:
 THREADS_MAX = 8
 
 Finish = "Callable[[int], None]"  # takes the result: a count, or a negative errno
+
+
+def report(sentence: str) -> None:
+    """Log the exception being handled; a bug of vmmd."""
+    import logging
+
+    logging.getLogger("vmmd.block").exception(sentence)
 
 
 class ThreadPool:
@@ -76,7 +82,7 @@ class ThreadPool:
             except OSError as error:
                 result = -(error.errno or errno.EIO)
             except Exception:
-                logging.getLogger("vmmd.block").exception("a disk request failed inside vmmd")
+                report("a disk request failed inside vmmd")
                 result = -errno.EIO
             finished.append((finish, result))
             # ORDERING: append first, then look at the flag; the loop clears the flag first, then looks
@@ -98,7 +104,7 @@ class ThreadPool:
             try:
                 finish(result)
             except Exception:
-                logging.getLogger("vmmd.block").exception("the end of a disk request failed")
+                report("the end of a disk request failed")
 
     def drain(self) -> None:
         """Wait until nothing is in flight. Blocks."""

@@ -8,10 +8,10 @@ What is queued within one callback of the loop goes to the kernel in one call, a
 from __future__ import annotations
 
 import errno
-import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from vmmd.block.pool import report
 from vmmd.errors import BackendError
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class UringEngine:
             try:
                 finish(result)
             except Exception:
-                logging.getLogger("vmmd.block").exception("the end of a disk request failed")
+                report("the end of a disk request failed")
 
     def drain(self) -> None:
         """Wait until nothing is in flight. Blocks."""
