@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from vmmd.chardev.base import Chardev
     from vmmd.chardev.listen import ListenSocket
+    from vmmd.machine.plan import MachinePlan
     from vmmd.options.models import Config, MonitorOptions
     from vmmd.qmp.server import QmpServer
 
@@ -50,16 +51,17 @@ class Daemon:
         self._ended: asyncio.Future[None] | None = None
 
     def run(self) -> int:
-        """Build, serve, end; returns the exit status. VmmdError when it could not start: nothing is left."""
-        from vmmd.machine import build
+        """Build, serve, end; returns the exit status. Raises VmmdError when it could not start: nothing is left."""
+        from vmmd.machine.plan import MachinePlan
 
-        builder = build.Builder(self.vm)
-        builder.plan()
+        plan = MachinePlan(self.config)
+        plan.check()
         self._plan_chardevs()
         if self.config.daemonize:
             self.daemonizer.fork()
         try:
-            self._open(builder)
+            self._open_monitors()
+            self._open(plan)
         except VmmdError:
             self._close()
             raise
@@ -69,9 +71,8 @@ class Daemon:
 
     def _plan_chardevs(self) -> None:
         from vmmd import chardev
-        from vmmd.core.fdsets import FdSets
 
-        fdsets = FdSets()
+        fdsets = self.vm.fdsets
         for added in self.config.add_fds:
             fdsets.add(added.set, added.fd, added.opaque)
         monitors = {monitor.chardev: monitor for monitor in self.config.monitors}
@@ -89,27 +90,46 @@ class Daemon:
                 self.chardevs.append(made)
                 self.vm.chardevs[options.id] = made
 
-    def _open(self, builder: object) -> None:
+    def _open_monitors(self) -> None:
+        """Listen and greet. Commands wait until the loop runs; if the rest of the start fails, clients see the end."""
+        from vmmd.qmp.server import QmpServer
+
+        server = self.server = QmpServer(self.vm, self.port)
+        self.vm.events.sink = server
+        for monitor, listener in self.monitor_sockets:
+            listener.open()
+            if not listener.is_server:
+                server.connect_client(listener.connect(), pretty=monitor.pretty)
+                continue
+            assert listener.sock is not None
+            first = listener.wait() if listener.config.wait else None
+            serving = server.listen(listener.sock, pretty=monitor.pretty)
+            if first is not None:
+                serving.adopt(first)
+            serving.accept()
+
+    def _open(self, plan: MachinePlan) -> None:
+        """KVM, images, machine; then what leaves traces: character devices, pid file."""
         from vmmd.machine.build import Builder
 
-        assert isinstance(builder, Builder)
         if self.config.mem_lock:
             from vmmd.machine.ram import lock_memory
 
             lock_memory()
+        if plan.direct_boot is not None:
+            self.vm.on_close(plan.direct_boot.close)
+        builder = Builder(self.vm, plan)
+        builder.open_kvm()
         builder.build()
         for made in self.chardevs:
             made.open()
-        for _, listener in self.monitor_sockets:
-            listener.open()
         if self.config.pidfile:
             self.pidfile = PidFile(self.config.pidfile)
         if self.config.name.process:
             set_process_name(self.config.name.process)
 
     def _serve(self) -> int:
-        """Greet, run the loop to the end, and leave. Monitors are greeted before asyncio is imported."""
-        self._serve_monitors()
+        """Run the loop to the end, and leave. Monitors were greeted before asyncio is imported."""
         import asyncio
 
         import uvloop
@@ -132,26 +152,6 @@ class Daemon:
         sys.stderr.flush()
         # the process holds nothing any more: do not spend 20 ms on taking the interpreter apart
         os._exit(self.status)
-
-    def _serve_monitors(self) -> None:
-        from vmmd.qmp.server import QmpServer
-
-        server = self.server = QmpServer(self.vm, self.port)
-        self.vm.events.sink = server
-        try:
-            for monitor, listener in self.monitor_sockets:
-                if not listener.is_server:
-                    server.connect_client(listener.connect(), pretty=monitor.pretty)
-                    continue
-                assert listener.sock is not None
-                first = listener.wait() if listener.config.wait else None
-                serving = server.listen(listener.sock, pretty=monitor.pretty)
-                if first is not None:
-                    serving.adopt(first)
-                serving.accept()
-        except VmmdError:
-            self._close()
-            raise
 
     def _settle(self) -> None:
         """Just after the start: load what the first commands need, and keep the collector off what stays for ever."""

@@ -101,6 +101,11 @@ class CpuConfig:
         return self.flags["kvm"] and self.has("kvmclock")
 
     @property
+    def machine_check(self) -> bool:
+        """True when the guest has machine-check banks."""
+        return self.numbers["family"] >= 6 and self.has("mce") and self.has("mca")
+
+    @property
     def signature(self) -> int:
         """CPUID.1:EAX."""
         family, model = self.numbers["family"], self.numbers["model"]

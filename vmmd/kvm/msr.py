@@ -21,6 +21,7 @@ MSR_SYSENTER_CS = 0x174
 MSR_SYSENTER_ESP = 0x175
 MSR_SYSENTER_EIP = 0x176
 MSR_MCG_STATUS = 0x17A
+MSR_MCG_CTL = 0x17B
 MSR_MISC_ENABLE = 0x1A0
 MSR_DEBUGCTL = 0x1D9
 MSR_MTRR_PHYS_BASE0 = 0x200  # base and mask alternate
@@ -29,6 +30,7 @@ MSR_MTRR_FIXED = (0x250, 0x258, 0x259, *range(0x268, 0x270))
 MSR_PAT = 0x277
 MSR_MTRR_DEF_TYPE = 0x2FF
 MSR_TSC_DEADLINE = 0x6E0
+MSR_MC0_CTL = 0x400  # CTL, STATUS, ADDR, MISC of each bank
 MSR_BNDCFGS = 0xD90
 MSR_XSS = 0xDA0
 MSR_STAR = 0xC000_0081
@@ -68,7 +70,18 @@ _RESET: tuple[tuple[int, int], ...] = (
 _ALWAYS = frozenset({MSR_PAT, MSR_MTRR_DEF_TYPE, *MSR_MTRR_FIXED, *range(0x200, 0x200 + 2 * MSR_MTRR_VARIABLE_COUNT)})
 
 
-def reset_values(known: Iterable[int]) -> dict[int, int]:
-    """MSR values at power-on, of those that this KVM has."""
+#: machine-check banks of a guest, and what MCG_CAP says besides their number: MCG_CTL exists, software error recovery
+MCE_BANKS = 10
+MCG_CAP_FLAGS = 1 << 8 | 1 << 24
+
+
+def reset_values(known: Iterable[int], mce_banks: int) -> dict[int, int]:
+    """MSR values at power-on, of those that this KVM has, with ``mce_banks`` machine-check banks (all errors enabled)."""
     available = _ALWAYS.union(known)
-    return {index: value for index, value in _RESET if index in available}
+    values = {index: value for index, value in _RESET if index in available}
+    if mce_banks:
+        all_ones = (1 << 64) - 1
+        values[MSR_MCG_CTL] = all_ones
+        for index in range(MSR_MC0_CTL, MSR_MC0_CTL + 4 * mce_banks):
+            values[index] = all_ones if index % 4 == 0 else 0
+    return values

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vmmd.kvm import abi
 from vmmd.kvm.ioctl import KvmError, ioctl
+from vmmd.kvm.msr import MCE_BANKS, MCG_CAP_FLAGS
 from vmmd.kvm.system import pack_cpuid, read_cpuid
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Vcpu:
     def __init__(self, vm: KvmVm, apic_id: int, fd: int) -> None:
         self.vm = vm
         self.apic_id = apic_id
+        self.mce_banks = 0
         self.fd = fd
         # SAFETY: the kernel guarantees vcpu_mmap_size bytes behind the descriptor; the casts pin the mapping, and
         # close() drops them before unmapping
@@ -173,6 +175,18 @@ class Vcpu:
             else:
                 wanted = wanted[_MSR_BATCH:]
         return refused
+
+    def setup_mce(self) -> None:
+        """Give the guest machine-check banks. Before the first KVM_RUN, for CPU models with MCE and MCA."""
+        kvm = self.vm.kvm
+        banks = min(kvm.check_extension(abi.KVM_CAP_MCE), MCE_BANKS)
+        if not banks:
+            return
+        supported = ctypes.c_uint64()
+        ioctl(kvm.fd, abi.KVM_X86_GET_MCE_CAP_SUPPORTED, ctypes.byref(supported), name="KVM_X86_GET_MCE_CAP_SUPPORTED")
+        capability = ctypes.c_uint64(supported.value & MCG_CAP_FLAGS | banks)
+        ioctl(self.fd, abi.KVM_X86_SETUP_MCE, ctypes.byref(capability), name="KVM_X86_SETUP_MCE")
+        self.mce_banks = banks
 
     def tsc_khz(self) -> int:
         """Frequency of the guest's time stamp counter; 0: not known."""

@@ -56,6 +56,9 @@ class CpuConfig(Protocol):
     @property
     def signature(self) -> int: ...
 
+    @property
+    def machine_check(self) -> bool: ...
+
     def apic_id(self, index: int) -> int: ...
 
     def topology_ids(self, index: int) -> tuple[int, int, int, int]: ...
@@ -191,6 +194,8 @@ class VcpuManager:
         for index in range(self.count):
             vcpu = self.vm.create_vcpu(self.cpu_config.apic_id(index))
             vcpu.set_cpuid(self.cpu_config.cpuid(index, vcpu.tsc_khz()))
+            if self.cpu_config.machine_check:
+                vcpu.setup_mce()
             refused = vcpu.set_msrs(self.cpu_config.msrs())
             if refused and not index:
                 log.warning("KVM does not take the CPU model's MSR %s", ", ".join(f"{msr:#x}" for msr in refused))

@@ -33,9 +33,9 @@ class KvmDoorbell:
         self._callback: Callable[[], None] | None = None
         try:
             vm.ioeventfd(self._fd, self._address, self._size, pio=self._pio, datamatch=self._datamatch)
-        except OSError as cause:
+        except BackendError:
             os.close(self._fd)
-            raise BackendError.from_os(f"cannot attach a doorbell at {self._address:#x}", cause) from cause
+            raise
 
     def listen(self, callback: Callable[[], None]) -> None:
         self._callback = callback
@@ -50,7 +50,7 @@ class KvmDoorbell:
             self._vm.ioeventfd(
                 self._fd, self._address, self._size, pio=self._pio, datamatch=self._datamatch, deassign=True
             )
-        except OSError:
+        except BackendError:
             log.exception("detaching the doorbell at %#x", self._address)
         self._loop.post(self._end)
 

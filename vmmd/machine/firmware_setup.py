@@ -54,7 +54,7 @@ class FirmwareSetup:
         acpi_on = config.machine.acpi != "off"
         items = fw_items.FwItems(
             ram_bytes=self.memory_map.ram_bytes,
-            e820=e820.firmware_table(low, high),
+            e820=e820.firmware_table(low, high, hypertransport=self._hypertransport()),
             smbios=self.smbios(),
             acpi=self.acpi if acpi_on else None,
             bootorder=self.boot_order(),
@@ -65,7 +65,7 @@ class FirmwareSetup:
             boot_menu=bool(boot.menu),
             splash_time_ms=boot.splash_time,
             reboot_timeout_ms=boot.reboot_timeout,
-            disable_s3=bool(self.board.pm.props.disable_s3),
+            disable_s3=True,  # LIMIT: no suspended state yet, so S3 is not offered
             disable_s4=bool(self.board.pm.props.disable_s4),
             s4_value=self.board.pm.props.s4_val,
             numa=[(node.mem_bytes or 0, node.cpus) for node in config.numa],
@@ -75,9 +75,6 @@ class FirmwareSetup:
 
     def _extra_files(self) -> list[tuple[str, bytes]]:
         extra = []
-        if not (self.config.machine.graphics and not self.config.nographic):
-            # QEMU-COMPAT: without graphics SeaBIOS mirrors its screen to COM1
-            extra.append(("etc/sercon-port", (0x3F8).to_bytes(2, "little")))
         for each in self.config.fw_cfg:
             content = each.string.encode() if each.string is not None else _read(each.file or "", "-fw_cfg")
             extra.append((each.name, content))
@@ -118,8 +115,15 @@ class FirmwareSetup:
             ),
             acpi=self.acpi() if self.config.machine.acpi != "off" else None,
             serial_bases=[base for base, _ in self.acpi_config().serial_ports],
+            hypertransport=self._hypertransport(),
+            physical_bits=cpu.phys_bits,
         )
         return boot.prepare(direct_boot, platform), pci.elcr
+
+    def _hypertransport(self) -> bool:
+        """AMD processors keep a range below 1 TiB; pc boards tell guests of it from 7.1 on."""
+        version = tuple(int(part) for part in self.config.machine.type.rpartition("-")[2].split("."))
+        return self.cpu_config.vendor in ("AuthenticAMD", "HygonGenuine") and version >= (7, 1)
 
     # --- tables -----------------------------------------------------------------------------------------------
 
@@ -158,16 +162,15 @@ class FirmwareSetup:
         """(anchor, tables)."""
         config = self.config
         low, high = self.memory_map.low_bytes, self.memory_map.high_bytes
-        fields: dict[int, dict[str, object]] = {}
-        blobs = []
-        for each in config.smbios:
-            if each.number is None:
-                blobs.append(_read(each.values["file"], "-smbios file="))
-            else:
-                fields.setdefault(each.number, {}).update(_smbios_fields(each))
+        typed = [(each.number, _smbios_fields(each)) for each in config.smbios if each.number is not None]
+        fields, ports = smbios.collect(typed)
+        where = "-smbios file="
+        blobs = [
+            smbios.check_blob(_read(each.values["file"], where), where) for each in config.smbios if each.number is None
+        ]
         return smbios.build(
             smbios.SmbiosConfig(
-                machine=config.machine.type if config.machine.type != "pc" else "pc-i440fx-7.2",
+                machine=config.machine.type,
                 ram_ranges=[(0, low)] + ([(FOUR_GIB, high)] if high else []),
                 uuid=_uuid(config.uuid),
                 sockets=config.smp.sockets,
@@ -176,6 +179,7 @@ class FirmwareSetup:
                 cpu_signature=self.cpu_config.signature,
                 cpu_features=self.cpu_config.features_edx,
                 fields=fields,
+                ports=ports,
                 blobs=blobs,
             )
         )
@@ -189,7 +193,7 @@ def _smbios_fields(options: SmbiosOptions) -> dict[str, object]:
     number = options.number
     assert number is not None
     items = []
-    for wire_name in sorted(options.given):
+    for wire_name in [each for each in options.declared if each in options.given]:
         value = options.values[options.declared[wire_name].name]
         for each in value if isinstance(value, tuple) else (value,):
             text = ("on" if each else "off") if isinstance(each, bool) else str(each)

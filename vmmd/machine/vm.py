@@ -14,6 +14,7 @@ from vmmd.core.address_space import AddressSpace
 from vmmd.core.clock import VirtualClock
 from vmmd.core.device import ResetKind, ShutdownCause
 from vmmd.core.events import PowerdownEvent, ResetEvent, ResumeEvent, ShutdownEvent, StopEvent
+from vmmd.core.fdsets import FdSets
 from vmmd.core.lock import DeviceLock
 from vmmd.core.memory import GuestMemory
 from vmmd.errors import StateError
@@ -88,6 +89,7 @@ class Vm:
         self.devices: list[Device] = []
         self.chardevs: dict[str, Chardev] = {}
         self.block: BlockGraph | None = None
+        self.fdsets = FdSets()
         self.kvm_present = False
         self.kvm_enabled = False
         self.press_power_button: Callable[[], None] | None = None
