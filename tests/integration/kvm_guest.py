@@ -60,6 +60,7 @@ class PlainCpus:
 
     kvmclock = False
     signature = 0x600
+    machine_check = True
 
     def __init__(self, kvm: Kvm) -> None:
         self._entries = kvm.supported_cpuid()

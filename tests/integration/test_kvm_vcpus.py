@@ -153,6 +153,13 @@ def test_power_on_state_is_the_reset_vector(spinning: TinyVm) -> None:
     assert "FCW=037f FSW=0000 [ST=0] FTW=00 MXCSR=00001f80" in text
 
 
+def test_machine_check_banks_are_those_that_qemu_gives(spinning: TinyVm) -> None:
+    values = spinning.vm.vcpus[0].get_msrs([0x179, 0x17B, 0x400, 0x401, 0x400 + 4 * 9])
+    every_error = (1 << 64) - 1
+    assert values[0x179] & 0xFF == 10
+    assert (values[0x17B], values[0x400], values[0x401], values[0x424]) == (every_error, every_error, 0, every_error)
+
+
 def test_application_processor_waits_and_does_not_keep_a_pause_waiting() -> None:
     vm = TinyVm(SPIN, count=2)
     try:

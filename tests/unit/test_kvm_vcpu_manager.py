@@ -78,6 +78,7 @@ class FakeRunLoop:
 class FakeConfig:
     kvmclock = True
     signature = 0
+    machine_check = False
 
     def apic_id(self, index: int) -> int:
         return index

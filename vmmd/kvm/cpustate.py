@@ -38,7 +38,7 @@ def reset(
     ``lapic`` is the local APIC as KVM made it (None: not in the kernel), ``signature`` the value of CPUID.1:EAX, which
     EDX shows at reset. The boot CPU starts at the reset vector, or in ``boot``; the others wait for INIT and SIPI.
     """
-    vcpu.set_msrs(msr.reset_values(vcpu.vm.msr_indices) | dict(boot.msrs if boot is not None else ()))
+    vcpu.set_msrs(msr.reset_values(vcpu.vm.msr_indices, vcpu.mce_banks) | dict(boot.msrs if boot is not None else ()))
     sregs = reset_sregs(is_bsp)
     regs = abi.Regs(rip=0xFFF0, rflags=2, rdx=signature)
     if boot is not None and is_bsp:

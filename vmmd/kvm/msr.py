@@ -76,7 +76,7 @@ MCG_CAP_FLAGS = 1 << 8 | 1 << 24
 
 
 def reset_values(known: Iterable[int], mce_banks: int) -> dict[int, int]:
-    """MSR values at power-on, of those that this KVM has, with ``mce_banks`` machine-check banks (all errors enabled)."""
+    """Power-on values of the MSRs that this KVM has, with ``mce_banks`` machine-check banks (all errors enabled)."""
     available = _ALWAYS.union(known)
     values = {index: value for index, value in _RESET if index in available}
     if mce_banks:
