@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from vmmd.core.device import ShutdownCause
-from vmmd.errors import UsageError, VmmdError
+from vmmd.errors import UsageError
 from vmmd.eventloop import EventLoopPort
 from vmmd.machine.vm import Vm
 from vmmd.process import Daemonizer, PidFile, set_process_name
@@ -62,7 +62,7 @@ class Daemon:
         try:
             self._open_monitors()
             self._open(plan)
-        except VmmdError:
+        except BaseException:
             self._close()
             raise
         return self._serve()
@@ -84,7 +84,10 @@ class Daemon:
                         f"-mon chardev={options.id}: a monitor on a {options.backend} is not available in this version",
                         "it takes a socket",
                     )
-                self.monitor_sockets.append((monitor, chardev.listen_socket(options)))
+                listener = chardev.listen_socket(options)
+                listener.frontend_open = True
+                self.monitor_sockets.append((monitor, listener))
+                self.vm.chardevs[options.id] = listener
             else:
                 made = chardev.create(options, self.port, self.vm.lock, fdsets)
                 self.chardevs.append(made)
@@ -99,11 +102,13 @@ class Daemon:
         for monitor, listener in self.monitor_sockets:
             listener.open()
             if not listener.is_server:
-                server.connect_client(listener.connect(), pretty=monitor.pretty)
+                connection = listener.connect()
+                listener.joined(connection)
+                server.connect_client(connection, pretty=monitor.pretty)
                 continue
             assert listener.sock is not None
             first = listener.wait() if listener.config.wait else None
-            serving = server.listen(listener.sock, pretty=monitor.pretty)
+            serving = server.listen(listener.sock, pretty=monitor.pretty, observer=listener)
             if first is not None:
                 serving.adopt(first)
             serving.accept()

@@ -610,3 +610,58 @@ def test_busy_disk_moves_from_threads_to_io_uring_where_it_can(graph, loop, imag
         assert write(loop, node, n * 512, bytes([n]) * 512) == 0
     assert Call(loop, node.flush).result() == 0
     assert image.read_bytes()[:5120] == b"".join(bytes([n]) * 512 for n in range(10))
+
+
+@pytest.mark.parametrize(("aio", "cache", "gated"), [("threads", "none", True), ("io_uring", "none", False)])
+def test_random_requests_in_flight_leave_what_a_model_says(graph, loop, image, aio, cache, gated):
+    import random
+
+    if aio == "io_uring":
+        pytest.importorskip("liburing")
+    graph.add_drive(drive_options(image, aio=aio, cache=cache, discard="unmap"))
+    node = graph.claim("disk0", "t").backend
+    if gated:
+        node.file._gate = WriteGate(4096)
+    model = bytearray(image.read_bytes())
+    rnd = random.Random(7)
+    for _ in range(60):
+        calls, at = [], rnd.randrange(64) * 512
+        while at < len(model) - 70000 and len(calls) < 32:  # disjoint ranges, all in flight at once
+            length = rnd.randrange(1, 24) * 512
+            kind = rnd.randrange(4)
+            if kind == 0:
+                data = rnd.randbytes(length)
+                cut = rnd.randrange(length // 512) * 512
+                parts = [memoryview(bytearray(each)) for each in (data[:cut], data[cut:]) if each]
+                calls.append((Call(loop, node.writev, at, parts), None, None))
+                model[at : at + length] = data
+            elif kind == 1:
+                buffer = memoryview(bytearray(length))
+                calls.append((Call(loop, node.readv, at, [buffer]), buffer, bytes(model[at : at + length])))
+            elif kind == 2:
+                calls.append((Call(loop, node.write_zeroes, at, length, rnd.random() < 0.5), None, None))
+                model[at : at + length] = bytes(length)
+            else:
+                calls.append((Call(loop, node.flush), None, None))
+            at += length + rnd.randrange(4) * 512
+        for call, buffer, expected in calls:
+            assert call.result() == 0
+            assert buffer is None or bytes(buffer) == expected
+    graph.close()
+    assert image.read_bytes() == model
+
+
+def test_image_from_a_descriptor_set(loop, image):
+    from vmmd.core.fdsets import FdSets
+
+    sets = FdSets()
+    sets.add(2, os.open(image, os.O_RDONLY))
+    graph = BlockGraph(loop, sets)
+    with pytest.raises(BackendError, match="Could not open '/dev/fdset/2': Permission denied"):
+        graph.add(blockdev("file", filename="/dev/fdset/2"))
+    sets.add(2, os.open(image, os.O_RDWR))
+    node = graph.add(blockdev("file", filename="/dev/fdset/2"))
+    assert write(loop, node, 0, b"s" * 512) == 0
+    graph.close()
+    assert image.read_bytes()[:512] == b"s" * 512
+    assert sets.remove(2)

@@ -681,3 +681,64 @@ def test_unix_socket_file_is_a_socket(make, tmp_path):
     path = tmp_path / "s"
     make("socket", path=str(path), server=True, wait=False)
     assert stat.S_ISSOCK(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("signal", [True, False])
+def test_stdio_terminal_is_raw_while_open_and_restored_after(make, capfd, signal):
+    with capfd.disabled():
+        saved = os.dup(0)
+        master, slave = os.openpty()
+        os.dup2(slave, 0)
+        try:
+            before = termios.tcgetattr(slave)
+            chardev = make("stdio", signal=signal)
+            during = termios.tcgetattr(slave)
+            assert not during[3] & (termios.ECHO | termios.ICANON)
+            assert bool(during[3] & termios.ISIG) is signal
+            assert os.get_blocking(0)
+            chardev.close()
+            assert termios.tcgetattr(slave) == before
+        finally:
+            os.dup2(saved, 0)
+            for fd in (saved, master, slave):
+                os.close(fd)
+
+
+def test_serial_port_with_a_stuck_reader_holds_the_guest_back_and_loses_nothing(make, loop):
+    from tests.unit.fakes import make_context, props
+    from vmmd.devices.isa.serial import IsaSerial
+
+    here, there = socket.socketpair()
+    chardev = make("socket", fd=str(here.detach()))
+    machine = make_context()
+    machine.backends.chardevs["c0"] = chardev
+    IsaSerial(props(IsaSerial, chardev="c0"), machine.ctx).plug()
+    machine.pio.write(0x3FA, 1, 0x01)
+    sent = bytearray()
+
+    def guest_prints(most):
+        for _ in range(most):
+            if not machine.pio.read(0x3FD, 1) & 0x20:
+                return
+            machine.pio.write(0x3F8, 1, len(sent) * 7 & 0xFF)
+            sent.append(len(sent) * 7 & 0xFF)
+
+    for _ in range(40):
+        guest_prints(65536)
+        loop.settle(2)
+    assert not machine.pio.read(0x3FD, 1) & 0x20
+    assert base.BUFFER_BYTES < len(sent) < 40 * 65536
+    got = bytearray()
+    there.setblocking(False)
+
+    def drained():
+        guest_prints(5000)
+        try:
+            got.extend(there.recv(65536))
+        except BlockingIOError:
+            pass
+        return len(got) > 3 << 20
+
+    loop.until(drained, 20)
+    assert got == sent[: len(got)]
+    there.close()

@@ -372,6 +372,18 @@ def test_connected_socket_and_descriptor_pairs_are_served() -> None:
         os.close(from_server[0])
 
 
+def test_borrowed_descriptors_stay_open_and_get_their_blocking_mode_back() -> None:
+    loop = ManualLoop()
+    reading, writing = os.pipe()
+    connection = QmpServer(FakeVm(loop), loop).add_stream(reading, writing, owned=False)
+    assert not os.get_blocking(writing)
+    connection.close()
+    assert os.get_blocking(reading)
+    assert os.get_blocking(writing)
+    os.close(reading)
+    os.close(writing)
+
+
 # -- hostile clients ---------------------------------------------------------------------------------------------------
 
 PIECES = st.one_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmmd.chardev.listen import ListenSocket
 from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class MachineBackends:
 
     def chardev(self, id_: str, user: str) -> CharBackend:
         found = self._vm.chardevs.get(id_)
-        if found is None:
+        if found is None or isinstance(found, ListenSocket):
             raise UsageError(f"Property '{user}.chardev' can't find value '{id_}'", "no chardev has this id")
         return found
 

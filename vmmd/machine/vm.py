@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from vmmd.block.graph import BlockGraph
     from vmmd.chardev.base import Chardev
+    from vmmd.chardev.listen import ListenSocket
     from vmmd.core.device import Device
     from vmmd.core.events import EventSink
     from vmmd.core.notify import LoopPort, Promise
@@ -87,7 +88,7 @@ class Vm:
         self.cpus: VcpuManager | None = None
         self.pci: PciBus | None = None
         self.devices: list[Device] = []
-        self.chardevs: dict[str, Chardev] = {}
+        self.chardevs: dict[str, Chardev | ListenSocket] = {}  # monitors' sockets among them
         self.block: BlockGraph | None = None
         self.fdsets = FdSets()
         self.kvm_present = False

@@ -8,17 +8,18 @@ registers early is handed to the loop when that runs.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vmmd.log import get_logger
+from vmmd.qmp.events import EventRouter
 from vmmd.qmp.session import error_reply, greeting, greeting_bytes
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from vmmd.core.notify import LoopPort
     from vmmd.qmp.connection import Connection
-    from vmmd.qmp.events import EventRouter
     from vmmd.qmp.streams import Stream
     from vmmd.qmp.vm_api import VmApi
 
@@ -34,11 +35,22 @@ RETRY_ACCEPT_NS = 1_000_000_000
 GREETING = greeting_bytes()
 
 
+class ClientObserver(Protocol):
+    """Who wants to know of a listener's clients (chardev.listen.ListenSocket)."""
+
+    def joined(self, connection: socket.socket) -> None: ...
+
+    def left(self, connection: socket.socket) -> None: ...
+
+
 class Listener:
     """One listening monitor socket and its clients."""
 
-    def __init__(self, server: QmpServer, sock: socket.socket, *, pretty: bool, max_clients: int) -> None:
+    def __init__(
+        self, server: QmpServer, sock: socket.socket, *, pretty: bool, max_clients: int, observer: ClientObserver | None
+    ) -> None:
         sock.setblocking(False)
+        self._observer = observer
         self._server = server
         self._socket = sock
         self._pretty = pretty
@@ -68,7 +80,16 @@ class Listener:
 
     def adopt(self, sock: socket.socket, *, greeted: bool = False) -> None:
         """Serve a socket that was accepted (and perhaps greeted) elsewhere."""
-        self._server.serve(_socket_stream(sock), pretty=self._pretty, greeted=greeted, group=self.clients)
+        observer = self._observer
+        if observer is not None:
+            observer.joined(sock)
+        self._server.serve(
+            _socket_stream(sock),
+            pretty=self._pretty,
+            greeted=greeted,
+            group=self.clients,
+            on_close=None if observer is None else lambda: observer.left(sock),
+        )
 
     def close(self) -> None:
         """Stop listening. The path of a UNIX socket belongs to whoever made it."""
@@ -107,11 +128,17 @@ class QmpServer:
         self._vm = vm
         self._listeners: list[Listener] = []
         self._connections: set[Connection] = set()
-        self._router: EventRouter | None = None
+        self._router = EventRouter(loop, self._deliver)
 
-    def listen(self, sock: socket.socket, pretty: bool = False, max_clients: int = MAX_CLIENTS) -> Listener:
-        """Serve a bound and listening stream socket."""
-        listener = Listener(self, sock, pretty=pretty, max_clients=max_clients)
+    def listen(
+        self,
+        sock: socket.socket,
+        pretty: bool = False,
+        max_clients: int = MAX_CLIENTS,
+        observer: ClientObserver | None = None,
+    ) -> Listener:
+        """Serve a bound and listening stream socket. ``observer`` is told who comes and goes (query-chardev)."""
+        listener = Listener(self, sock, pretty=pretty, max_clients=max_clients, observer=observer)
         self._listeners.append(listener)
         return listener
 
@@ -126,7 +153,13 @@ class QmpServer:
         return self.serve(FdStream(read_fd, write_fd, owned=owned), pretty=pretty)
 
     def serve(
-        self, stream: Stream, *, pretty: bool = False, greeted: bool = False, group: set[Connection] | None = None
+        self,
+        stream: Stream,
+        *,
+        pretty: bool = False,
+        greeted: bool = False,
+        group: set[Connection] | None = None,
+        on_close: Callable[[], None] | None = None,
     ) -> Connection:
         """Serve any stream; ``group`` is kept up to date with the sessions that are open."""
         greeting_left = b"" if greeted else self._greeting(pretty)
@@ -137,6 +170,8 @@ class QmpServer:
             self._connections.discard(connection)
             if group is not None:
                 group.discard(connection)
+            if on_close is not None:
+                on_close()
 
         connection = Connection(self._vm, self.loop, stream, closed, pretty)
         self._connections.add(connection)
@@ -155,12 +190,7 @@ class QmpServer:
 
     def emit(self, instance: tuple[object, ...]) -> None:
         """Send an event to every negotiated session. Any thread; never blocks."""
-        router = self._router
-        if router is None:
-            from vmmd.qmp.events import EventRouter
-
-            router = self._router = EventRouter(self.loop, self._deliver)
-        router.emit(instance)
+        self._router.emit(instance)
 
     def _deliver(self, message: dict[str, object]) -> None:
         from vmmd.qmp.wire import encode

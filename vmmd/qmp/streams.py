@@ -54,13 +54,17 @@ class SocketStream:
 
 
 class FdStream:
-    """A pair of descriptors, which may be the same (pty) and stay open when ``owned`` is False (stdio)."""
+    """A pair of descriptors, which may be the same (pty).
 
-    __slots__ = ("_owned", "read_fd", "write_fd")
+    Unless ``owned`` they stay open and get their blocking mode back: a shell shares its terminal with us (stdio).
+    """
+
+    __slots__ = ("_blocking", "_owned", "read_fd", "write_fd")
 
     def __init__(self, read_fd: int, write_fd: int, *, owned: bool) -> None:
-        os.set_blocking(read_fd, False)
-        os.set_blocking(write_fd, False)
+        self._blocking = {fd: os.get_blocking(fd) for fd in (read_fd, write_fd)}
+        for fd in self._blocking:
+            os.set_blocking(fd, False)
         self.read_fd = read_fd
         self.write_fd = write_fd
         self._owned = owned
@@ -72,6 +76,8 @@ class FdStream:
         return os.write(self.write_fd, data)
 
     def close(self) -> None:
-        if self._owned:
-            for fd in {self.read_fd, self.write_fd}:
+        for fd, blocking in self._blocking.items():
+            if self._owned:
                 os.close(fd)
+            else:
+                os.set_blocking(fd, blocking)
