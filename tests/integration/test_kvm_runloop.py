@@ -109,6 +109,27 @@ def test_mmio_write_to_ram_behind_a_readonly_slot_goes_to_the_fallback(tiny: Cal
     assert vm.cpus.exit_counts(0)["mmio"] == 1
 
 
+def test_mmio_access_across_the_end_of_a_range_is_split(tiny: Callable[..., TinyVm]) -> None:
+    # ds=0xffff; mov dword [0x8016],0x12345678: 0x108006-0x108009, half of it in the range at 0x108008
+    vm = tiny("b8ffff 8ed8 66c7061680785634 12")
+    writes: Writes = []
+    read, write = recorder(writes)
+    vm.mmio.add(IoRange(0x108008, 4096, read, write, name="test"))  # type: ignore[arg-type]
+    vm.run()
+    assert [(offset, value) for offset, _, value in writes] == [(0, 0x34), (1, 0x12)]
+
+
+def test_range_added_while_the_guest_runs_is_seen_by_its_next_access(tiny: Callable[..., TinyVm]) -> None:
+    # ds=0xffff; two reads of [0x8010], the first of which makes the device move its range away
+    vm = tiny("b8ffff 8ed8 a01080 88c4 a01080 31db 8edb a30005")
+    first = IoRange(0x108000, 4096, lambda offset, size: (vm.mmio.update([first], [second]), 0x11)[1],
+                    lambda *_: None, name="first")  # fmt: skip
+    second = IoRange(0x108000, 4096, lambda offset, size: 0x22, lambda *_: None, name="second")
+    vm.mmio.add(first)
+    vm.run()
+    assert vm.memory.u16(0x500) == 0x1122
+
+
 def test_triple_fault_requests_a_reset_by_the_guest(tiny: Callable[..., TinyVm]) -> None:
     vm = tiny("0f0b", boot=PROTECTED_MODE)  # ud2 without an interrupt table
     assert vm.wait_request() == ("reset", ShutdownCause.GUEST_RESET)

@@ -266,12 +266,7 @@ def _mmio_handler(vcpu: Vcpu, dispatch: Dispatch, ring: CoalescedRing) -> Callab
                 entry = look_up(gpa)
             mask = MASKS.get(length)
             if entry is None or mask is None or length > entry.max_width or gpa + length > entry.end:
-                if bytes_[_MMIO_IS_WRITE]:
-                    data = qwords[_MMIO_DATA].to_bytes(8, "little")[:length]
-                    slow_write(dispatch, entry, gpa, data)
-                else:
-                    value = slow_read(dispatch, entry, gpa, length)
-                    qwords[_MMIO_DATA] = int.from_bytes(value.ljust(8, b"\0"), "little")
+                _slow_access(vcpu, dispatch, entry)
             elif bytes_[_MMIO_IS_WRITE]:
                 entry.write(gpa - entry.base, length, qwords[_MMIO_DATA] & mask)
             else:
@@ -280,6 +275,17 @@ def _mmio_handler(vcpu: Vcpu, dispatch: Dispatch, ring: CoalescedRing) -> Callab
             release()
 
     return handle
+
+
+def _slow_access(vcpu: Vcpu, dispatch: Dispatch, entry: IoRange | None) -> None:
+    """An MMIO exit that ``entry`` does not take as it is. DeviceLock held."""
+    gpa = vcpu.qwords[_MMIO_GPA]
+    length = min(vcpu.dwords[_MMIO_LENGTH], 8)
+    if vcpu.bytes_[_MMIO_IS_WRITE]:
+        slow_write(dispatch, entry, gpa, vcpu.qwords[_MMIO_DATA].to_bytes(8, "little")[:length])
+    else:
+        value = slow_read(dispatch, entry, gpa, length)
+        vcpu.qwords[_MMIO_DATA] = int.from_bytes(value.ljust(8, b"\0"), "little")
 
 
 def _powers(length: int) -> list[tuple[int, int]]:

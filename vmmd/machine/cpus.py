@@ -40,6 +40,10 @@ log = get_logger("vmmd.cpus")
 
 _IMMEDIATE_EXIT = abi.RUN_OFFSETS["RUN_IMMEDIATE_EXIT"][1]
 _STOP_TIMEOUT_S = 10.0
+#: what a vCPU thread takes: the kick, and what its own instructions raise
+_OWN_SIGNALS = frozenset(
+    (KICK_SIGNAL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGABRT)
+)
 
 #: names of exit reasons, for ``exit_counts``
 EXIT_NAMES = {
@@ -137,7 +141,7 @@ class _VcpuThread:
         if self.manager.debug_threads:
             set_thread_name(self.thread.name)
         # no signal but the kick may cut KVM_RUN short, and the process's signals belong to the main thread
-        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals() - {KICK_SIGNAL})
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals() - _OWN_SIGNALS)
 
     def _serve_commands(self) -> None:
         while self.commands:
