@@ -34,6 +34,8 @@ BATCH = 64
 TURN = 128
 #: looks at the ring after the last batch before notifications are enabled again: adaptive between the two
 POLL_MIN, POLL_MAX = 2, 128
+#: every so many doorbells the longest look is tried, to find out whether it would pay off
+POLL_TRIAL = 16
 #: bounds of a merged transfer
 MERGE_BUFFERS_MAX = 512
 
@@ -52,8 +54,8 @@ class BlkWorker:
     """Handler of one active virtio-blk queue."""
 
     __slots__ = (
-        "_batching", "_blk", "_completed", "_dones", "_flush_posted", "_home", "_index", "_memory", "_poll_limit",
-        "_scheduled", "_slots", "_stop_done", "closed", "in_flight", "parked", "ring", "stale",
+        "_batching", "_blk", "_completed", "_dones", "_flush_posted", "_home", "_index", "_kicks", "_memory",
+        "_poll_limit", "_scheduled", "_slots", "_stop_done", "closed", "in_flight", "parked", "ring", "stale",
     )  # fmt: skip
 
     def __init__(self, blk: VirtioBlk, index: int, ring: VirtQueue) -> None:
@@ -70,6 +72,7 @@ class BlkWorker:
         self._scheduled = False
         self._flush_posted = False
         self._poll_limit = POLL_MIN
+        self._kicks = 0
         self._stop_done: Callable[[], None] | None = None
         self.in_flight = 0  # requests that the backend works on
         self.parked: list[int] = []  # heads of failed requests that wait for the VM to run again
@@ -83,6 +86,9 @@ class BlkWorker:
         self._scheduled = False
         if self.closed or self._blk.paused:
             return
+        self._kicks += 1
+        if not self._kicks % POLL_TRIAL:
+            self._poll_limit = POLL_MAX
         self._batching = True
         try:
             self._drain_ring()
