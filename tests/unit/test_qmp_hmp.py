@@ -14,6 +14,7 @@ import pytest
 from tests.unit.qmp_support import RAM_BYTES, FakeVm, ManualLoop
 from vmmd.devices.pci.bus import PciDeviceInfo, PciRegion
 from vmmd.errors import VmmdError
+from vmmd.machine.memory_map import Slot
 from vmmd.qmp.hmp import HumanMonitor
 from vmmd.qmp.hmp_args import cell
 from vmmd.qmp.hmp_memory import host_physical
@@ -112,6 +113,16 @@ def test_address_translation_reaches_the_hosts_memory(vm: FakeVm) -> None:
     assert say(vm, "gpa2hva 0x1000") == "Host virtual address for 0x1000 (pc.ram) is 0x7f0000001000\r\n"
     assert say(vm, "gpa2hva 0xfee00000") == "Memory at address 0xfee00000 is not RAM\r\n"
     assert say(vm, "gpa2hpa 0x80000000") == "No memory is mapped at address 0x80000000\r\n"
+
+
+def test_firmware_is_read_and_named_wherever_it_is_mapped(vm: FakeVm) -> None:
+    rom = SimpleNamespace(hva=0x7F10_0000_0000, view=memoryview(bytes(range(256)) * 512))
+    low = Slot(0xE0000, 0x20000, rom.hva, True, "isa-bios")
+    vm.memory_map = SimpleNamespace(rom=rom, slots=lambda: [low, Slot(0xFFFE0000, 0x20000, rom.hva, True, "pc.bios")])
+    assert say(vm, "xp /4xb 0xffff0") == "00000000000ffff0: 0xf0 0xf1 0xf2 0xf3\r\n"
+    assert say(vm, "xp /4xb 0xfffffffc") == "00000000fffffffc: 0xfc 0xfd 0xfe 0xff\r\n"
+    assert say(vm, "gpa2hva 0xe0010") == "Host virtual address for 0xe0010 (pc.bios) is 0x7f1000000010\r\n"
+    assert "(prio 0, rom): pc.bios KVM\r\n" in say(vm, "info mtree -f")
 
 
 def test_host_physical_address_has_the_offset_in_the_page() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -56,6 +58,12 @@ def test_every_query_returns_what_it_declares(ctx: Context, name: str) -> None:
     value = invoke(ctx, Request(spec, {}, None, oob=False))
     declared = resolved_hints(spec)["return"]
     assert TypeAdapter(declared).validate_python(value, strict=True, extra="forbid") == value
+
+
+def test_all_commands_are_loaded_even_when_one_module_was_imported_before() -> None:
+    code = "import vmmd.qmp.commands.machine; from vmmd.qmp.registry import load; print(*load())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert set(out.split()) == set(COMMANDS)
 
 
 def test_handlers_are_found_by_every_name_only_once() -> None:

@@ -198,8 +198,7 @@ class Connection:
         if isinstance(message, ParseFault):
             self._reply(error_reply("GenericError", message.desc))
             return
-        if not COMMANDS:
-            load()
+        load()
         request = self.session.receive(message)
         if isinstance(request, dict):
             self._reply(request)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vmmd.qmp.hmp_args import Format
-    from vmmd.qmp.vm_api import SlotApi, VmApi
+    from vmmd.qmp.vm_api import RomApi, SlotApi, VmApi
 
 #: most items of one dump; more would hold up the loop
 MAX_ITEMS = 1 << 16
@@ -81,10 +81,12 @@ class PhysicalMemory:
             offset = hva - region.hva
             if offset >= 0 and offset + length <= region.size_bytes:
                 return bytes(region.bytes_[offset : offset + length])
+        rom = self._in_rom(hva, length)
+        return None if rom is None else bytes(rom.view[hva - rom.hva : hva - rom.hva + length])
+
+    def _in_rom(self, hva: int, length: int) -> RomApi | None:
         rom = self._vm.memory_map.rom if self._vm.memory_map is not None else None
-        if rom is not None and hva - rom.hva >= 0 and hva - rom.hva + length <= len(rom.view):
-            return bytes(rom.view[hva - rom.hva : hva - rom.hva + length])
-        return None
+        return rom if rom is not None and 0 <= hva - rom.hva <= len(rom.view) - length else None
 
     def _registers(self, gpa: int, length: int, item_size: int) -> bytes | None:
         """As a vCPU would read them, side effects included, as in QEMU."""
@@ -102,7 +104,8 @@ class PhysicalMemory:
         """(name of the memory, host virtual address), or the sentence that says why there is none."""
         slot = self.slot(gpa)
         if slot is not None:
-            return slot.name, slot.hva + gpa - slot.gpa
+            hva = slot.hva + gpa - slot.gpa
+            return "pc.bios" if self._in_rom(hva, 1) else slot.name, hva
         if self._vm.mmio.find(gpa) is not None:
             return f"Memory at address 0x{gpa:x} is not RAM"
         return f"No memory is mapped at address 0x{gpa:x}"

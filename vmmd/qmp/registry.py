@@ -32,6 +32,7 @@ F = TypeVar("F", bound="Callable[..., object]")
 MODULES = ("control", "misc", "machine", "run_state", "char", "block", "pci")
 
 COMMANDS: dict[str, CommandSpec] = {}
+_loaded: list[bool] = []
 
 
 class Context:
@@ -88,9 +89,10 @@ def command(name: str, *, since: str, states: frozenset[RunState] | None = None,
 
 def load() -> dict[str, CommandSpec]:
     """Import every command module (once) and return the table."""
-    if not COMMANDS:
+    if not _loaded:
         for module in MODULES:
             importlib.import_module(f"vmmd.qmp.commands.{module}")
+        _loaded.append(True)
     return COMMANDS
 
 
