@@ -743,3 +743,11 @@ def test_serial_port_with_a_stuck_reader_holds_the_guest_back_and_loses_nothing(
     loop.until(drained, 20)
     assert got == sent[: len(got)]
     there.close()
+
+
+def test_output_after_close_is_counted_and_harmless(make, loop, tmp_path):
+    chardev = make("file", path=str(tmp_path / "f"), logfile=str(tmp_path / "l"))
+    chardev.close()
+    chardev.write(b"late")
+    loop.settle(5)
+    assert (chardev.dropped_bytes, chardev.log.lost_bytes) == (4, 4)

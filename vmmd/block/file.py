@@ -363,7 +363,8 @@ class FileNode(BlockNode):
         try:
             syscalls.fallocate(self._fd, syscalls.FALLOC_PUNCH_HOLE | syscalls.FALLOC_KEEP_SIZE, offset, length)
         except OSError as error:
-            if error.errno not in _UNSUPPORTED:
+            # EINVAL: a block device takes whole sectors of its own only
+            if error.errno not in (*_UNSUPPORTED, errno.EINVAL):
                 raise
 
     def _zero(self, offset: int, length: int, unmap: bool) -> None:
@@ -384,12 +385,25 @@ class FileNode(BlockNode):
             os.fdatasync(self._fd)
 
     def _write_zero_bytes(self, offset: int, length: int) -> None:
-        with mmap.mmap(-1, min(length, MiB)) as area, memoryview(area) as zeroes:
+        mask = 0 if self._gate is None else self._gate.mask
+        with mmap.mmap(-1, MiB) as area, memoryview(area) as zeroes:
             while length:
-                with zeroes[: min(length, len(zeroes))] as part:
-                    written = os.pwritev(self._fd, [part], offset)
+                if offset & mask or length <= mask:
+                    written = min(length, mask + 1 - (offset & mask))
+                    self._zero_inside_sector(offset, written, mask)
+                else:
+                    with zeroes[: min(length & ~mask, MiB)] as part:
+                        written = os.pwritev(self._fd, [part], offset)
                 offset += written
                 length -= written
+
+    def _zero_inside_sector(self, offset: int, length: int, mask: int) -> None:
+        """Blocks. Runs alone (gate)."""
+        start = offset & ~mask
+        with mmap.mmap(-1, mask + 1) as area, memoryview(area) as sector:
+            os.preadv(self._fd, [sector], start)
+            area[offset - start : offset - start + length] = bytes(length)
+            os.pwritev(self._fd, [sector], start)
 
 
 def _aligned(offset: int, count: int) -> tuple[int, mmap.mmap]:

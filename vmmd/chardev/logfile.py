@@ -42,6 +42,9 @@ class LogFile:
 
     def write(self, data: bytes | bytearray) -> None:
         """Append; what cannot be written is counted in ``lost_bytes``."""
+        if self._fd < 0:  # closed
+            self.lost_bytes += len(data)
+            return
         done = 0
         while done < len(data):
             try:
