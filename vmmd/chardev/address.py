@@ -38,7 +38,8 @@ def wanted_text(config: ChardevConfig) -> str:
         return f"fd:{config.fd}"
     if config.host is not None:
         return f"tcp:{config.host}:{config.port}"
-    tail = f",abstract=on,tight={'on' if config.tight else 'off'}" if config.abstract else ""
+    # QEMU-COMPAT: tight=off is not shown
+    tail = ",abstract=on" + (",tight=on" if config.tight else "") if config.abstract else ""
     return f"unix:{config.path}{tail}"
 
 
