@@ -8,8 +8,6 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from vmmd.options.draft import HelpRequested
 
 
@@ -47,13 +45,13 @@ def _help(request: HelpRequested) -> int:
     from vmmd.options import help as help_texts
     from vmmd.process import messages
 
-    def cpu_models() -> Iterable[str]:
-        from vmmd.kvm.cpuid import cpu_model_names
+    def cpu_text() -> str:
+        from vmmd.kvm.cpu_help import help_text
 
-        return cpu_model_names()
+        return help_text()
 
     try:
-        sys.stdout.write(help_texts.render(request, cpu_models=cpu_models))
+        sys.stdout.write(help_texts.render(request, cpu_text=cpu_text))
     except UsageError as error:
         messages.error(str(error))
         return ExitCode.ERROR

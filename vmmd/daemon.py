@@ -18,7 +18,7 @@ from vmmd.core.device import ShutdownCause
 from vmmd.errors import UsageError
 from vmmd.eventloop import EventLoopPort
 from vmmd.machine.vm import Vm
-from vmmd.process import Daemonizer, PidFile, set_process_name
+from vmmd.process import Daemonizer, PidFile, messages, set_process_name
 
 if TYPE_CHECKING:
     import asyncio
@@ -132,6 +132,8 @@ class Daemon:
             self.pidfile = PidFile(self.config.pidfile)
         if self.config.name.process:
             set_process_name(self.config.name.process)
+        for warning in builder.warnings:
+            messages.warning(warning)
 
     def _serve(self) -> int:
         """Run the loop to the end, and leave. Monitors were greeted before asyncio is imported."""

@@ -18,7 +18,7 @@ from vmmd.options.table import OPTIONS
 def _text(*words: str) -> str:
     with pytest.raises(HelpRequested) as caught:
         parse(words)
-    return help.render(caught.value, cpu_models=lambda: ["qemu64", "IvyBridge"])
+    return help.render(caught.value, cpu_text=lambda: "\n".join(["qemu64", "IvyBridge"]))
 
 
 class FakeDevice(Device):

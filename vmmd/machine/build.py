@@ -10,7 +10,6 @@ from vmmd.core.irq import GsiFanIn
 from vmmd.errors import UsageError
 from vmmd.machine.memory_map import MemoryMap
 from vmmd.machine.ram import RamBlock, RamSettings
-from vmmd.process import messages
 
 if TYPE_CHECKING:
     from vmmd.kvm.chips import KernelChips
@@ -33,9 +32,11 @@ class Builder:
         self.vm = vm
         self.plan = plan
         self.config = vm.config
+        #: for stderr, when the start has succeeded: an error would otherwise not be the one line that is read
+        self.warnings: list[str] = []
 
     def open_kvm(self) -> None:
-        """Open KVM and find out what CPU this host can give. Raises VmmdError; warnings go to stderr."""
+        """Open KVM and find out what CPU this host can give. Raises VmmdError."""
         from vmmd.kvm.caps import check_required, check_vcpu_count
         from vmmd.kvm.system import Kvm
 
@@ -48,8 +49,7 @@ class Builder:
             return
         smp = self.config.smp
         self.cpu_config = resolve_cpu(self.config, kvm)
-        for warning in [*check_vcpu_count(kvm, smp.cpus, smp.maxcpus), *self.cpu_config.warnings]:
-            messages.warning(warning)
+        self.warnings = [*check_vcpu_count(kvm, smp.cpus, smp.maxcpus), *self.cpu_config.warnings]
 
     def build(self) -> None:
         """Open images and assemble. Raises VmmdError; ``vm.close`` then gives back what was opened."""

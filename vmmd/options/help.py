@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The texts of ``-help``, ``-version`` and of every ``… help``, made from the same declarations that parse.
 
-``render(request, cpu_models=…)`` returns what goes to standard output (status 0). The CPU models are given by the
-caller, because options may not import the KVM part.
+``render(request, cpu_text=…)`` returns what goes to standard output (status 0). The text of ``-cpu help`` is given by
+the caller, because options may not import the KVM part.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ CATEGORIES = {
 }
 
 
-def render(request: HelpRequested, *, cpu_models: Callable[[], Iterable[str]]) -> str:
+def render(request: HelpRequested, *, cpu_text: Callable[[], str]) -> str:
     """The text for ``request``, with its final newline. Raises UsageError for an unknown topic."""
     option, topic = request.option, request.topic
     if option in _TOPICS:
         make_about, known = _TOPICS[option]
         return make_about(known, topic)
     if option == "cpu":
-        return _lines("Available CPUs:", (f"  {name}" for name in cpu_models()))
+        return cpu_text()
     return _PLAIN[option]()
 
 
