@@ -74,9 +74,11 @@ def main() -> None:
 def run(directory: Path, disk: Path) -> None:
     console, monitor = directory / "console.log", directory / "monitor.sock"
     command = [
-        sys.executable, "-m", "vmmd", "-name", "guest=demo,debug-threads=on", "-S", "-machine", "pc,accel=kvm,graphics=off",
-        "-cpu", CPU, "-m", "64", "-nodefaults", "-display", "none", "-no-reboot",
-        "-drive", f"file={disk},format=raw,if=none,id=disk0,readonly=on", "-device", "virtio-blk-pci,drive=disk0,bootindex=1",
+        sys.executable, "-m", "vmmd", "-name", "guest=demo,debug-threads=on", "-S",
+        "-machine", "pc,accel=kvm,graphics=off", "-cpu", CPU, "-m", "64",
+        "-nodefaults", "-display", "none", "-no-reboot",
+        "-drive", f"file={disk},format=raw,if=none,id=disk0,readonly=on",
+        "-device", "virtio-blk-pci,drive=disk0,bootindex=1",
         "-chardev", f"file,id=serial0,path={console}", "-device", "isa-serial,chardev=serial0",
         "-chardev", f"socket,id=mon0,path={monitor},server=on,wait=off", "-mon", "chardev=mon0,mode=control",
     ]  # fmt: skip

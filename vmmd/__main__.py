@@ -20,8 +20,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run vmmd with the arguments of the process. Returns the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     from vmmd.errors import VmmdError
+    from vmmd.messages import messages
     from vmmd.options import availability, cmdline
-    from vmmd.process import messages
 
     try:
         config = cmdline.parse(arguments)
@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> int:
 def _help(request: HelpRequested) -> int:
     """Print the text that was asked for."""
     from vmmd.errors import UsageError
+    from vmmd.messages import messages
     from vmmd.options import help as help_texts
-    from vmmd.process import messages
 
     def cpu_text() -> str:
         from vmmd.kvm.cpu_help import help_text

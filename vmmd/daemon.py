@@ -18,7 +18,8 @@ from vmmd.core.device import ShutdownCause
 from vmmd.errors import UsageError
 from vmmd.eventloop import EventLoopPort
 from vmmd.machine.vm import Vm
-from vmmd.process import Daemonizer, PidFile, messages, set_process_name
+from vmmd.messages import messages
+from vmmd.process import Daemonizer, PidFile, set_process_name
 
 if TYPE_CHECKING:
     import asyncio

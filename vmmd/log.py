@@ -5,8 +5,8 @@
 ``get_logger`` returns a stand-in that imports it with the first message. Messages go to stderr as ``vmmd: …`` lines.
 
 Levels: *error*: something the user asked for did not happen; *warning*: guest or host did something odd that was
-survived; *info*: a rare change of state; *debug*: for developers. ``VMMD_LOG=debug`` sets the threshold (default warning).
-What a guest can trigger goes through ``RateLimiter``.
+survived; *info*: a rare change of state; *debug*: for developers. ``VMMD_LOG=debug`` sets the threshold (default:
+warning). What a guest can trigger goes through ``RateLimiter``.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _configured(name: str) -> logging.Logger:
 
     root = logging.getLogger("vmmd")
     if not root.handlers:
-        from vmmd.process import messages
+        from vmmd.messages import messages
 
         class Handler(logging.Handler):
             """Lines like those of start-up errors, with the time when -msg asks for it."""

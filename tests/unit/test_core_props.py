@@ -6,7 +6,18 @@ from __future__ import annotations
 import pytest
 
 from vmmd.core.props import (
-    BOOL, CHARDEV, MACADDR, ON_OFF_AUTO, PCI_ADDR, SIZE, U8, U32, PciAddress, PropSet, parse_int, prop,
+    BOOL,
+    CHARDEV,
+    MACADDR,
+    ON_OFF_AUTO,
+    PCI_ADDR,
+    SIZE,
+    U8,
+    U32,
+    PciAddress,
+    PropSet,
+    parse_int,
+    prop,
 )  # fmt: skip
 from vmmd.errors import UsageError
 from vmmd.units import parse_size
@@ -48,8 +59,8 @@ def test_text_values(name: str, text: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("index", "256"), ("index", "-1"), ("index", "x"), ("index", "1 2"), ("wakeup", "maybe"), ("legacy", "on "), ("addr", "32"),
-     ("addr", "1.8"), ("addr", ""), ("mac", "52:54:00:12:34"), ("size", "12q"), ("size", "17E")],
+    [("index", "256"), ("index", "-1"), ("index", "x"), ("index", "1 2"), ("wakeup", "maybe"), ("legacy", "on "),
+     ("addr", "32"), ("addr", "1.8"), ("addr", ""), ("mac", "52:54:00:12:34"), ("size", "12q"), ("size", "17E")],
 )  # fmt: skip
 def test_wrong_text_names_property_value_and_form(name: str, text: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -61,8 +72,8 @@ def test_wrong_text_names_property_value_and_form(name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "fits"),
     [("index", 5, True), ("index", "5", True), ("index", 5.0, False), ("index", True, False), ("wakeup", True, True),
-     ("wakeup", "on", True), ("wakeup", 1, False), ("addr", "0x1.0x2", True), ("addr", 0x28, True), ("size", 1 << 64, False),
-     ("chardev", None, False), ("chardev", ["a"], False)],
+     ("wakeup", "on", True), ("wakeup", 1, False), ("addr", "0x1.0x2", True), ("addr", 0x28, True),
+     ("size", 1 << 64, False), ("chardev", None, False), ("chardev", ["a"], False)],
 )  # fmt: skip
 def test_json_values_are_strict(name: str, value: object, fits: bool) -> None:
     props = Props()

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages on stderr: one line each, ``vmmd: …``. Used from the first moment on; imports nothing heavy."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Messages:
+    """Writes ``vmmd: …`` lines to stderr; with ``-msg timestamp=on`` each starts with the time, as QEMU's do."""
+
+    def __init__(self) -> None:
+        self.timestamp = False
+        self.guest_name: str | None = None
+
+    def _prefix(self) -> str:
+        parts = []
+        if self.timestamp:
+            now = time.time()
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+            parts.append(f"{stamp}.{int(now % 1 * 1_000_000):06d}Z")
+        if self.guest_name:
+            parts.append(self.guest_name)
+        return " ".join([*parts, "vmmd:"])
+
+    def error(self, text: str) -> None:
+        """One line about why something the user asked for is not done."""
+        self._write(f"{self._prefix()} {text}")
+
+    def warning(self, text: str) -> None:
+        self._write(f"{self._prefix()} warning: {text}")
+
+    def notice(self, text: str) -> None:
+        """A ready-made line, "warning: …" or "info: …"."""
+        self._write(f"{self._prefix()} {text}")
+
+    def info(self, text: str) -> None:
+        self._write(f"{self._prefix()} info: {text}")
+
+    def lines(self, text: str) -> None:
+        """A message of the log, which may have several lines (registers, traceback)."""
+        head, *rest = text.split("\n")
+        self._write(f"{self._prefix()} {head}")
+        for line in rest:
+            self._write(line)
+
+    @staticmethod
+    def _write(line: str) -> None:
+        try:
+            sys.stderr.write(line.replace("\n", " ") + "\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):  # stderr is closed or full: there is nobody to tell
+            return
+
+
+messages = Messages()
