@@ -44,14 +44,20 @@ class Clock(Protocol):
         """A new timer, not armed."""
 
 
-class LoopTimer:
-    """Timer of a VirtualClock."""
+class Schedule(Protocol):
+    """A clock that timers enter themselves into."""
 
-    __slots__ = ("_clock", "_deadline", "callback")
+    def schedule(self, timer: ClockTimer, deadline_ns: int) -> None: ...
 
-    def __init__(self, clock: VirtualClock, callback: Callable[[], None]) -> None:
+
+class ClockTimer:
+    """A timer of any clock here. An entry of the clock's queue counts while it has the timer's deadline."""
+
+    __slots__ = ("_callback", "_clock", "_deadline")
+
+    def __init__(self, clock: Schedule, callback: Callable[[], None]) -> None:
         self._clock = clock
-        self.callback = callback
+        self._callback = callback
         self._deadline: int | None = None
 
     @property
@@ -66,9 +72,9 @@ class LoopTimer:
         self._deadline = None
 
     def expire(self) -> None:
-        """Run the callback (DeviceLock held)."""
+        """Run the callback (DeviceLock held); the timer is not armed any more, unless the callback arms it."""
         self._deadline = None
-        self.callback()
+        self._callback()
 
 
 class VirtualClock:
@@ -79,7 +85,7 @@ class VirtualClock:
         self._lock = lock
         self._offset_ns = -time.monotonic_ns()
         self._frozen_at: int | None = 0
-        self._queue: list[tuple[int, int, LoopTimer]] = []
+        self._queue: list[tuple[int, int, ClockTimer]] = []
         self._sequence = 0
         self._wake: Cancellable | None = None
         self._wake_deadline: int | None = None
@@ -91,8 +97,8 @@ class VirtualClock:
     def host_ns(self) -> int:
         return time.time_ns()
 
-    def timer(self, callback: Callable[[], None]) -> LoopTimer:
-        return LoopTimer(self, callback)
+    def timer(self, callback: Callable[[], None]) -> ClockTimer:
+        return ClockTimer(self, callback)
 
     def freeze(self) -> None:
         """Stop virtual time (VM stopped). Loop thread, DeviceLock held."""
@@ -106,7 +112,7 @@ class VirtualClock:
             self._frozen_at = None
             self._loop.post(self._rearm)
 
-    def schedule(self, timer: LoopTimer, deadline_ns: int) -> None:
+    def schedule(self, timer: ClockTimer, deadline_ns: int) -> None:
         """Enter a timer. Any thread, DeviceLock held."""
         self._sequence += 1
         heapq.heappush(self._queue, (deadline_ns, self._sequence, timer))
@@ -139,33 +145,13 @@ class VirtualClock:
         self._rearm()
 
 
-class ManualTimer:
-    """Timer of a ManualClock."""
-
-    def __init__(self, clock: ManualClock, callback: Callable[[], None]) -> None:
-        self._clock = clock
-        self.callback = callback
-        self._deadline: int | None = None
-
-    @property
-    def deadline_ns(self) -> int | None:
-        return self._deadline
-
-    def arm(self, deadline_ns: int) -> None:
-        self._deadline = deadline_ns
-        self._clock.schedule(self, deadline_ns)
-
-    def cancel(self) -> None:
-        self._deadline = None
-
-
 class ManualClock:
     """A clock that the test (or the qtest client) moves."""
 
     def __init__(self, host_ns: int = 1_700_000_000 * 1_000_000_000) -> None:
         self._now = 0
         self._host_base = host_ns
-        self._queue: list[tuple[int, int, ManualTimer]] = []
+        self._queue: list[tuple[int, int, ClockTimer]] = []
         self._sequence = 0
 
     def now_ns(self) -> int:
@@ -174,10 +160,10 @@ class ManualClock:
     def host_ns(self) -> int:
         return self._host_base + self._now
 
-    def timer(self, callback: Callable[[], None]) -> ManualTimer:
-        return ManualTimer(self, callback)
+    def timer(self, callback: Callable[[], None]) -> ClockTimer:
+        return ClockTimer(self, callback)
 
-    def schedule(self, timer: ManualTimer, deadline_ns: int) -> None:
+    def schedule(self, timer: ClockTimer, deadline_ns: int) -> None:
         self._sequence += 1
         heapq.heappush(self._queue, (deadline_ns, self._sequence, timer))
 
@@ -193,6 +179,5 @@ class ManualClock:
         while (due := self.next_deadline()) is not None and due <= target:
             timer = heapq.heappop(self._queue)[2]
             self._now = max(self._now, due)
-            timer.cancel()
-            timer.callback()
+            timer.expire()
         self._now = target
