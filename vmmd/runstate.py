@@ -29,19 +29,20 @@ class RunState(enum.StrEnum):
 
 _S = RunState
 
-#: from -> to; what is not here is a bug of the caller (the caller checks user requests first)
+#: from -> to; what is not here is a bug of the caller (the caller checks user requests first). Only a running VM is
+#: stopped, whatever for; a reset of one that does not run leads to ``prelaunch``.
 TRANSITIONS: dict[RunState, frozenset[RunState]] = {
-    _S.PRELAUNCH: frozenset({_S.RUNNING, _S.SHUTDOWN}),
+    _S.PRELAUNCH: frozenset({_S.RUNNING}),
     _S.RUNNING: frozenset(
         {_S.PAUSED, _S.IO_ERROR, _S.INTERNAL_ERROR, _S.SHUTDOWN, _S.GUEST_PANICKED, _S.WATCHDOG, _S.DEBUG}
     ),
-    _S.PAUSED: frozenset({_S.RUNNING, _S.SHUTDOWN, _S.INTERNAL_ERROR, _S.PRELAUNCH}),
-    _S.IO_ERROR: frozenset({_S.RUNNING, _S.SHUTDOWN, _S.PRELAUNCH}),
-    _S.INTERNAL_ERROR: frozenset({_S.PAUSED, _S.PRELAUNCH}),
-    _S.SHUTDOWN: frozenset({_S.PAUSED, _S.PRELAUNCH}),
-    _S.GUEST_PANICKED: frozenset({_S.RUNNING, _S.SHUTDOWN, _S.PRELAUNCH, _S.PAUSED}),
-    _S.WATCHDOG: frozenset({_S.RUNNING, _S.SHUTDOWN, _S.PRELAUNCH}),
-    _S.DEBUG: frozenset({_S.RUNNING, _S.SHUTDOWN, _S.PRELAUNCH}),
+    _S.PAUSED: frozenset({_S.RUNNING, _S.PRELAUNCH}),
+    _S.IO_ERROR: frozenset({_S.RUNNING, _S.PRELAUNCH}),
+    _S.INTERNAL_ERROR: frozenset({_S.PRELAUNCH}),
+    _S.SHUTDOWN: frozenset({_S.PRELAUNCH}),
+    _S.GUEST_PANICKED: frozenset({_S.RUNNING, _S.PRELAUNCH}),
+    _S.WATCHDOG: frozenset({_S.RUNNING, _S.PRELAUNCH}),
+    _S.DEBUG: frozenset({_S.RUNNING, _S.PRELAUNCH}),
 }
 
 #: states that only a reset leaves: ``cont`` is refused with «Resetting the Virtual Machine is required»

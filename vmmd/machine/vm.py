@@ -102,6 +102,7 @@ class Vm:
         self._closers: list[Callable[[], None]] = []
         self._ended = False
         self._serving = False
+        self._starting = False  # running by its state; the vCPUs start in the loop's next turn
 
     @property
     def name(self) -> str | None:
@@ -203,10 +204,21 @@ class Vm:
             return
         self.runstate.set(RunState.RUNNING)
         self.events.emit(ResumeEvent())
-        self._unquiesce()
+        # ORDERING: the reply of ``cont`` goes out before the vCPUs compete for the interpreter and the processors
+        self._starting = True
+        self.loop.post(self._go)
+
+    def _go(self) -> None:
+        """The second half of ``_start``, unless the VM was stopped again before."""
+        if self._starting:
+            self._starting = False
+            self._unquiesce()
 
     async def _quiesce(self) -> None:
         """vCPUs out of the guest, virtual time frozen, devices drained."""
+        if self._starting:
+            self._starting = False  # all of it is at rest still
+            return
         await self._pause_vcpus()
         with self.lock:
             self.clock.freeze()
@@ -262,10 +274,8 @@ class Vm:
             await self._end(cause, 0)
             return
         self.events.emit(ShutdownEvent(cause.by_guest, cause.value))
-        if self.runstate.running:
-            await self._stop(RunState.SHUTDOWN)
-        else:
-            self.runstate.set(RunState.SHUTDOWN)
+        # QEMU-COMPAT: a VM that does not run keeps its state (-S -no-reboot -no-shutdown, system_reset: prelaunch)
+        await self._stop(RunState.SHUTDOWN)
 
     async def _end(self, cause: ShutdownCause, status: int) -> None:
         """Announce the end, bring everything to rest, and tell the daemon."""
