@@ -90,7 +90,7 @@ def run(directory: Path, disk: Path) -> None:
         qmp.execute("cont")
         qmp.execute("query-status")
         print(f"\n--- {console} ---", flush=True)
-        follow(console, process, "Press enter|highlighted entry|grub>")
+        follow(console, process, "booted automatically")
         print("\n---")
         qmp.execute("quit")
         print("vmmd ended with status", process.wait(10))

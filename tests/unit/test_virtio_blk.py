@@ -34,7 +34,6 @@ from tests.unit.virtio_rig import (
 )
 from vmmd.core.events import BlockIoErrorEvent
 from vmmd.core.memory import make_region
-from vmmd.devices.virtio.blk.device import VirtioBlkPci
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -359,10 +358,7 @@ def test_several_queues_work_side_by_side(modern: bool) -> None:
 
 
 def test_num_queues_auto_is_one_a_vcpu() -> None:
-    class FourCpus(VirtioBlkPci):
-        vcpu_count = 4
-
-    with rig(FourCpus) as blk:
+    with rig(vcpus=4) as blk:
         driver = Driver(blk.registers, blk.memory, modern=True)
         assert driver.get(0x12, 2) == 4
         assert driver.config(0x22, 2) == 4

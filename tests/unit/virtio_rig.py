@@ -120,6 +120,7 @@ class FakeDrive:
         self.node_name = None
         self.rerror = self.werror = "auto"
         self.serial: str | None = None
+        self.qdev: str | None = None
         self.io_status: str | None = "ok"
         self.share_rw = False
         self.stats = BlockStats()
@@ -129,9 +130,15 @@ class Rig:
     """Everything by name. The test thread is the vCPU."""
 
     def __init__(
-        self, device_type: type[VirtioBlkPci] = VirtioBlkPci, *, ram_bytes: int = RAM_BYTES, **given: str
+        self,
+        device_type: type[VirtioBlkPci] = VirtioBlkPci,
+        *,
+        ram_bytes: int = RAM_BYTES,
+        vcpus: int = 1,
+        **given: str,
     ) -> None:
         self.machine = make_context(ram_bytes)
+        self.machine.ctx.vcpus = vcpus
         self.loop = LoopThread()
         self.doorbells = LoopDoorbells(self.loop)
         self.machine.ctx.loop = self.loop
@@ -231,9 +238,9 @@ class Rig:
 
 
 @contextmanager
-def rig(device_type: type[VirtioBlkPci] = VirtioBlkPci, **given: str) -> Iterator[Rig]:
+def rig(device_type: type[VirtioBlkPci] = VirtioBlkPci, *, vcpus: int = 1, **given: str) -> Iterator[Rig]:
     """A plugged device with mapped BARs."""
-    made = Rig(device_type, **given)
+    made = Rig(device_type, vcpus=vcpus, **given)
     try:
         yield made.plug()
     finally:

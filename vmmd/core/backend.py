@@ -108,6 +108,7 @@ class DriveHandle(Protocol):
     rerror: str  # "auto", "report", "ignore", "stop"
     werror: str  # the same, and "enospc"
     serial: str | None  # -drive serial=
+    qdev: str | None  # QOM path of the device that has it, set by that device
     io_status: str | None  # "ok"; "failed" or "nospace" while the VM is stopped by an error of this disk
     stats: BlockStats
 

@@ -93,7 +93,7 @@ class DeviceContext:
 
     __slots__ = (
         "backends", "clock", "doorbells", "events", "interrupts", "irqs", "lock", "loop", "memory", "mmio", "pio",
-        "requests",
+        "requests", "vcpus",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  # the seams, by name, once
@@ -111,6 +111,7 @@ class DeviceContext:
         events: EventSink,
         requests: SystemRequests,
         backends: Backends,
+        vcpus: int = 1,
     ) -> None:
         self.lock = lock
         self.memory = memory
@@ -124,6 +125,7 @@ class DeviceContext:
         self.events = events
         self.requests = requests
         self.backends = backends
+        self.vcpus = vcpus  # at start; what num-queues=auto counts
 
 
 class Device:

@@ -96,7 +96,6 @@ class BlockIoErrorEvent(NamedTuple):
     action: str  # "ignore", "report" or "stop"
     nospace: bool
     reason: str
-    qom_path: str
 
 
 @event("RTC_CHANGE", rate_limit_ns=1_000_000_000)

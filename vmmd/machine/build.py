@@ -113,6 +113,7 @@ class Builder:
             events=vm.events,
             requests=vm.requests,
             backends=MachineBackends(vm),
+            vcpus=self.config.smp.cpus,
         )
 
     def _board(self, ctx: DeviceContext) -> PcI440fx:

@@ -85,9 +85,6 @@ class PcI440fx:
         """Make and plug a user's device. Raises VmmdError and leaves no trace of it then."""
         device = plan.make(self.ctx)
         self._plug(device)
-        drive = getattr(device, "drive", None)
-        if drive is not None:  # query-block names who has a disk
-            drive.qdev = f"{device.qom_path}/virtio-backend"
         return device
 
     def _make(self, type_name: str) -> Device:

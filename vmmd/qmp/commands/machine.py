@@ -52,8 +52,8 @@ def query_machines(ctx: Context) -> list[MachineInfo]:
         info: MachineInfo = {
             "name": kind.name,
             "cpu-max": kind.max_cpus,
-            # QEMU-COMPAT: libvirt reads here whether vCPUs can be hot-plugged; pc boards can from 2.7 on
-            "hotpluggable-cpus": is_pc and kind.name not in ("pc-i440fx-2.5", "pc-i440fx-2.6"),
+            # LIMIT: libvirt reads here whether vCPUs can be hot-plugged; no board of this version can
+            "hotpluggable-cpus": False,
             "numa-mem-supported": kind.numa_mem_supported,
             "deprecated": False,
             "default-ram-id": "pc.ram" if is_pc else "ram",

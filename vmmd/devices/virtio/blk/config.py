@@ -116,7 +116,7 @@ def resolve(device: VirtioBlkPci, drive: DriveHandle) -> BlkOptions:
     props = device.props
     queues = props.num_queues
     if queues == AUTO_QUEUES:
-        queues = max(1, min(device.vcpu_count, QUEUES_LIMIT - 1))
+        queues = max(1, min(device.ctx.vcpus, QUEUES_LIMIT - 1))
     if not queues:
         raise UsageError("num-queues property must be larger than 0")
     if queues > QUEUES_LIMIT:

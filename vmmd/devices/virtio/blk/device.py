@@ -58,7 +58,6 @@ class VirtioBlk(VirtioDevice):
         self.stats = drive.stats
         self.serial = b"\0" * ID_BYTES
         self.rerror = self.werror = "report"
-        self.qom_path = ""
         self.block_mask = options.block_bytes - 1
         self.write_cache = options.write_cache
         self.flush_after_write = False
@@ -199,8 +198,6 @@ class VirtioBlkPci(VirtioPciDevice):
 
     props: VirtioBlkPci.Props
     virtio: VirtioBlk
-    #: set by the machine before ``plug``: what num-queues=auto counts
-    vcpu_count = 1
 
     def make_virtio(self) -> VirtioBlk:
         props, ctx = self.props, self.ctx
@@ -212,7 +209,7 @@ class VirtioBlkPci(VirtioPciDevice):
         self.on_undo(lambda: ctx.backends.release(drive))
         self.options = resolve(self, drive)
         virtio = VirtioBlk(ctx, self.log, drive, self.options)
-        virtio.qom_path = self.qom_path
+        drive.qdev = f"{self.qom_path}/virtio-backend"
         virtio.offered, virtio.offered_legacy = self._features()
         virtio.serial = (props.serial or drive.serial or "").encode()[:ID_BYTES].ljust(ID_BYTES, b"\0")
         virtio.rerror = _policy(props.rerror, drive.rerror, "report")

@@ -395,7 +395,6 @@ class BlkWorker:
                 action=policy,
                 nospace=error == errno.ENOSPC,
                 reason=os.strerror(error),
-                qom_path=blk.qom_path,
             )
         )
         if policy == "ignore":
