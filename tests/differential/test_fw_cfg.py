@@ -91,7 +91,8 @@ def reader(name: str, directory: Path, arguments: list[str]) -> Iterator[FwCfgRe
         listener.settimeout(20)
         command = [
             *emulator(name).command, "-accel", "kvm", "-cpu", CPU, "-nodefaults", "-display", "none",
-            "-bios", str(image), *NO_S3, "-chardev", f"socket,id=c,path={path}", "-device", "isa-serial,chardev=c", *arguments,
+            "-bios", str(image), *NO_S3, "-chardev", f"socket,id=c,path={path}", "-device", "isa-serial,chardev=c",
+            *arguments,
         ]  # fmt: skip
         process = subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL)
         try:
