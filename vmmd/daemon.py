@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from vmmd.core.device import ShutdownCause
+from vmmd.core.ending import SIGNALS, early_end
 from vmmd.errors import UsageError
 from vmmd.eventloop import EventLoopPort
 from vmmd.machine.vm import Vm
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: How long a thread may hold the GIL while another waits (docs/performance.md): exits wait at most this long
 SWITCH_INTERVAL_S = 0.00005
+#: Scheduler slice of the loop's thread: it wakes often, works for some 10 µs, and somebody waits for it
+SLICE_NS = 100_000
 #: After this long, what the first commands need is imported
 SETTLE_S = 0.05
 
@@ -51,8 +53,9 @@ class Daemon:
         self.status = 0
         self._ended: asyncio.Future[None] | None = None
 
-    def run(self) -> int:
-        """Build, serve, end; returns the exit status. Raises VmmdError when it could not start: nothing is left."""
+    def run(self) -> NoReturn:
+        """Build, serve, end with the exit status. Raises VmmdError when it could not start, EndRequested when a signal
+        came first: nothing is left then."""
         from vmmd.machine.plan import MachinePlan
 
         plan = MachinePlan(self.config)
@@ -61,12 +64,14 @@ class Daemon:
         if self.config.daemonize:
             self.daemonizer.fork()
         try:
+            early_end.check()
             self._open_monitors()
             self._open(plan)
+            loop = self._make_loop()
         except BaseException:
             self._close()
             raise
-        return self._serve()
+        self._serve(loop)
 
     # --- start ------------------------------------------------------------------------------------------------
 
@@ -101,6 +106,7 @@ class Daemon:
         server = self.server = QmpServer(self.vm, self.port)
         self.vm.events.sink = server
         for monitor, listener in self.monitor_sockets:
+            early_end.check()
             listener.open()
             if not listener.is_server:
                 connection = listener.connect()
@@ -125,10 +131,9 @@ class Daemon:
         if plan.direct_boot is not None:
             self.vm.on_close(plan.direct_boot.close)
         builder = Builder(self.vm, plan)
-        builder.open_kvm()
-        builder.build()
-        for made in self.chardevs:
-            made.open()
+        for step in (builder.open_kvm, builder.build, *(made.open for made in self.chardevs)):
+            early_end.check()
+            step()
         if self.config.pidfile:
             self.pidfile = PidFile(self.config.pidfile)
         if self.config.name.process:
@@ -136,25 +141,36 @@ class Daemon:
         for warning in builder.warnings:
             messages.warning(warning)
 
-    def _serve(self) -> int:
-        """Run the loop to the end, and leave. Monitors were greeted before asyncio is imported."""
+    def _make_loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop, with everything registered early, and signals. Monitors were greeted before asyncio is
+        imported. Raises BackendError when the parent of -daemonize has gone."""
         import asyncio
 
         import uvloop
 
+        from vmmd.scheduling import ask_for_short_slices
+
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        ask_for_short_slices(SLICE_NS)
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
-        ended = self._ended = loop.create_future()
+        self._ended = loop.create_future()
         self.vm.on_end = self._end
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in SIGNALS:
             loop.add_signal_handler(number, self._signalled)
         self.port.bind(loop)
+        # ORDERING: after the loop has taken over the signals: from here on one that comes is served by the loop
+        early_end.check()
         self.daemonizer.ready()
+        return loop
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> NoReturn:
+        """Run the loop to the end, and leave."""
         if not self.config.paused:
             self.port.spawn(self.vm.cont(), "start")
         loop.call_later(SETTLE_S, self._settle)
-        loop.run_until_complete(ended)
+        assert self._ended is not None  # _make_loop came first
+        loop.run_until_complete(self._ended)
         self._close()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -151,6 +151,20 @@ def test_every_pause_is_answered_once(manager: VcpuManager) -> None:
     assert sorted(answers) == [1, 2, 3]
 
 
+def test_pause_now_tells_the_truth(manager: VcpuManager) -> None:
+    assert manager.pause_now()  # nobody runs
+    told = []
+    for _ in range(50):
+        manager.resume()
+        at_rest = manager.pause_now()
+        told.append(at_rest)
+        if at_rest:
+            assert manager.all_parked
+            assert not any(cpu.run_loop.inside for cpu in manager._cpus)
+        pause(manager)
+    assert any(told)
+
+
 def test_hold_by_a_device_keeps_everybody_out_until_release(manager: VcpuManager) -> None:
     manager.resume()
     wait_for(lambda: all(loop.inside for loop in loops(manager)))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.unit.qmp_support import FakeStream, FakeVm, ManualLoop, Monitor
 from vmmd.core.events import PowerdownEvent, RtcChangeEvent, ShutdownEvent, StopEvent
+from vmmd.errors import VmmdError
 from vmmd.qmp import connection as connection_module
 from vmmd.qmp.connection import OOB_QUEUE
 from vmmd.qmp.registry import COMMANDS, CommandSpec, load
@@ -213,12 +214,49 @@ def test_client_that_vanishes_during_a_command_does_no_harm(gate: list[Any]) -> 
     rig.arrive(b'{"execute":"x-wait","id":1}')
     rig.stream.broken = True
     rig.server.emit(StopEvent())
+    rig.loop.run_posted()
     assert rig.stream.closed
     gate[0].set_result(None)
     assert not rig.loop.readers
     assert not rig.loop.writers
     rig.server.emit(StopEvent())
     rig.server.close()
+
+
+def test_coroutine_that_does_not_wait_answers_at_once_and_its_event_travels_with_the_reply(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def tell(ctx: Any) -> dict[str, object]:
+        ctx.vm.events.emit(StopEvent())
+        return {"told": True}
+
+    async def fail(ctx: Any) -> dict[str, object]:
+        raise VmmdError("no")
+
+    monkeypatch.setitem(COMMANDS, "x-tell", CommandSpec("x-tell", tell, "0", None, oob=False))
+    monkeypatch.setitem(COMMANDS, "x-fail", CommandSpec("x-fail", fail, "0", None, oob=False))
+    rig = Rig()
+    writes: list[bytes] = []
+    write = rig.stream.write
+    monkeypatch.setattr(rig.stream, "write", lambda data: writes.append(bytes(data)) or write(data))
+    rig.arrive(b'{"execute":"x-tell"}')
+    assert len(writes) == 1  # nothing was posted, and the client is woken once
+    event, reply = rig.stream.messages()
+    assert event["event"] == "STOP"
+    assert reply == {"return": {"told": True}}
+    assert rig.exchange(b'{"execute":"x-fail","id":2}')[0]["error"]["desc"] == "no"
+    assert rig.exchange(status(3))[0]["id"] == 3
+
+
+def test_event_during_a_command_that_waits_goes_out_before_the_command_ends(gate: list[Any]) -> None:
+    rig = Rig()
+    rig.arrive(b'{"execute":"x-wait","id":1}')
+    rig.server.emit(StopEvent())
+    rig.loop.run_posted()
+    assert [each["event"] for each in rig.stream.messages()] == ["STOP"]
+    gate[0].set_result(None)
+    rig.loop.run_posted()
+    assert ids(rig.stream.messages()) == [1]
 
 
 def test_quit_answers_in_the_same_step_before_the_daemon_closes() -> None:

@@ -6,13 +6,14 @@ most one reply is ever held; events for a client that does not read are dropped,
 reads again it gets ``__org.vmmd_EVENT_OVERFLOW`` with the count in the place of the lost ones.
 
 Requests run one at a time. With the capability ``oob`` up to 8 wait behind the one that runs, and out-of-band requests
-among them are served at once. A handler that is a coroutine becomes a task; all others are called directly.
+among them are served at once. A handler that is a coroutine is run at once up to its first wait, and becomes a task
+for the rest; all others are called directly.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from types import CoroutineType
+from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 from vmmd.errors import VmmdError
@@ -22,7 +23,7 @@ from vmmd.qmp.session import NO_ID, QmpSession, error_reply, success_reply
 from vmmd.qmp.wire import MAX_REPLY_BYTES, ParseFault, decode, decode_simple, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     from vmmd.core.notify import LoopPort
     from vmmd.qmp.session import Request
@@ -209,16 +210,30 @@ class Connection:
             self._reply(_failure(error, request))
             return
         if type(result) is CoroutineType:
-            self._busy = True
-            coroutine = cast("Coroutine[Any, Any, object]", result)
-            self._loop.spawn(self._finish(request, coroutine), f"qmp {request.spec.name}")
+            self._begin(request, cast("Coroutine[Any, Any, object]", result))
         else:
             self._reply(success_reply(result, request.id), request)
 
-    async def _finish(self, request: Request, coroutine: Coroutine[Any, Any, object]) -> None:
+    def _begin(self, request: Request, handler: Coroutine[Any, Any, object]) -> None:
+        """Run a handler up to its first wait: most of them never wait, and ``stop`` kicks the vCPUs before a task is
+        made. The first step has no current task, so a handler must not begin with ``asyncio.timeout`` or the like."""
+        self._busy = True
+        try:
+            awaited = handler.send(None)
+        except StopIteration as end:
+            reply = success_reply(end.value, request.id)
+        except Exception as error:
+            reply = _failure(error, request)
+        else:
+            self._loop.spawn(self._finish(request, _rest(handler, awaited)), f"qmp {request.spec.name}")
+            return
+        self._busy = False
+        self._reply(reply, request)
+
+    async def _finish(self, request: Request, handler: Awaitable[object]) -> None:
         """Await a handler and reply in the same step, so that ``quit`` answers before the process ends."""
         try:
-            reply = success_reply(await coroutine, request.id)
+            reply = success_reply(await handler, request.id)
         except Exception as error:
             reply = _failure(error, request)
         self._busy = False
@@ -242,13 +257,23 @@ class Connection:
     def send_event(self, data: bytes) -> None:
         """Send an encoded event to a negotiated client; it may be dropped when the client does not read."""
         if not self._unsent:
-            self._send(data)
+            if self._busy:
+                self._send_together(data)
+            else:
+                self._send(data)
             return
         self._held.append((data, True))
         self._held_events += 1
         self._held_bytes += len(data)
         while self._held_events > MAX_HELD_EVENTS or (self._held_bytes > MAX_HELD_BYTES and self._held_events > 1):
             self._drop_oldest_event()
+
+    def _send_together(self, data: bytes) -> None:
+        """An event of this client's own command: the reply often follows at once, and one write wakes it once."""
+        if not self.closed:
+            self._batch.append(data)
+            self._batch_bytes += len(data)
+            self._loop.post(self._flush)
 
     def _drop_oldest_event(self) -> None:
         for index, (data, is_event) in enumerate(self._held):
@@ -321,6 +346,17 @@ class Connection:
         self._held.clear()
         self._dropped = self._held_events = self._held_bytes = 0
         self._flush()
+
+
+@coroutine
+def _rest(handler: Any, awaited: object) -> Generator[object, Any, object]:
+    """What is left of the coroutine ``handler``, which has run up to its first wait, which gave ``awaited``."""
+    try:
+        yield awaited
+    except BaseException:
+        handler.close()
+        raise
+    return (yield from handler)
 
 
 def _overflow(dropped: int, pretty: bool) -> bytes:
