@@ -238,7 +238,7 @@ class Vm:
         await drained
 
     async def _pause_vcpus(self) -> None:
-        if self.cpus is not None:
+        if self.cpus is not None and not self.cpus.pause_now():
             paused = self.loop.create_future()
             self.cpus.pause(lambda: None if paused.done() else paused.set_result(None))
             await paused
