@@ -119,6 +119,10 @@ MACHINES = {
         "-blockdev", "null-co,node-name=d,size=1048576",
         "-device", "virtio-blk-pci,drive=d,addr=5,bootindex=1",
     ],
+    "numa": [
+        "-machine", "pc,hpet=off", "-m", "512", "-smp", "2,maxcpus=4,sockets=4",
+        "-object", "memory-backend-ram,id=ram0,size=512M", "-numa", "node,nodeid=0,cpus=0-3,memdev=ram0",
+    ],
     "no-sleep": [
         "-machine", "pc,hpet=off", "-m", "64", "-boot", "reboot-timeout=5000",
         "-global", "PIIX4_PM.disable_s4=1",

@@ -180,7 +180,7 @@ class Builder:
         assert vm.memory_map is not None
         assert vm.cpus is not None
         cpus = vm.cpus
-        setup = FirmwareSetup(vm, board, self.cpu_config)
+        setup = FirmwareSetup(vm, board, self.cpu_config, self.plan.node_sizes)
         setup.publish()
         setup.map_firmware()
         cpus.start()

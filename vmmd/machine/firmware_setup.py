@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 from vmmd.errors import BackendError, UsageError
 from vmmd.firmware import bootorder, e820, files, fw_items, smbios
-from vmmd.machine.memory_map import FOUR_GIB
+from vmmd.machine.memory_map import FOUR_GIB, VGA_HOLE
 from vmmd.machine.ram import RamBlock, RamSettings
+from vmmd.units import MiB
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vmmd.core.bootstate import BootState
-    from vmmd.firmware.acpi_tables import AcpiBlobs, AcpiConfig
+    from vmmd.firmware.acpi_tables import AcpiBlobs, AcpiConfig, NumaNode
     from vmmd.firmware.direct_boot import DirectBoot
     from vmmd.kvm.cpuid import CpuConfig
     from vmmd.machine.pc_i440fx import PcI440fx
@@ -30,7 +33,9 @@ _FW_CFG_FILE_MAX = 64 << 20
 class FirmwareSetup:
     """Tables of one machine. Made when every device is plugged."""
 
-    def __init__(self, vm: Vm, board: PcI440fx, cpu_config: CpuConfig) -> None:
+    def __init__(self, vm: Vm, board: PcI440fx, cpu_config: CpuConfig, node_sizes: Sequence[int] = ()) -> None:
+        """``node_sizes``: bytes of RAM of each -numa node."""
+        self.node_sizes = node_sizes
         self.vm = vm
         self.config: Config = vm.config
         self.board = board
@@ -68,7 +73,7 @@ class FirmwareSetup:
             disable_s3=True,  # LIMIT: no suspended state yet, so S3 is not offered
             disable_s4=bool(self.board.pm.props.disable_s4),
             s4_value=self.board.pm.props.s4_val,
-            numa=[(node.mem_bytes or 0, node.cpus) for node in config.numa],
+            numa=[(size, node.cpus) for size, node in zip(self.node_sizes, config.numa, strict=True)],
             extra_files=self._extra_files(),
         )
         fw_items.publish(self.board.fw_cfg, items)
@@ -151,7 +156,29 @@ class FirmwareSetup:
             disable_s3=True,
             disable_s4=bool(pm.props.disable_s4),
             s4_value=pm.props.s4_val,
+            numa=self._numa_nodes(),
         )
+
+    def _numa_nodes(self) -> list[NumaNode]:
+        """RAM and CPUs of each node, for the SRAT: nodes follow each other, around the holes at 640 KiB and below 4 GiB."""
+        from vmmd.firmware.acpi_tables import NumaNode
+
+        low, high = self.memory_map.low_bytes, self.memory_map.high_bytes
+        rooms = [(0, VGA_HOLE), (MiB, low - MiB), (FOUR_GIB, high)]
+        nodes = []
+        skipped = MiB - VGA_HOLE  # of the first node: RAM behind the VGA hole and the firmware
+        for size, node in zip(self.node_sizes, self.config.numa, strict=True):
+            left, ranges = size - skipped, []
+            skipped = 0
+            while left > 0 and rooms:
+                base, room = rooms.pop(0)
+                take = min(left, room)
+                ranges += [(base, take)] if take else []
+                if take < room:
+                    rooms.insert(0, (base + take, room - take))
+                left -= take
+            nodes.append(NumaNode(ranges, [self.cpu_config.apic_id(index) for index in node.cpus]))
+        return nodes
 
     def acpi(self) -> AcpiBlobs:
         from vmmd.firmware import acpi_tables

@@ -36,6 +36,7 @@ class MachinePlan:
         self.devices: list[device_plan.DevicePlan] = []
         self.direct_boot: DirectBoot | None = None
         self.secrets: dict[str, bytes] = {}
+        self.node_sizes: list[int] = []  # bytes of RAM of each -numa node
         self.is_none = config.machine.type == "none"
 
     def check(self) -> None:
@@ -134,6 +135,9 @@ class MachinePlan:
                     f"Size specified by -m option must match size of explicitly specified 'memory-backend' property: "
                     f"-m says {total}, {config.machine.memory_backend} has {size}"
                 )
+        elif config.numa:
+            sizes = [total]
+        self.node_sizes = sizes if config.numa else []
         if sizes and sum(sizes) != total:
             raise UsageError(f"total memory for NUMA nodes ({sum(sizes):#x}) should equal RAM size ({total:#x})")
 
