@@ -160,7 +160,7 @@ class FirmwareSetup:
         )
 
     def _numa_nodes(self) -> list[NumaNode]:
-        """RAM and CPUs of each node, for the SRAT: nodes follow each other, around the holes at 640 KiB and below 4 GiB."""
+        """RAM and CPUs of each node, for the SRAT: one after the other, around the holes at 640 KiB and below 4 GiB."""
         from vmmd.firmware.acpi_tables import NumaNode
 
         low, high = self.memory_map.low_bytes, self.memory_map.high_bytes
