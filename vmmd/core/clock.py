@@ -10,11 +10,18 @@ import heapq
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from vmmd.log import get_logger
+
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
     from vmmd.core.notify import Cancellable, LoopPort
+
+log = get_logger("vmmd.clock")
+
+#: entries in a clock's queue before stale ones are looked for
+_QUEUE_MIN = 64
 
 
 class Timer(Protocol):
@@ -83,12 +90,17 @@ class VirtualClock:
     def __init__(self, loop: LoopPort, lock: threading.Lock) -> None:
         self._loop = loop
         self._lock = lock
+        #: told (on the loop, without the lock) when a timer's callback has raised: a bug of its device
+        self.on_failure: Callable[[str], None] | None = None
         self._offset_ns = -time.monotonic_ns()
         self._frozen_at: int | None = 0
         self._queue: list[tuple[int, int, ClockTimer]] = []
+        self._queue_limit = _QUEUE_MIN
         self._sequence = 0
         self._wake: Cancellable | None = None
+        #: when the loop wakes, or will once a posted ``_rearm`` has run; DeviceLock
         self._wake_deadline: int | None = None
+        self._rearm_posted = False
 
     def now_ns(self) -> int:
         frozen = self._frozen_at
@@ -110,25 +122,41 @@ class VirtualClock:
         if self._frozen_at is not None:
             self._offset_ns = self._frozen_at - time.monotonic_ns()
             self._frozen_at = None
-            self._loop.post(self._rearm)
+            if not self._rearm_posted:
+                self._post_rearm()
 
     def schedule(self, timer: ClockTimer, deadline_ns: int) -> None:
         """Enter a timer. Any thread, DeviceLock held."""
         self._sequence += 1
         heapq.heappush(self._queue, (deadline_ns, self._sequence, timer))
-        if self._wake_deadline is None or deadline_ns < self._wake_deadline:
-            self._loop.post(self._rearm)
+        if len(self._queue) > self._queue_limit:
+            self._compact()
+        if not self._rearm_posted and (self._wake_deadline is None or deadline_ns < self._wake_deadline):
+            self._post_rearm()
+
+    def _compact(self) -> None:
+        """Drop the entries of timers that were cancelled or armed again: the guest chooses how often. Lock held."""
+        valid = {id(timer): (due, number, timer) for due, number, timer in self._queue if timer.deadline_ns == due}
+        self._queue = list(valid.values())
+        heapq.heapify(self._queue)
+        self._queue_limit = max(_QUEUE_MIN, 2 * len(self._queue))
+
+    def _post_rearm(self) -> None:
+        self._rearm_posted = True
+        self._loop.post(self._rearm)
 
     def _rearm(self) -> None:
         """Point the loop's one wake-up at the earliest deadline. Loop thread."""
         with self._lock:
+            self._rearm_posted = False
             while self._queue and self._queue[0][2].deadline_ns != self._queue[0][0]:
                 heapq.heappop(self._queue)
             due = self._queue[0][0] if self._queue and self._frozen_at is None else None
+            # ORDERING: before the lock is let go, so that a thread that arms an earlier timer next sees what to beat
+            self._wake_deadline = due
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
-        self._wake_deadline = due
         if due is not None:
             self._wake = self._loop.call_later(max(0, due - self.now_ns()), self._expire)
 
@@ -136,12 +164,19 @@ class VirtualClock:
         """Run what is due, each timer under the lock. Loop thread."""
         self._wake = None
         while True:
+            failed = False
             with self._lock:
                 if self._frozen_at is not None or not self._queue or self._queue[0][0] > self.now_ns():
                     break
                 deadline, _, timer = heapq.heappop(self._queue)
                 if timer.deadline_ns == deadline:
-                    timer.expire()
+                    try:
+                        timer.expire()
+                    except Exception:  # a bug in one device must not stop everybody's time (architecture §3 L8)
+                        log.exception("a timer failed")
+                        failed = True
+            if failed and self.on_failure is not None:
+                self.on_failure("a device's timer raised, see the log")
         self._rearm()
 
 
