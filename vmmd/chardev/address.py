@@ -28,7 +28,7 @@ def unix_name(config: ChardevConfig) -> str | bytes:
     path = config.path or ""
     if not config.abstract:
         return path
-    name = b"\0" + path.encode()
+    name = b"\0" + os.fsencode(path)
     return name if config.tight else name.ljust(UNIX_PATH_BYTES, b"\0")
 
 
@@ -75,7 +75,7 @@ def adopt(config: ChardevConfig) -> socket.socket:
     fd = int(text)
     try:
         is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
-    except OSError:
+    except (OSError, OverflowError):
         is_socket = False
     if not is_socket:
         raise UsageError(f"File descriptor '{text}' is not a socket", f"chardev {config.id}")
@@ -148,8 +148,8 @@ def _resolve(config: ChardevConfig, passive: bool) -> list[tuple[socket.AddressF
         found = socket.getaddrinfo(
             config.host or None, config.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE if passive else 0
         )
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that is no domain name
+        reason = getattr(error, "strerror", None) or str(error)
         raise BackendError(f"address resolution failed for {config.host}:{config.port}: {reason}") from error
     return [(entry[0], entry[4]) for entry in found]
 

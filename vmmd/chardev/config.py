@@ -7,6 +7,8 @@ UsageError with QEMU's sentence where it has one. It has no side effect.
 
 from __future__ import annotations
 
+import os
+
 from vmmd.errors import UsageError
 
 #: backends of this version
@@ -158,7 +160,7 @@ def _check_inet(config: ChardevConfig, options: object, where: str) -> None:
 
 
 def _check_unix(config: ChardevConfig) -> None:
-    path = (config.path or "").encode()
+    path = os.fsencode(config.path or "")
     # an abstract name has its leading NUL, a path its final one
     if len(path) >= UNIX_PATH_BYTES:
         raise UsageError(

@@ -29,7 +29,8 @@ class FileChardev(StreamChardev):
         try:
             self._write_fd = open_path(path, flags, 0o666, self.fdsets)
             # flags of a descriptor that came from outside stay as they are
-            self._polite = path.startswith(PREFIX) and is_pollable(self._write_fd)
+            self._output_pollable = is_pollable(self._write_fd)
+            self._polite = path.startswith(PREFIX) and self._output_pollable
             if path.startswith(PREFIX) and not self.config.append and stat.S_ISREG(os.fstat(self._write_fd).st_mode):
                 os.ftruncate(self._write_fd, 0)
         except OSError as error:

@@ -3,18 +3,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vmmd.chardev.base import Chardev
 
 
+if TYPE_CHECKING:
+    import threading
+
+    from vmmd.chardev.config import ChardevConfig
+    from vmmd.chardev.logfile import LogFile
+    from vmmd.core.notify import LoopPort
+
+
 class RingbufChardev(Chardev):
-    _kept = b""
+    def __init__(self, config: ChardevConfig, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
+        super().__init__(config, loop, lock, log)
+        self._kept = bytearray()  # removing at its front moves nothing
 
     @property
     def connected(self) -> bool:
         return False
 
     def _emit(self, chunk: bytearray) -> int:
-        self._kept = (self._kept + bytes(chunk))[-self.config.size_bytes :]
+        kept = self._kept
+        kept += chunk
+        del kept[: max(0, len(kept) - self.config.size_bytes)]
         return len(chunk)
 
     @property
@@ -26,8 +40,8 @@ class RingbufChardev(Chardev):
     def read(self, size_bytes: int) -> bytes:
         """Take the oldest ``size_bytes`` bytes out (fewer if there are fewer). Loop thread."""
         self._flush_now()
-        data = self._kept[:size_bytes]
-        self._kept = self._kept[len(data) :]
+        data = bytes(self._kept[:size_bytes])
+        del self._kept[: len(data)]
         return data
 
     def put(self, data: bytes) -> None:

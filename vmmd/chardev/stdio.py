@@ -8,11 +8,13 @@ A terminal is put into a mode without echo and line editing, and restored when t
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Any
 
 from vmmd.chardev.stream import StreamChardev, is_pollable
+from vmmd.core.backend import CharEvent
 from vmmd.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class StdioChardev(StreamChardev):
             raise BackendError.from_os(f"chardev {self.label}: stdin or stdout cannot be used", error) from error
         _in_use.append(self.label)
         self._read_fd, self._write_fd = 0, self._output
-        self._pollable = is_pollable(0)
+        self._pollable, self._output_pollable = is_pollable(0), is_pollable(self._output)
         self._set_terminal()
 
     def _set_terminal(self) -> None:
@@ -84,13 +86,14 @@ class StdioChardev(StreamChardev):
     def _hung_up(self) -> None:
         """End of input: the output goes on."""
         output = self._write_fd
-        super()._hung_up()
+        self._drop_peer()
         self._write_fd = output
+        self._tell(CharEvent.CLOSED)
         if self._out:
             self._writable()
 
     def _write_failed(self, error: OSError) -> None:
-        if error.errno != 28:  # ENOSPC passes
+        if error.errno != errno.ENOSPC:  # a full disk passes
             self._unwatch_output()
             self._write_fd = -1
 

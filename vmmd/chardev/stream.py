@@ -13,7 +13,7 @@ import select
 import time
 from typing import TYPE_CHECKING
 
-from vmmd.chardev.base import CHUNK_BYTES, Chardev
+from vmmd.chardev.base import CHUNK_BYTES, PACE_NS, Chardev
 from vmmd.core.backend import CharEvent
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class StreamChardev(Chardev):
         self._read_fd = -1
         self._write_fd = -1
         self._pollable = True  # False: a regular file, which is always readable
+        self._output_pollable = True  # the same of the output
         self._reading = False  # _read_fd is watched
         self._paused = False  # the frontend took nothing
         self._resume_posted = False
@@ -152,6 +153,8 @@ class StreamChardev(Chardev):
         """The peer has left. Loop thread; input and hang-up watches are already off."""
         self._drop_peer()
         self._tell(CharEvent.CLOSED)
+        if self._out and not self._closed:
+            self._writable()  # output meant for it is dropped, and a frontend that waits for room goes on
 
     def _drop_peer(self) -> None:
         """Forget the descriptors and the output meant for this peer."""
@@ -209,7 +212,10 @@ class StreamChardev(Chardev):
         return bool(poller.poll(left_ms))
 
     def _wait_writable(self) -> None:
-        if self._write_fd >= 0 and self._writing < 0:
+        if not self._output_pollable:
+            # a regular file took a part: the disk is full, which the next write says
+            self._loop.call_later(PACE_NS, self._writable)
+        elif self._write_fd >= 0 and self._writing < 0:
             self._writing = self._write_fd
             self._loop.add_writer(self._writing, self._room)
 
