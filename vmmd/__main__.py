@@ -18,6 +18,9 @@ class ExitCode(enum.IntEnum):
 
 def main(argv: list[str] | None = None) -> int:
     """Run vmmd with the arguments of the process. Returns the exit status."""
+    from vmmd.core.ending import EndRequested, early_end
+
+    early_end.install()
     arguments = sys.argv[1:] if argv is None else argv
     from vmmd.errors import VmmdError
     from vmmd.messages import messages
@@ -31,9 +34,11 @@ def main(argv: list[str] | None = None) -> int:
             messages.notice(notice)
         from vmmd.daemon import Daemon
 
-        return Daemon(config).run()
+        Daemon(config).run()
     except cmdline.HelpRequested as request:
         return _help(request)
+    except EndRequested:
+        return ExitCode.OK
     except VmmdError as error:
         messages.error(str(error))
         return ExitCode.ERROR

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from vmmd.chardev import address
+from vmmd.core.ending import early_end
 
 if TYPE_CHECKING:
     import socket
@@ -65,7 +66,8 @@ class ListenSocket:
             assert self.sock is not None  # open() came first
             poller = select.poll()
             poller.register(self.sock, select.POLLIN)
-            poller.poll()
+            with early_end:
+                poller.poll()
             if (connection := self.accept()) is not None:
                 return connection
 
@@ -82,7 +84,10 @@ class ListenSocket:
 
     def connect(self, timeout_s: float | None = None) -> socket.socket:
         """The client's connection; blocks. Raises BackendError."""
-        return address.connect(self.config, timeout_s)
+        if timeout_s is not None:  # on a thread of its own, where no signal comes
+            return address.connect(self.config, timeout_s)
+        with early_end:
+            return address.connect(self.config)
 
     def joined(self, connection: socket.socket) -> None:
         self._connections.append(connection)
