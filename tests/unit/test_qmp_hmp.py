@@ -143,6 +143,7 @@ def test_info_status_follows_the_run_state(vm: FakeVm) -> None:
     assert say(vm, "info status") == "VM status: running\r\n"
     assert say(vm, "s") == ""
     assert say(vm, " info  status ") == "VM status: paused\r\n"
+    assert say(vm, "cont") == ""
     vm.runstate.set(RunState.INTERNAL_ERROR)
     assert say(vm, "c") == "Error: Resetting the Virtual Machine is required\r\n"
 

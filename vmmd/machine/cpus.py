@@ -267,7 +267,11 @@ class VcpuManager:
 
     def resume(self) -> None:
         """Run, once a pause under way is complete and nothing is held. Idempotent."""
-        self._allow(paused=False)
+        with self._state:
+            self._paused = False
+            woken = self._start_if_allowed()
+        for cpu in woken:
+            cpu.wake()
 
     def hold(self) -> None:
         """Keep every vCPU out of the guest until ``release``. Any thread, also a vCPU's own; never blocks."""
@@ -278,14 +282,13 @@ class VcpuManager:
         for cpu in active:
             cpu.kick()
 
-    def release(self) -> None:
-        """Undo ``hold``: vCPUs run on unless they are paused. Idempotent."""
-        self._allow(held=False)
-
-    def _allow(self, *, paused: bool | None = None, held: bool | None = None) -> None:
+    def release(self, unless: Callable[[], bool] | None = None) -> None:
+        """Undo ``hold``: vCPUs run on unless they are paused. Nothing if ``unless()``, asked with the set's lock held:
+        who notes a request and then holds is either seen here, or holds again after this. Idempotent."""
         with self._state:
-            self._paused = self._paused if paused is None else paused
-            self._held = self._held if held is None else held
+            if unless is not None and unless():
+                return
+            self._held = False
             woken = self._start_if_allowed()
         for cpu in woken:
             cpu.wake()

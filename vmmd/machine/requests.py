@@ -2,7 +2,7 @@
 """Machine-wide effects that devices and vCPUs ask for: reset, shutdown, stop on error. Implements SystemRequests.
 
 A request is noted on the thread that makes it, the vCPUs are told not to enter the guest again, and the loop carries
-it out (``Vm.serve_requests``).
+it out (``Vm``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Pending(NamedTuple):
     internal_error: str | None = None
     reset: ShutdownCause | None = None
     io_error: bool = False
-    panicked: bool = False
+
+
+_NOTHING = Pending()
 
 
 class Requests:
@@ -38,7 +40,7 @@ class Requests:
         """``wake`` makes the vCPUs park and posts the service to the loop. Any thread; never blocks."""
         self._wake = wake
         self._lock = threading.Lock()
-        self._pending = Pending()
+        self._pending = _NOTHING
         self.resume_callbacks: list[Callable[[], None]] = []
         self.quiesce_callbacks: list[Callable[[Callable[[], None]], None]] = []
 
@@ -67,8 +69,13 @@ class Requests:
     def take(self) -> Pending:
         """All that is pending; it counts as served. Loop thread."""
         with self._lock:
-            pending, self._pending = self._pending, Pending()
+            pending, self._pending = self._pending, _NOTHING
         return pending
+
+    @property
+    def any_pending(self) -> bool:
+        """True while something has been asked for that ``take`` has not given out. Any thread."""
+        return self._pending is not _NOTHING
 
     def on_resume(self, callback: Callable[[], None]) -> Callable[[], None]:
         self.resume_callbacks.append(callback)

@@ -17,7 +17,8 @@ from vmmd.core.events import PowerdownEvent, ResetEvent, ResumeEvent, ShutdownEv
 from vmmd.core.fdsets import FdSets
 from vmmd.core.lock import DeviceLock
 from vmmd.core.memory import GuestMemory
-from vmmd.errors import StateError
+from vmmd.errors import StateError, VmmdError
+from vmmd.log import get_logger
 from vmmd.machine.requests import Requests
 from vmmd.runstate import RunState, RunStateMachine
 
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
     from vmmd.devices.pci.bus import PciBus
     from vmmd.machine.cpus import VcpuManager
     from vmmd.machine.memory_map import MemoryMap
+    from vmmd.machine.requests import Pending
     from vmmd.options.models import Config
+
+log = get_logger("vmmd.machine")
 
 
 class EventRelay:
@@ -84,6 +88,7 @@ class Vm:
         self.pio = AddressSpace("io", 1 << 16)
         self.mmio = AddressSpace("memory", 1 << 52)
         self.requests = Requests(self._wake_for_requests)
+        self.clock.on_failure = self.requests.request_internal_error
         self.memory_map: MemoryMap | None = None
         self.cpus: VcpuManager | None = None
         self.pci: PciBus | None = None
@@ -176,31 +181,42 @@ class Vm:
     async def _serve_requests(self) -> None:
         async with self._turn:
             self._serving = False
-            pending = self.requests.take()
-            if pending.exit_code is not None:
-                await self._end(ShutdownCause.GUEST_SHUTDOWN, pending.exit_code)
-            elif pending.shutdown is not None:
-                await self._shutdown(pending.shutdown)
-            elif pending.internal_error is not None:
-                await self._stop(RunState.INTERNAL_ERROR)
-            elif pending.reset is not None:
-                await self._reset(pending.reset)
-            elif pending.io_error:
-                await self._stop(RunState.IO_ERROR)
-            if self.cpus is not None:
-                self.cpus.release()
+            try:
+                await self._serve(self.requests.take())
+            except VmmdError as error:
+                log.error("what the guest asked for failed: %s", error)
+            finally:
+                if self.cpus is not None:
+                    # a request that came meanwhile is served next; its vCPU runs no guest instruction before
+                    self.cpus.release(unless=lambda: self.requests.any_pending)
 
-    # --- the steps (turn held) ------------------------------------------------------------------------------
+    async def _serve(self, pending: Pending) -> None:
+        """Do the most severe thing that was asked for (turn held)."""
+        if pending.exit_code is not None:
+            await self._end(ShutdownCause.GUEST_SHUTDOWN, pending.exit_code)
+        elif pending.shutdown is not None:
+            await self._shutdown(pending.shutdown)
+        elif pending.internal_error is not None:
+            await self._stop(RunState.INTERNAL_ERROR)
+        elif pending.reset is not None:
+            await self._reset(pending.reset)
+        elif pending.io_error:
+            await self._stop(RunState.IO_ERROR)
+
+    # --- the steps (turn held; behind the end they do nothing) ------------------------------------------------
 
     async def _stop(self, state: RunState) -> None:
-        if not self.runstate.running:
+        if self._ended or not self.runstate.running:
             return
         await self._quiesce()
+        self._stopped(state)
+
+    def _stopped(self, state: RunState) -> None:
         self.runstate.set(state)
         self.events.emit(StopEvent())
 
     def _start(self) -> None:
-        if self.runstate.running:
+        if self._ended or self.runstate.running:
             return
         self.runstate.set(RunState.RUNNING)
         self.events.emit(ResumeEvent())
@@ -252,17 +268,24 @@ class Vm:
             self.cpus.resume()
 
     async def _reset(self, cause: ShutdownCause) -> None:
+        if self._ended:
+            return
         if self.config.no_reboot:
             await self._shutdown(cause)
             return
         was_running = self.runstate.running
         if was_running:
             await self._quiesce()
-        with self.lock:
-            for device in self.devices:
-                device.reset(ResetKind.COLD)
-            if self.reset_board is not None:
-                self.reset_board()
+        try:
+            with self.lock:
+                for device in self.devices:
+                    device.reset(ResetKind.COLD)
+                if self.reset_board is not None:
+                    self.reset_board()
+        except Exception:
+            if was_running:  # half reset: it must not run on
+                self._stopped(RunState.INTERNAL_ERROR)
+            raise
         self.events.emit(ResetEvent(cause.by_guest, cause.value))
         if was_running:
             self._unquiesce()
@@ -283,7 +306,9 @@ class Vm:
             return
         self._ended = True
         self.events.emit(ShutdownEvent(cause.by_guest, cause.value))
-        if self.runstate.running:
-            await self._quiesce()
-        if self.on_end is not None:
-            self.on_end(status)
+        try:
+            if self.runstate.running:
+                await self._quiesce()
+        finally:
+            if self.on_end is not None:
+                self.on_end(status)
