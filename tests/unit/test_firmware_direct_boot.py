@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.unit.fakes import make_context
 from vmmd.errors import VmmdError
+from vmmd.firmware import elf as elf_module
 from vmmd.firmware import mtrr, smbios
 from vmmd.firmware.acpi_tables import AcpiConfig
 from vmmd.firmware.acpi_tables import build as build_acpi
@@ -64,6 +65,12 @@ def elf(
         layout, ident, 2, machine, 1, entry, header_bytes, 0, 0, header_bytes, program_bytes, count, 0, 0, 0
     )
     return header + programs + head + body
+
+
+def patched(image: bytes, offset: int, layout: str, *values: int) -> bytes:
+    changed = bytearray(image)
+    struct.pack_into(layout, changed, offset, *values)
+    return bytes(changed)
 
 
 def xen_note(entry: int, size: int = 4) -> bytes:
@@ -361,6 +368,9 @@ def test_damaged_bzimage_is_named(tmp_path: Path, image: bytes, append: str, sen
         (elf([], note=xen_note(MIB)), "no loadable segment"),
         (elf([(0xFFFF_F000, CODE, 4096)], note=xen_note(MIB)), "do not fit in 64 MiB"),
         (elf([(MIB, CODE, 0xFFF0_0000)], note=xen_note(MIB)), "usable RAM ends at"),
+        (elf([(MIB, CODE, 60 * MIB)] * 500, note=xen_note(MIB)), "bytes together, RAM has 64 MiB"),
+        (patched(elf([(MIB, CODE, 4096)], bits=64), 32, "<Q", 1 << 63), "ends inside the program headers"),
+        (patched(elf([(MIB, CODE, 4096)], bits=64, note=xen_note(MIB)), 128, "<Q", 1 << 63), "without PVH"),
     ],
 )
 def test_damaged_elf_is_named(tmp_path: Path, image: bytes, sentence: str) -> None:
@@ -380,6 +390,46 @@ def test_directory_as_initrd_is_named_and_nothing_stays_open(tmp_path: Path) -> 
     with pytest.raises(VmmdError, match=r"-initrd: could not open .* Is a directory"):
         DirectBoot(str(kernel), "", str(tmp_path))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_many_large_notes_are_not_all_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = elf([(MIB, CODE, 4096)], note=struct.pack("<III", 0, 0, 0) * 100_000)
+    table = 52 + 32 * 300
+    program = image[52 + 32 : 52 + 64]
+    many = patched(image[:52] + image[52:84] + program * 299 + bytes(8192) + image[84 + 32 :], 44, "<H", 300)
+    for index in range(1, 300):
+        many = patched(many, 52 + 32 * index + 4, "<I", table)
+    counted: list[int] = []
+    walk = elf_module._find_entry_note
+    monkeypatch.setattr(
+        elf_module, "_find_entry_note", lambda notes, align: counted.append(len(notes)) or walk(notes, align)
+    )
+    with pytest.raises(VmmdError):
+        run(tmp_path, many)
+    assert sum(counted) <= elf_module.NOTES_BYTES_MAX
+
+
+@pytest.mark.parametrize("option", ["-kernel", "-initrd"])
+def test_fifo_does_not_hold_up_the_start(tmp_path: Path, option: str) -> None:
+    kernel, fifo = tmp_path / "kernel", tmp_path / "fifo"
+    kernel.write_bytes(bzimage())
+    os.mkfifo(fifo)
+    with pytest.raises(VmmdError, match=f"{option} .*fifo: it is no regular file"):
+        DirectBoot(str(fifo if option == "-kernel" else kernel), "", str(fifo))
+
+
+def test_multiboot_entry_above_4_gib_is_refused(tmp_path: Path) -> None:
+    image = elf([(MIB, CODE, 4096)], head=multiboot_header(3), entry=0x100)
+    image = patched(image, 52 + 8, "<I", 0)  # linked at 0, loaded at the end of 4 GiB
+    image = patched(image, 52 + 12, "<I", 0xFFFF_FF80)
+    with pytest.raises(VmmdError, match="entry point 0x100000080 is above 4 GiB"):
+        DirectBoot(str(_file(tmp_path, image)))
+
+
+def _file(tmp_path: Path, image: bytes) -> Path:
+    path = tmp_path / "kernel"
+    path.write_bytes(image)
+    return path
 
 
 def test_tiny_machine_is_refused(tmp_path: Path) -> None:

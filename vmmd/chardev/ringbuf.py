@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from vmmd.chardev.base import Chardev
 
-
 if TYPE_CHECKING:
     import threading
 

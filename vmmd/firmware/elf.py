@@ -20,7 +20,7 @@ PT_LOAD, PT_NOTE = 1, 4
 NOTE_PHYS32_ENTRY = 18
 
 SEGMENTS_MAX = 512
-NOTES_BYTES_MAX = 1 << 20
+NOTES_BYTES_MAX = 1 << 16  # of all note segments together
 ADDRESS_MAX = 1 << 52
 
 _HEADER_32 = struct.Struct("<16sHHIIIIIHHHHHH")
@@ -115,9 +115,11 @@ def _physical(entry: int, loads: list[_Program]) -> int:
 
 
 def _pvh_entry(image: ImageFile, programs: list[_Program]) -> int | None:
+    left = NOTES_BYTES_MAX
     for each in programs:
-        if each.kind == PT_NOTE:
-            notes = image.read(each.offset, min(each.file_bytes, NOTES_BYTES_MAX))
+        if each.kind == PT_NOTE and left:
+            notes = image.read(each.offset, min(each.file_bytes, left))
+            left -= len(notes)
             entry = _find_entry_note(notes, 8 if each.align == 8 else 4)
             if entry is not None:
                 return entry

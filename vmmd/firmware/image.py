@@ -7,6 +7,7 @@ changed in place between start and reset shows its new content (QEMU keeps a cop
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -31,14 +32,18 @@ class ImageFile:
         self.path = path
         self.fd = -1
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            status = os.fstat(self.fd)
-            if stat.S_ISDIR(status.st_mode):
-                raise IsADirectoryError(21, os.strerror(21))
+            # O_NONBLOCK: a FIFO would wait for a writer; on the files that are taken it means nothing
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            mode = os.fstat(self.fd).st_mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            self.size_bytes = os.lseek(self.fd, 0, os.SEEK_END) if stat.S_ISREG(mode) or stat.S_ISBLK(mode) else -1
         except OSError as error:
             self.close()
             raise BackendError.from_os(f"{option}: could not open '{path}'", error) from error
-        self.size_bytes = status.st_size
+        if self.size_bytes < 0:
+            self.close()
+            raise self.error("it is no regular file")
 
     def close(self) -> None:
         """Give the descriptor back. Idempotent."""
@@ -52,6 +57,8 @@ class ImageFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """Up to ``length`` bytes; fewer at the end of the file."""
+        if offset >= self.size_bytes:  # also one that the system call would not take
+            return b""
         try:
             return os.pread(self.fd, length, offset)
         except OSError as error:

@@ -13,12 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.core.bootstate import BootState, SegmentState
+from vmmd.firmware.image import clear
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from vmmd.core.memory import GuestMemory
     from vmmd.firmware.e820 import Range
+    from vmmd.firmware.elf import Segment
     from vmmd.firmware.image import ImageFile
 
 BIOS_DATA = 0x400
@@ -60,6 +62,30 @@ class Space(NamedTuple):
 
 def page_up(gpa: int) -> int:
     return gpa + PAGE - 1 & -PAGE
+
+
+def check_entry(image: ImageFile, entry: int) -> None:
+    """Raise VmmdError for an entry point that 32-bit code cannot have."""
+    if entry >> 32:
+        raise image.error(f"its entry point {entry:#x} is above 4 GiB")
+
+
+def load_segments(
+    image: ImageFile, space: Space, segments: Sequence[Segment], taken: Sequence[tuple[int, int]]
+) -> None:
+    """Put the segments of an image into RAM, bss cleared. Raises VmmdError.
+
+    Together they are no larger than RAM: any number of them on the same place would take any amount of time.
+    """
+    for segment in segments:
+        check_place(image, space, segment.gpa, segment.memory_bytes, taken)
+    total = sum(segment.memory_bytes for segment in segments)
+    if total > space.memory.size_bytes:
+        mebibytes = space.memory.size_bytes >> 20
+        raise image.error(f"its segments have {total} bytes together, RAM has {mebibytes} MiB", "give more with -m")
+    for segment in segments:
+        image.load(space.memory, segment.gpa, segment.offset, segment.file_bytes)
+        clear(image, space.memory, segment.gpa + segment.file_bytes, segment.memory_bytes - segment.file_bytes)
 
 
 def check_place(image: ImageFile, space: Space, gpa: int, length: int, taken: Iterable[tuple[int, int]]) -> None:

@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.firmware import elf, low_memory
-from vmmd.firmware.image import ImageFile, clear, ram_views
+from vmmd.firmware.image import ImageFile, ram_views
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,6 +101,7 @@ def plan(image: ImageFile, header: Header) -> tuple[int, list[elf.Segment]]:
         if parsed.is_64_bit:
             # QEMU-COMPAT: multiboot 1 knows 32-bit ELF only; users know this sentence
             raise image.error("Cannot load x86-64 image, give a 32bit one.")
+        low_memory.check_entry(image, parsed.entry)
         return parsed.entry, list(parsed.segments)
     header_gpa, load_gpa, load_end, bss_end, entry = header.addresses
     if header_gpa < load_gpa or header_gpa - load_gpa > header.offset:
@@ -119,10 +120,7 @@ def load(
     """Put kernel, modules and boot information into RAM. ``kernel_name`` is the argument of ``-kernel`` as given."""
     entry, segments = plan(image, header)
     own = [(low_memory.GDT_GPA, low_memory.BOOT_AREA_END)]
-    for segment in segments:
-        low_memory.check_place(image, space, segment.gpa, segment.memory_bytes, own)
-        image.load(space.memory, segment.gpa, segment.offset, segment.file_bytes)
-        clear(image, space.memory, segment.gpa + segment.file_bytes, segment.memory_bytes - segment.file_bytes)
+    low_memory.load_segments(image, space, segments, own)
     behind = low_memory.page_up(max(segment.end for segment in segments))
     command_line = f"{kernel_name} {append}".encode("utf-8", "surrogateescape") + b"\0"
     mods_gpa, command_gpa, loader_gpa = _load_modules(image, space, modules, command_line, behind)

@@ -7,12 +7,12 @@ import struct
 from typing import TYPE_CHECKING
 
 from vmmd.firmware import low_memory
-from vmmd.firmware.image import ImageFile, clear
 from vmmd.firmware.initrd import place_initrd, write_command_line
 
 if TYPE_CHECKING:
     from vmmd.core.bootstate import BootState
     from vmmd.firmware.elf import ElfImage
+    from vmmd.firmware.image import ImageFile
     from vmmd.firmware.low_memory import Space
 
 START_MAGIC = 0x336EC578
@@ -31,10 +31,7 @@ def load(image: ImageFile, parsed: ElfImage, append: str, initrd: ImageFile | No
         (low_memory.COMMAND_LINE_GPA, low_memory.COMMAND_LINE_GPA + low_memory.COMMAND_LINE_MAX),
     ]
     memory = space.memory
-    for segment in parsed.segments:
-        low_memory.check_place(image, space, segment.gpa, segment.memory_bytes, own)
-        image.load(memory, segment.gpa, segment.offset, segment.file_bytes)
-        clear(image, memory, segment.gpa + segment.file_bytes, segment.memory_bytes - segment.file_bytes)
+    low_memory.load_segments(image, space, parsed.segments, own)
     command_gpa = write_command_line(image, memory, append, low_memory.COMMAND_LINE_MAX - 1)
     modules = 0
     if initrd is not None and initrd.size_bytes:
