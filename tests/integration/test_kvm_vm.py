@@ -138,6 +138,13 @@ def test_message_reaches_the_local_apic(tiny: Callable[..., TinyVm]) -> None:
     assert vm.finished.wait(5)
 
 
+def test_message_that_no_cpu_takes_is_dropped(tiny: Callable[..., TinyVm]) -> None:
+    vm = tiny(FINISH)
+    with pytest.raises(BackendError, match="KVM_SIGNAL_MSI"):  # what a guest can make KVM say
+        vm.vm.signal_msi(0xFEEF_F004, 0x100)
+    vm.interrupts.signal_msi(0xFEEF_F004, 0x100)
+
+
 def test_dirty_log_names_the_written_pages_once(tiny: Callable[..., TinyVm]) -> None:
     vm = tiny("b8feca a30030 a30090" + FINISH)  # writes to 0x3000 and 0x9000
     vm.vm.set_memory_slot(0, 0, len(vm.map), vm.hva, log_dirty=True)

@@ -95,6 +95,23 @@ def test_smram_open_shows_ram_in_the_display_window() -> None:
     assert sink.at(0xA0000) is None
 
 
+def test_low_ram_stays_mapped_while_smram_opens_and_closes() -> None:
+    memory_map, sink, _, _ = make()
+    low = next(slot for slot, (gpa, *_) in sink.live.items() if gpa == 0)
+    changed: list[int] = []
+    set_slot = sink.set_memory_slot
+
+    def watched(slot: int, *args: int, **flags: bool) -> None:
+        changed.append(slot)
+        set_slot(slot, *args, **flags)
+
+    sink.set_memory_slot = watched  # type: ignore[method-assign,assignment]
+    memory_map.smram_changed(True)
+    memory_map.smram_changed(False)
+    assert changed
+    assert low not in changed
+
+
 def test_write_behind_rom_reaches_ram_only_when_pam_says_so() -> None:
     memory_map, _, _, _ = make()
     assert memory_map.write_hidden(0xF0000, b"x")

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING
 
 from vmmd.errors import BackendError
 from vmmd.kvm import abi
+from vmmd.kvm.ioctl import KvmError
 from vmmd.kvm.vm import RoutingEntry
+from vmmd.log import get_logger
 
 if TYPE_CHECKING:
     from vmmd.kvm.vm import KvmVm
+
+log = get_logger("vmmd.kvm")
 
 #: the 8259 input that the slave is wired to
 CASCADE_GSI = 2
@@ -59,7 +63,10 @@ class KvmInterrupts:
 
     def signal_msi(self, address: int, data: int) -> None:
         """Deliver a message. One that no CPU takes is dropped, as on a bus. Any thread."""
-        self._vm.signal_msi(address, data)
+        try:
+            self._vm.signal_msi(address, data)
+        except KvmError as error:  # EPERM: no APIC matches the destination, which the guest chose
+            log.debug("message %#x to %#x: %s", data, address, error)
 
     def msi_eventfd(self, address: int, data: int) -> MsiFd:
         """An eventfd that delivers this message. DeviceLock held. Raises BackendError when routes run out."""

@@ -28,7 +28,10 @@ class KvmDoorbell:
         self._vm = vm
         self._loop = loop
         self._pio, self._address, self._size, self._datamatch = where
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError as cause:  # a guest that moves BARs quickly can use up the descriptors
+            raise BackendError.from_os("cannot make a doorbell", cause) from cause
         self._open = True
         self._callback: Callable[[], None] | None = None
         try:

@@ -191,8 +191,9 @@ class MemoryMap:
         return slots + self.extra
 
     def _low_slots(self, hva: int, end: int, name: str) -> list[Slot]:
-        first = min(end, PAM_BASE if self._smram_open else VGA_HOLE)
-        slots = [Slot(0, first, hva, False, name)]
+        slots = [Slot(0, min(end, VGA_HOLE), hva, False, name)]
+        if self._smram_open and end > VGA_HOLE:  # on its own: other vCPUs run code below it while it comes and goes
+            slots.append(Slot(VGA_HOLE, min(end, PAM_BASE) - VGA_HOLE, hva + VGA_HOLE, False, name))
         slots += _merge(sorted(self._pam_slots(hva, end, name)))
         if end > MiB:
             slots.append(Slot(MiB, end - MiB, hva + MiB, False, name))
