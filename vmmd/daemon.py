@@ -58,11 +58,13 @@ class Daemon:
         came first: nothing is left then."""
         from vmmd.machine.plan import MachinePlan
 
+        gc.disable()  # until all is there: nearly everything made at the start stays
         plan = MachinePlan(self.config)
         plan.check()
         self._plan_chardevs()
+        early_end.check()
         if self.config.daemonize:
-            self.daemonizer.fork()
+            self.daemonizer.fork(in_parent=early_end.uninstall)
         try:
             early_end.check()
             self._open_monitors()
@@ -148,7 +150,7 @@ class Daemon:
 
         import uvloop
 
-        from vmmd.scheduling import ask_for_short_slices
+        from vmmd.core.scheduling import ask_for_short_slices
 
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         ask_for_short_slices(SLICE_NS)
@@ -178,12 +180,21 @@ class Daemon:
         os._exit(self.status)
 
     def _settle(self) -> None:
-        """Just after the start: load what the first commands need, and keep the collector off what stays for ever."""
+        """Just after the start: load what the first commands need, and keep the collector off what stays for ever.
+
+        On a thread of its own: importing pydantic takes 0.1 s, and the loop and the vCPUs go on meanwhile.
+        """
+        import threading
+
         from vmmd.qmp.server import warm_up
 
-        warm_up(arguments=True)
-        gc.collect()
-        gc.freeze()
+        def settle() -> None:
+            warm_up(arguments=True)
+            # without a collection, which would hold everybody up for 20 ms: a start leaves no garbage worth that
+            gc.freeze()
+            gc.enable()
+
+        threading.Thread(target=settle, name="settle", daemon=True).start()
 
     # --- end --------------------------------------------------------------------------------------------------
 

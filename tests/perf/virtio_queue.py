@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from tests.framework.virtqueue_driver import F_INDIRECT, Buffer
 from tests.unit.virtio_rig import FULL, HEADERS, INDIRECT, Rig
+from vmmd.devices.virtio.blk import worker as worker_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,6 +62,7 @@ def measure(rig: Rig, *, sequential: bool, indirect: bool) -> float:
     worker = rig.device.virtio.workers[0]
     worker._blk.backend = NullDisk()
     worker._blk.size_bytes = 1 << 30
+    worker_module.TURN_NS = 1 << 62  # the kicks are ours: none may be posted to the rig's loop
     best = float("inf")
     for _ in range(ROUNDS):
         spent = 0

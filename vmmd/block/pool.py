@@ -11,7 +11,6 @@ import errno
 import os
 import threading
 from collections import deque
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,8 +20,11 @@ if TYPE_CHECKING:
 
 #: More threads than this only wait for the GIL and the disk
 THREADS_MAX = 8
+#: Scheduler slice of the threads: they work for some 10 µs, and the guest waits for it
+SLICE_NS = 100_000
 
-Finish = "Callable[[int], None]"  # takes the result: a count, or a negative errno
+#: function, arguments, what gets the result: a count, or a negative errno
+Job = tuple["Callable[..., int | None]", tuple[Any, ...], "Callable[[int], None]"]
 
 
 def report(sentence: str) -> None:
@@ -39,8 +41,10 @@ class ThreadPool:
 
     def __init__(self, loop: LoopPort) -> None:
         self._loop = loop
-        self._jobs: SimpleQueue[tuple[Callable[..., int | None], tuple[Any, ...], Callable[[int], None]] | None]
-        self._jobs = SimpleQueue()
+        self._jobs: deque[Job] = deque()
+        #: locks that idle threads wait for; the last one to become idle is warmest and gets the next job
+        self._idle: list[threading.Lock] = []
+        self._closing = False
         self._finished: deque[tuple[Callable[[int], None], int]] = deque()
         self._threads: list[threading.Thread] = []
         self._event = -1
@@ -52,7 +56,10 @@ class ThreadPool:
         self.in_flight += 1
         if self.in_flight > len(self._threads) and len(self._threads) < THREADS_MAX:
             self._add_thread()
-        self._jobs.put((function, args, finish))
+        # ORDERING: append first, then look for a sleeper; a thread registers as one first, then looks for jobs
+        self._jobs.append((function, args, finish))
+        if self._idle:
+            self._wake()
 
     def readv(self, fd: int, buffers: Sequence[memoryview], offset: int, finish: Callable[[int], None]) -> None:
         self.submit(finish, os.preadv, fd, buffers, offset)
@@ -73,10 +80,40 @@ class ThreadPool:
         self._threads.append(thread)
         thread.start()
 
+    def _wake(self) -> None:
+        try:
+            self._idle.pop().release()
+        except IndexError:  # it found the job by itself
+            pass
+
     def _work(self) -> None:
+        from vmmd.core.scheduling import ask_for_short_slices
+
+        ask_for_short_slices(SLICE_NS)
+        gate = threading.Lock()
+        gate.acquire()
+        while True:
+            self._run_jobs()
+            self._idle.append(gate)
+            if self._jobs or self._closing:
+                try:
+                    self._idle.remove(gate)
+                except ValueError:
+                    pass  # somebody wakes us: take it up
+                else:
+                    if self._jobs:
+                        continue
+                    return
+            gate.acquire()
+
+    def _run_jobs(self) -> None:
+        """Run jobs until none is left."""
         jobs, finished = self._jobs, self._finished
-        while (job := jobs.get()) is not None:
-            function, args, finish = job
+        while jobs:
+            try:
+                function, args, finish = jobs.popleft()
+            except IndexError:  # another thread was faster
+                return
             try:
                 result = function(*args) or 0
             except OSError as error:
@@ -89,7 +126,7 @@ class ThreadPool:
             if not self._signalled:
                 self._signalled = True
                 os.eventfd_write(self._event, 1)
-            del job, args, finish  # buffers of a finished request are not kept while waiting
+            del args, finish  # buffers of a finished request are not kept while waiting
 
     def _reap(self) -> None:
         try:
@@ -117,11 +154,13 @@ class ThreadPool:
     def close(self) -> None:
         """Drain, and end the threads. Idempotent."""
         self.drain()
-        for _ in self._threads:
-            self._jobs.put(None)
+        self._closing = True
+        while self._idle:
+            self._wake()
         for thread in self._threads:
             thread.join()
         self._threads.clear()
+        self._closing = False
         if self._event >= 0:
             self._loop.remove_reader(self._event)
             os.close(self._event)

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from vmmd.devices.virtio.blk.device import VirtioBlk
     from vmmd.devices.virtio.chain import Chain
 
-#: chains taken from the ring at once, and in one turn of the loop (safety.md P5)
+#: chains taken from the ring at once (safety.md P5)
 BATCH = 64
-TURN = 128
+#: after a batch that ends later than this, others on the loop have their turn
+TURN_NS = 200_000
 #: looks at the ring after the last batch before notifications are enabled again: adaptive between the two
 POLL_MIN, POLL_MAX = 2, 128
 #: every so many doorbells the longest look is tried, to find out whether it would pay off
@@ -102,7 +103,7 @@ class BlkWorker:
 
     def _drain_ring(self) -> None:
         ring = self.ring
-        left = TURN
+        end_ns = monotonic_ns() + TURN_NS
         ring.disable_notify()
         while True:
             chains = ring.pop_batch(BATCH)
@@ -110,8 +111,7 @@ class BlkWorker:
                 self._submit(chains)
                 if self._completed:
                     self.flush()
-                left -= len(chains)
-                if left <= 0:  # others on the loop have their turn; notifications stay off
+                if monotonic_ns() > end_ns:  # others on the loop have their turn; notifications stay off
                     self._schedule()
                     return
             elif not self._poll():
@@ -139,7 +139,8 @@ class BlkWorker:
         blk, slots, home = self._blk, self._slots, self._home
         base, end, data, qwords = home.gpa, home.end, home.bytes_, home.qwords
         mask, disk_end, merge, writable = blk.block_mask, blk.size_bytes, blk.options.merge, not blk.options.read_only
-        dones, readv, now = self._dones, blk.backend.readv, monotonic_ns()
+        dones, starts, now = self._dones, (blk.backend.readv, blk.backend.writev), monotonic_ns()
+        long_kind = _OUT if blk.flush_after_write else -1  # what only _transfer can start
         run: list[int] = []  # heads of a transfer not started yet
         run_kind, run_offset, run_end = -1, 0, -1
         buffers: list[memoryview] = []
@@ -167,10 +168,10 @@ class BlkWorker:
                             run_end += length1
                             slots[head] = (head, used, kind, data, gpa2 - base, offset, [view], length1, now, False)
                             continue
-                        if run_kind == _IN and len(run) == 1:  # _transfer, without the call
+                        if len(run) == 1 and run_kind != long_kind:  # _transfer, without the call
                             first = run[0]
                             self.in_flight += 1
-                            readv(run_offset, buffers, dones[first] or self._make_done(first))
+                            starts[run_kind](run_offset, buffers, dones[first] or self._make_done(first))
                         elif run:
                             self._transfer(run_kind, run_offset, buffers, run)
                         run, run_kind, run_offset, run_end, buffers = [head], kind, offset, offset + length1, [view]
