@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+from typing import TYPE_CHECKING
 
 from vmmd.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class PidFile:
@@ -51,10 +55,12 @@ class Daemonizer:
     def __init__(self) -> None:
         self._ready_fd: int | None = None
 
-    def fork(self) -> None:
-        """Go on in a child of its own session. The parent never returns. Before any thread is started."""
+    def fork(self, in_parent: Callable[[], None]) -> None:
+        """Go on in a child of its own session. The parent calls ``in_parent``, waits and never returns. Before any
+        thread is started."""
         read_end, write_end = os.pipe()
         if os.fork():
+            in_parent()
             os.close(write_end)
             status = os.read(read_end, 1)  # empty: the child died; its message is on stderr
             os._exit(0 if status == b"\0" else 1)
@@ -64,7 +70,8 @@ class Daemonizer:
         self._ready_fd = write_end
 
     def ready(self) -> None:
-        """The machine is built and its monitors listen: release fds 0 to 2 and let the parent go."""
+        """The machine is built and its monitors listen: release fds 0 to 2 and let the parent go. Raises
+        BackendError."""
         if self._ready_fd is None:
             return
         null = os.open("/dev/null", os.O_RDWR)
@@ -73,9 +80,13 @@ class Daemonizer:
         if null > 2:
             os.close(null)
         os.chdir("/")
-        os.write(self._ready_fd, b"\0")
-        os.close(self._ready_fd)
-        self._ready_fd = None
+        ready, self._ready_fd = self._ready_fd, None
+        try:
+            os.write(ready, b"\0")
+        except OSError as cause:  # nobody would know of this machine
+            raise BackendError.from_os("-daemonize: the process that started it has gone", cause) from cause
+        finally:
+            os.close(ready)
 
 
 def set_process_name(name: str) -> None:
