@@ -34,6 +34,7 @@ from tests.unit.virtio_rig import (
 )
 from vmmd.core.events import BlockIoErrorEvent
 from vmmd.core.memory import make_region
+from vmmd.devices.pci.intx import pirq_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -261,6 +262,16 @@ def test_msix_sends_the_queues_vector(blk: Rig, modern: bool) -> None:
     blk.run(driver.queues[0], IN, 0, 512)
     assert blk.machine.interrupts.messages == [(0xFEE00000, 0x41)]
     assert blk.device.intx.level == 0
+
+
+def test_enabling_msix_takes_the_pin_down(blk: Rig) -> None:
+    """PCI 3.0 §6.8.3.3: a function whose MSI-X is enabled does not use INTx."""
+    driver = blk.driver()
+    assert blk.run(driver.queues[0], IN, 0, 512) == OK
+    assert blk.device.bus.pirqs.level(pirq_of(blk.device.slot, 0)) == 1
+    blk.registers.enable_msix(2)
+    assert blk.device.bus.pirqs.level(pirq_of(blk.device.slot, 0)) == 0
+    assert driver.isr == 1
 
 
 def test_vector_ffff_means_silence_and_bad_vectors_read_ffff(blk: Rig) -> None:
@@ -562,6 +573,62 @@ def test_one_queue_is_reset_while_the_other_works() -> None:
 
 
 # -- configuration -------------------------------------------------------------------------------------------
+
+
+def hold_a_drain(blk: Rig, driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request that does not end, and a vCPU that gave up waiting for it."""
+    monkeypatch.setattr("vmmd.devices.virtio.device.DRAIN_TIMEOUT_S", 0.02)
+    blk.disk.hold = True
+    blk.request(driver.queues[0], IN, 0, 512)
+    driver.queues[0].kick()
+    blk.loop.settle()
+
+
+def test_bus_master_on_while_queues_are_handed_back_goes_on(blk: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = blk.driver()
+    hold_a_drain(blk, driver, monkeypatch)
+    blk.registers.config_write(0x04, 2, 0x0003)
+    assert blk.device.virtio.busy
+    blk.registers.config_write(0x04, 2, 0x0007)
+    blk.loop.call(blk.disk.complete)
+    blk.loop.settle()
+    assert not blk.device.virtio.busy
+    blk.disk.hold = False
+    assert len(driver.queues[0].collect()) == 1
+    assert blk.run(driver.queues[0], IN, 0, 512, slot=1) == OK
+
+
+def test_bus_master_off_while_one_queue_is_reset_stops_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    with rig(num_queues="2") as blk:
+        driver = blk.driver(queues=2, features=FULL | F_RING_RESET)
+        hold_a_drain(blk, driver, monkeypatch)
+        driver.put(0x16, 2, 0)
+        driver.put(0x3A, 2, 1)
+        assert blk.device.virtio.busy
+        blk.registers.config_write(0x04, 2, 0x0003)
+        blk.loop.call(blk.disk.complete)
+        blk.loop.settle()
+        blk.disk.hold = False
+        blk.request(driver.queues[1], IN, 0, 512, slot=2)
+        driver.queues[1].kick()
+        blk.loop.settle()
+        assert blk.status(2) == NOT_ANSWERED
+        blk.registers.config_write(0x04, 2, 0x0007)
+        blk.loop.settle()
+        assert blk.status(2) == OK
+
+
+def test_machine_reset_drops_completions_of_queues_on_their_way_back(blk: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = blk.driver()
+    hold_a_drain(blk, driver, monkeypatch)
+    driver.status = 0
+    assert blk.device.virtio.busy
+    blk.reset()
+    shadow = bytes(blk.ram)
+    blk.disk.fail["read"] = errno.EIO  # its status byte would be the only change
+    blk.loop.call(blk.disk.complete)
+    blk.loop.settle()
+    assert blk.ram == shadow
 
 
 @BOTH

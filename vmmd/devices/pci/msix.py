@@ -167,6 +167,8 @@ class Msix:
             self.enabled = bool(control & CONTROL_ENABLE)
             self._function_masked = bool(control & CONTROL_FUNCTION_MASK)
             due = self._refresh(0, self.vectors - 1)
+        if self.enabled:
+            self._device.intx.lower()  # §6.8.3.3: not both
         for message in due:
             self._deliver(message)
 

@@ -112,10 +112,11 @@ class Transport(Protocol):
 class _Drain:
     """One hand-over back from the loop."""
 
-    __slots__ = ("finish", "finished", "handshake", "late", "left")
+    __slots__ = ("finish", "finished", "handshake", "late", "left", "workers")
 
-    def __init__(self, count: int, finish: Callable[[], None]) -> None:
-        self.left = count
+    def __init__(self, workers: list[QueueWorker], finish: Callable[[], None]) -> None:
+        self.workers = workers
+        self.left = len(workers)
         self.finish = finish
         self.finished = False
         self.late = False
@@ -207,7 +208,10 @@ class VirtioDevice:
             self.transport.detach_doorbell(index)
             worker.abandon()
         self.workers = {}
-        self._drain = None
+        if self._drain is not None:
+            for worker in self._drain.workers:
+                worker.abandon()
+            self._drain = None
         self._to_reset_state()
 
     def _to_reset_state(self) -> None:
@@ -264,7 +268,8 @@ class VirtioDevice:
 
     @locked
     def drain(self, indices: Iterable[int], finish: Callable[[], None]) -> None:
-        """Stop workers, then ``finish()`` with the lock held. vCPU thread: waits, the lock released meanwhile."""
+        """Stop workers, then ``finish()`` with the lock held. A vCPU thread waits, the lock released meanwhile; the
+        loop goes on at once."""
         taken = [(index, self.workers.pop(index)) for index in indices if index in self.workers]
         if not taken:
             finish()
@@ -277,8 +282,12 @@ class VirtioDevice:
                 self.queues[index].position = (worker.ring.last_avail, worker.ring.used_index)
             finish()
 
-        drain = self._drain = _Drain(len(taken), save_and_finish)
-        self.ctx.loop.post(self._stop_workers, [worker for _, worker in taken], drain)
+        drain = self._drain = _Drain([worker for _, worker in taken], save_and_finish)
+        if self.ctx.loop.on_loop_thread():
+            drain.late = True
+            self.ctx.loop.post(self._stop_workers, drain)
+            return
+        self.ctx.loop.post(self._stop_workers, drain)
         drain.handshake.wait(self.ctx.lock, DRAIN_TIMEOUT_S)
         drain.late = True  # ORDERING: set before ``finished`` is read; the loop does it the other way round
         if drain.finished:
@@ -287,7 +296,7 @@ class VirtioDevice:
             self.log.warning("requests in flight hold up the reset of %s", type(self).__name__)
 
     @on_loop
-    def _stop_workers(self, workers: list[QueueWorker], drain: _Drain) -> None:
+    def _stop_workers(self, drain: _Drain) -> None:
         def one_done() -> None:
             drain.left -= 1
             if not drain.left:
@@ -297,13 +306,21 @@ class VirtioDevice:
                     with self.ctx.lock:
                         self._finish(drain)
 
-        for worker in workers:
+        for worker in drain.workers:
             worker.stop(one_done)
 
     def _finish(self, drain: _Drain) -> None:
         if self._drain is drain:
             self._drain = None
             drain.finish()
+            self._follow_bus_mastering()
+
+    def _follow_bus_mastering(self) -> None:
+        """Another vCPU, or the driver after it gave up waiting, may have switched it while queues were handed back."""
+        if not self.transport.dma.regions:
+            self.suspend()
+        elif self.status & _DRIVER_OK:
+            self.activate()
 
     # -- trouble and change --------------------------------------------------------------------------------
 
