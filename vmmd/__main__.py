@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     except EndRequested:
         return ExitCode.OK
     except VmmdError as error:
+        messages.timestamp = cmdline.wants_timestamp(arguments)
         messages.error(str(error))
         return ExitCode.ERROR
 

@@ -57,5 +57,17 @@ def parse(argv: Sequence[str]) -> Config:
     return draft.config
 
 
+def wants_timestamp(argv: Sequence[str]) -> bool:
+    """What ``-msg timestamp=`` says, also in a command line that cannot be read as a whole: for its error message."""
+    draft = Draft()
+    for word, argument in zip(argv, argv[1:], strict=False):
+        if word in ("-msg", "--msg"):
+            try:
+                BY_NAME["msg"].read(draft, "-msg", argument)
+            except UsageError:
+                continue  # the error that is shown may well be this one
+    return draft.config.msg_timestamp
+
+
 def _positional_hint(word: str) -> str:
     return f"use -drive file={shown(word)},if=virtio,format=raw"
