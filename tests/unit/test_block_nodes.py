@@ -340,6 +340,53 @@ def test_partial_sector_write_is_given_up_when_reading_fails(faulty, loop, image
     assert write(loop, node, 512, b"a" * 512) == 0
 
 
+class HoldEngine(FaultEngine):
+    """Refuses memory of the guest (EINVAL, as O_DIRECT does), and holds what comes in copies until told."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = []
+
+    def _take(self, buffers, finish, count):
+        if isinstance(buffers[0].obj, mmap.mmap):
+            self.held.append((count, finish))
+        else:
+            finish(-errno.EINVAL)
+
+    def readv(self, fd, buffers, offset, finish):
+        self._take(buffers, finish, os.preadv(fd, buffers, offset))
+
+    def writev(self, fd, buffers, offset, flags, finish):
+        self._take(buffers, finish, sum(map(len, buffers)))
+
+
+@pytest.mark.parametrize("operation", ["readv", "writev"])
+def test_copies_for_direct_io_take_bounded_memory(faulty, loop, monkeypatch, operation):
+    monkeypatch.setattr("vmmd.block.file.COPY_BYTES", MIB)
+    node = faulty()
+    node.engine, node.cache_direct = HoldEngine(), True
+    memory = memoryview(bytearray(2 * MIB))
+    sizes = [65536] * 100 + [2 * MIB] + [65536] * 20  # one larger than the bound goes alone
+    calls = [Call(loop, getattr(node, operation), 0, [memory[:size]]) for size in sizes]
+    ended = 0
+    while node.engine.held:
+        assert sum(count for count, _ in node.engine.held) <= (MIB if len(node.engine.held) > 1 else 2 * MIB)
+        count, finish = node.engine.held.pop(0)
+        finish(count)
+        ended += 1
+    assert [each.error for each in calls] == [0] * len(sizes)
+    assert ended == len(sizes)
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_fifo_as_image_does_not_hold_up_the_start(graph, tmp_path, read_only):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(BackendError, match="to be a regular file"):
+        graph.add_drive(drive_options(fifo, read_only=read_only))
+    assert not graph.nodes
+
+
 def test_zeroes_are_written_where_the_host_knows_no_holes(faulty, loop, image, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EOPNOTSUPP, "")

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from vmmd.block import probe, syscalls
 from vmmd.block.base import BlockNode, NodeConfig, skip, total
-from vmmd.block.gate import WriteGate
+from vmmd.block.gate import CopyBudget, WriteGate
 from vmmd.block.lock import NOTHING, ImageLock, LockState
-from vmmd.core.fdsets import open_path
+from vmmd.core.fdsets import PREFIX, open_path
 from vmmd.errors import BackendError
 from vmmd.units import SECTOR_BYTES, KiB, MiB
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 INLINE_BYTES = 64 * KiB
 #: After the page cache did not have it, so many requests go to a thread without a try
 INLINE_PAUSE = 16
+#: Memory of aligned copies at a time, of one image (a guest chooses how much it asks for, and where it lies)
+COPY_BYTES = 16 * MiB
 #: <limits.h> IOV_MAX
 IOV_MAX = 1024
 
@@ -74,14 +76,17 @@ class FileNode(BlockNode):
         self._write_inline = False
         self._write_flags = 0
         self._gate: WriteGate | None = None
+        self._copies = CopyBudget(COPY_BYTES)
         self._lost = 0  # errno of a flush that failed: the page cache may have dropped the data
 
     # -- life ----------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         try:
+            if not self.path.startswith(PREFIX):
+                self._check_kind(os.stat(self.path).st_mode)  # opening a FIFO would wait for its other end
             self._fd = self._open_file()
-            self._check_kind()
+            self._check_kind(os.fstat(self._fd).st_mode)
             self._bytes = probe.size_of(self._fd)
             self._probe()
         except OSError as error:
@@ -107,8 +112,7 @@ class FileNode(BlockNode):
                 self.read_only = True
         return open_path(self.path, flags | os.O_RDONLY, 0, self.fdsets)
 
-    def _check_kind(self) -> None:
-        mode = os.fstat(self._fd).st_mode
+    def _check_kind(self, mode: int) -> None:
         if stat.S_ISDIR(mode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         # QEMU-COMPAT: QEMU's sentences
@@ -231,14 +235,18 @@ class FileNode(BlockNode):
 
     def _read_bounced(self, offset: int, buffers: Sequence[memoryview], count: int, done: IoDone) -> None:
         """Read into aligned memory, whole pages, then copy."""
-        start, area = _aligned(offset, count)
 
-        def copy(error: int) -> None:
-            if not error:
-                scatter(area[offset - start : offset - start + count], buffers)
-            done(error)
+        def begin(ended: IoDone) -> None:
+            start, area = _aligned(offset, count)
 
-        self._fill(start, area, 0, copy)
+            def copy(error: int) -> None:
+                if not error:
+                    scatter(memoryview(area)[offset - start : offset - start + count], buffers)
+                ended(error)
+
+            self._fill(start, area, 0, copy)
+
+        self._copies.run(count, begin, done)
 
     def _fill(self, start: int, area: mmap.mmap, have: int, done: IoDone) -> None:
         """Read all of ``area`` (zero-filled memory); what lies behind the end of the file stays zero."""
@@ -286,11 +294,15 @@ class FileNode(BlockNode):
         elif result in _RETRY:
             self._write(offset, buffers, done)
         elif result == -errno.EINVAL and self.cache_direct and not _is_bounce(buffers):
-            area = mmap.mmap(-1, max(count, 1))
-            gather(buffers, area, 0)
-            self._write(offset, [memoryview(area)], done)
+            self._copies.run(count, partial(self._write_bounced, offset, buffers, count), done)
         else:
             done(-result if result else errno.EIO)
+
+    def _write_bounced(self, offset: int, buffers: Sequence[memoryview], count: int, done: IoDone) -> None:
+        """Write from aligned memory."""
+        area = mmap.mmap(-1, max(count, 1))
+        gather(buffers, area, 0)
+        self._write(offset, [memoryview(area)], done)
 
     def _write_gated(self, offset: int, buffers: Sequence[memoryview], done: IoDone) -> None:
         """One write at a time; parts of sectors are read first."""
@@ -416,7 +428,7 @@ def _is_bounce(buffers: Sequence[memoryview]) -> bool:
     return len(buffers) == 1 and type(buffers[0].obj) is mmap.mmap and buffers[0].nbytes == len(buffers[0].obj)
 
 
-def scatter(data: bytes, buffers: Sequence[memoryview]) -> None:
+def scatter(data: bytes | memoryview, buffers: Sequence[memoryview]) -> None:
     """Copy ``data`` into the buffers in order."""
     at = 0
     for buffer in buffers:
@@ -427,5 +439,5 @@ def scatter(data: bytes, buffers: Sequence[memoryview]) -> None:
 def gather(buffers: Sequence[memoryview], area: mmap.mmap, at: int) -> None:
     """Copy the buffers one behind the other into ``area``."""
     for buffer in buffers:
-        area[at : at + len(buffer)] = bytes(buffer)
+        area[at : at + len(buffer)] = buffer
         at += len(buffer)
