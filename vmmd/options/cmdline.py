@@ -8,6 +8,7 @@ later version is still in the ``Config``; ``availability.check`` refuses it.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from vmmd.errors import UsageError, nearest
@@ -60,7 +61,7 @@ def parse(argv: Sequence[str]) -> Config:
 def wants_timestamp(argv: Sequence[str]) -> bool:
     """What ``-msg timestamp=`` says, also in a command line that cannot be read as a whole: for its error message."""
     draft = Draft()
-    for word, argument in zip(argv, argv[1:], strict=False):
+    for word, argument in pairwise(argv):
         if word in ("-msg", "--msg"):
             try:
                 BY_NAME["msg"].read(draft, "-msg", argument)
