@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 from functools import partial
@@ -17,6 +18,7 @@ from vmmd.block.file import FileNode
 from vmmd.block.gate import WriteGate
 from vmmd.block.graph import BlockGraph
 from vmmd.block.raw import probe_format
+from vmmd.core.fdsets import FdSets
 from vmmd.errors import BackendError, UsageError
 
 MIB = 1 << 20
@@ -426,6 +428,47 @@ def test_raw_window_moves_every_request(graph, loop, image):
     assert data[:MIB] == bytes(range(256)) * (MIB // 256)
 
 
+def test_node_defined_inside_another_takes_over_what_it_does_not_say(graph, image):
+    """(QEMU) measured with query-named-block-nodes."""
+    inner = SimpleNamespace(driver="file", filename=str(image))
+    node = graph.add(
+        blockdev("raw", file=inner, cache_direct=True, cache_no_flush=True, read_only=True, discard="unmap")
+    )
+    below = node.file
+    assert (below.cache_direct, below.cache_no_flush, below.read_only) == (True, True, True)
+    assert node.supports_discard
+    own = SimpleNamespace(driver="file", filename=str(image), cache_no_flush=False, discard="ignore")
+    node = graph.add(blockdev("raw", "other", file=own, cache_no_flush=True, discard="unmap"))
+    assert not node.file.cache_no_flush
+    assert not node.supports_discard
+
+
+def test_named_node_below_takes_nothing_over_and_may_make_the_disk_read_only(graph, image):
+    graph.add(blockdev("file", "f", filename=str(image), read_only=True))
+    with pytest.raises(BackendError, match="Block node 'f' is read-only"):
+        graph.add(blockdev("raw", "r", file="f", cache_direct=True))
+    node = graph.add(blockdev("raw", "r", file="f", auto_read_only=True))
+    assert node.read_only
+    assert not node.file.cache_direct
+
+
+def test_aio_of_the_protocol_is_honoured(graph, image):
+    drive = graph.add_drive(drive_options(image, file_options=[("aio", "threads")]))
+    assert drive.node.file.engine is graph._threads()
+
+
+@pytest.mark.parametrize("cache", ["none", "writeback"])
+def test_cache_mode_of_an_image_from_a_descriptor_set(loop, image, cache):
+    fdsets = FdSets()
+    fdsets.add(3, os.open(image, os.O_RDWR | (0 if cache == "none" else os.O_DIRECT)))
+    graph = BlockGraph(loop, fdsets)
+    drive = graph.add_drive(drive_options("/dev/fdset/3", cache=cache))
+    flags = fcntl.fcntl(drive.node.file._fd, fcntl.F_GETFL)
+    assert bool(flags & os.O_DIRECT) == (cache == "none")
+    graph.close()
+    fdsets.remove(3)
+
+
 def test_raw_window_behind_the_end_is_refused(graph, image):
     inner = SimpleNamespace(driver="file", filename=str(image), node_name=None)
     with pytest.raises(UsageError, match="has to be smaller or equal"):
@@ -704,8 +747,6 @@ def test_random_requests_in_flight_leave_what_a_model_says(graph, loop, image, a
 
 
 def test_image_from_a_descriptor_set(loop, image):
-    from vmmd.core.fdsets import FdSets
-
     sets = FdSets()
     sets.add(2, os.open(image, os.O_RDONLY))
     graph = BlockGraph(loop, sets)

@@ -105,12 +105,23 @@ class FileNode(BlockNode):
         flags = os.O_CLOEXEC | (os.O_DIRECT if self.cache_direct else 0)
         if not self.read_only:
             try:
-                return open_path(self.path, flags | os.O_RDWR, 0, self.fdsets)
+                return self._open(flags | os.O_RDWR)
             except OSError as error:
                 if not self.auto_read_only or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                     raise
                 self.read_only = True
-        return open_path(self.path, flags | os.O_RDONLY, 0, self.fdsets)
+        return self._open(flags | os.O_RDONLY)
+
+    def _open(self, flags: int) -> int:
+        fd = open_path(self.path, flags, 0, self.fdsets)
+        if self.path.startswith(PREFIX):
+            import fcntl
+
+            # a duplicate: O_DIRECT is as whoever opened it chose; for an image it is the cache mode's
+            now = fcntl.fcntl(fd, fcntl.F_GETFL)
+            if (now ^ flags) & os.O_DIRECT:
+                fcntl.fcntl(fd, fcntl.F_SETFL, now ^ os.O_DIRECT)
+        return fd
 
     def _check_kind(self, mode: int) -> None:
         if stat.S_ISDIR(mode):

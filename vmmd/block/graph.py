@@ -45,21 +45,18 @@ class BlockGraph:
 
     # -- nodes ---------------------------------------------------------------------------------------------------
 
-    def add(self, options: object, *, nested: bool = False) -> BlockNode:
-        """Open the node of a ``-blockdev``; ``nested``: defined inside another. Raises UsageError, BackendError."""
+    def add(self, options: object, *, parent: NodeConfig | None = None) -> BlockNode:
+        """Open the node of a ``-blockdev``; ``parent`` is that of the node inside whose options it is defined. Raises
+        UsageError, BackendError."""
         driver = str(getattr(options, "driver", "") or getattr(options, "kind", ""))
         where = f"-blockdev {driver}"
         opts.check_format(driver, where)
         opts.check_common(options, where)
         name = getattr(options, "node_name", None)
-        if not name and not nested:
+        if not name and parent is None:
             raise UsageError("'node-name' must be specified for the root node", where)
         config = self._config(name)
-        config.read_only = bool(getattr(options, "read_only", None))
-        config.cache_direct = bool(getattr(options, "cache_direct", None))
-        config.cache_no_flush = bool(getattr(options, "cache_no_flush", None))
-        config.discard = opts.wants_discard(options)
-        config.force_share = bool(getattr(options, "force_share", None))
+        opts.fill(config, options, parent)
         if driver in opts.NULL_DRIVERS:
             node: BlockNode = self._null(config, driver, options)
         elif driver == "raw":
@@ -99,11 +96,11 @@ class BlockGraph:
         node.read_zeroes = bool(getattr(options, "read_zeroes", None))
         return node
 
-    def _file(self, config: NodeConfig, path: str, driver: str, options: object) -> FileNode:
+    def _file(self, config: NodeConfig, path: str, driver: str, options: object, aio: str | None = None) -> FileNode:
         from vmmd.block.file import FileNode
 
-        given = getattr(options, "given", None)
-        aio = getattr(options, "aio", None) if given is None or "aio" in given else None
+        if aio is None and opts.is_given(options, "aio"):
+            aio = getattr(options, "aio", None)
         opts.check_aio(aio, config, f"file '{path}'")
         node = FileNode(config, path, self._threads(), driver)
         node.auto_read_only = bool(getattr(options, "auto_read_only", None))
@@ -118,7 +115,7 @@ class BlockGraph:
         reference = getattr(options, "file", None)
         inline = not isinstance(reference, str)
         if not isinstance(reference, str):
-            below = self.add(reference, nested=True)
+            below = self.add(reference, parent=config)
         else:
             found = self.nodes.get(reference)
             if found is None:
@@ -128,6 +125,8 @@ class BlockGraph:
             if below.user is not None:
                 raise UsageError(f"Node '{below.node_name}' is busy: {below.user} uses it")
             size = getattr(options, "size", None)
+            if below.read_only and getattr(options, "auto_read_only", None):
+                config.read_only = True
             node = self._opened(RawNode(config, below, int(getattr(options, "offset", None) or 0), size))
         except BaseException:
             if inline:
@@ -196,7 +195,7 @@ class BlockGraph:
         config = self._drive_config(options, cache, top=form in opts.FILE_DRIVERS)
         if file_keys.get("node-name"):
             config = self._named(config, str(file_keys["node-name"]))
-        node = self._file(config, path, driver, options)
+        node = self._file(config, path, driver, options, file_keys.get("aio"))
         node.locking = str(file_keys.get("locking") or "auto")
         return node
 

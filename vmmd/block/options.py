@@ -27,6 +27,14 @@ LATER = (
     "snapshot-access", "ssh", "throttle", "vdi", "vhdx", "vmdk", "vpc", "vvfat",
 )  # fmt: skip
 
+#: keys of a node, and their names on the command line, that a node defined inside it takes over
+INHERITED = {
+    "read_only": "read-only",
+    "cache_direct": "cache.direct",
+    "cache_no_flush": "cache.no-flush",
+    "force_share": "force-share",
+}
+
 NULL_DRIVERS = ("null-co", "null-aio")
 FILE_DRIVERS = ("file", "host_device")
 
@@ -98,6 +106,27 @@ def check_common(options: object, where: str) -> None:
     if getattr(options, "force_share", None) and not getattr(options, "read_only", None):
         # QEMU-COMPAT: QEMU's sentence
         raise UsageError("force-share=on can only be used with read-only images", where)
+
+
+def is_given(options: object, wire_name: str) -> bool:
+    """Whether the user wrote the key; models that do not remember it give None for what was not."""
+    given = getattr(options, "given", None)
+    return given is None or wire_name in given
+
+
+def fill(config: NodeConfig, options: object, parent: NodeConfig | None) -> None:
+    """The common keys of a ``-blockdev`` node.
+
+    QEMU-COMPAT: a node defined inside another takes what it does not say itself from that one, and passes discards on
+    (which the node above decides about); a node referred to by its name takes nothing.
+    """
+    for name, wire_name in INHERITED.items():
+        value = getattr(options, name, None) if is_given(options, wire_name) else None
+        if value is None and parent is not None:
+            value = getattr(parent, name)
+        setattr(config, name, bool(value))
+    says = is_given(options, "discard") and getattr(options, "discard", None) is not None
+    config.discard = wants_discard(options) if says or parent is None else True
 
 
 def wants_discard(options: object) -> bool:
