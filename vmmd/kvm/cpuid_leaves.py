@@ -30,7 +30,7 @@ _LEGACY_L2_DESCRIPTOR = 0x7D
 
 
 def leaves(config: CpuConfig, index: int, tsc_khz: int) -> tuple[CpuidEntry, ...]:
-    """All leaves of vCPU ``index`` that are not empty."""
+    """All leaves of vCPU ``index`` that are not empty, and leaf 7."""
     builder = _Leaves(config, index)
     builder.basic()
     builder.topology()
@@ -66,11 +66,15 @@ class _Leaves:
         return 0
 
     def add(self, leaf: int, registers: Registers, subleaf: int | None = None) -> None:
-        """Add a leaf if it is inside the limits and says something."""
+        """Add a leaf if it is inside the limits and says something.
+
+        QEMU-COMPAT: leaf 7 is there also when it is empty. KVM's guests cannot tell on an ordinary host, but a software
+        KVM may show features of its own through a leaf that it is given.
+        """
         limit = self.config.xlevel if leaf >= 0x8000_0000 else self.config.level
         if leaf > limit and not 0x4000_0000 <= leaf < 0x5000_0000:
             return
-        if any(registers):
+        if any(registers) or leaf == 7:
             self.entries.append(CpuidEntry(leaf, subleaf or 0, subleaf is not None, *registers))
 
     def basic(self) -> None:
