@@ -58,6 +58,11 @@ LATER = """\
 -machine kernel-irqchip=split
 -machine smm=on
 -machine nvdimm=on
+-accel kvm,thread=multi
+-accel kvm,tb-size=64
+-blockdev driver=file,filename=/x,node-name=n,aio-max-batch=8
+-drive if=none,id=d,file=/x,format=raw,unit=1
+-object memory-backend-file,id=m,size=128M,mem-path=/x,readonly=on
 -accel tcg
 -overcommit cpu-pm=on
 -sandbox on

@@ -137,6 +137,8 @@ class Device:
     category: ClassVar[str] = "misc"
     bus_type: ClassVar[str | None] = None  # "PCI", "ISA", "virtio-serial-bus"; None: no bus (part of the board)
     user_creatable: ClassVar[bool] = False
+    #: QEMU's base and part types whose ``-global`` properties are properties of this device here
+    global_types: ClassVar[tuple[str, ...]] = ()
 
     class Props(PropSet):
         """Properties that every device has: none."""

@@ -88,8 +88,8 @@ class RunLoop:
         self._table = tuple(table)
 
     def run(self) -> None:
-        """Run the guest until ``immediate_exit`` was set. Never raises: what goes wrong stops the VM. When KVM_RUN itself
-        fails it returns at once: a broken VM (EIO) does not look at ``immediate_exit``, and pauses would hang."""
+        """Run the guest until ``immediate_exit`` was set. Never raises: what goes wrong stops the VM. When KVM_RUN
+        itself fails it returns at once: a broken VM (EIO) does not look at ``immediate_exit``; pauses would hang."""
         ioctl, fd, kvm_run = run_ioctl, self.vcpu.fd, abi.KVM_RUN
         dwords, counts, table = self.vcpu.dwords, self.exit_counts, self._table
         while True:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vmmd.machine.plan import MachinePlan
     from vmmd.machine.vm import Vm
     from vmmd.options.backends import MemoryBackend
-    from vmmd.options.models import Config
+    from vmmd.options.models import Config, MachineOptions
 
 DEFAULT_CPU = "qemu64"
 
@@ -66,7 +66,10 @@ class Builder:
         if has_pit:
             kvm_vm.create_pit(self._pit_policy())
         chips = KernelChips(kvm_vm, has_pit=has_pit)
-        vm.memory_map = MemoryMap(kvm_vm, self._ram_blocks(), vm.memory)
+        blocks = self._ram_blocks()
+        for block in blocks:
+            vm.on_close(block.close)
+        vm.memory_map = MemoryMap(kvm_vm, blocks, vm.memory)
         ctx = self._context(kvm_vm)
         with vm.lock:
             board = self._board(ctx)
@@ -91,7 +94,7 @@ class Builder:
                 size_bytes=config.memory.size_bytes, merge=machine.mem_merge, dump=machine.dump_guest_core
             )
             return [RamBlock("pc.ram", settings)]
-        return [RamBlock(name, _settings(self.plan.backend(name))) for name in names]
+        return [RamBlock(name, _settings(self.plan.backend(name), machine)) for name in names]
 
     def _context(self, kvm_vm: KvmVm) -> DeviceContext:
         from vmmd.kvm.irqchip import KvmInterrupts
@@ -185,8 +188,12 @@ class Builder:
         setup.map_firmware()
         cpus.start()
 
+        boot = self.config.boot
+
         def reset_board() -> None:
             chips.reset()
+            if boot.once is not None:
+                board.set_boot_order(boot.order)
             if self.plan.direct_boot is not None:
                 state, elcr = setup.start_kernel(self.plan.direct_boot)
                 chips.set_elcr(elcr)
@@ -197,6 +204,8 @@ class Builder:
         with vm.lock:
             vm.memory_map.commit()
             reset_board()
+            if boot.once is not None:
+                board.set_boot_order(boot.once)
 
 
 def resolve_cpu(config: Config, kvm: Kvm) -> CpuConfig:
@@ -212,16 +221,16 @@ def resolve_cpu(config: Config, kvm: Kvm) -> CpuConfig:
         raise UsageError(f"-cpu {config.cpu}: {error.desc}", error.hint) from error
 
 
-def _settings(backend: MemoryBackend) -> RamSettings:
-    """A memory backend's options as RamSettings."""
+def _settings(backend: MemoryBackend, machine: MachineOptions) -> RamSettings:
+    """A memory backend's options as RamSettings; what it does not say follows ``-machine``, as in QEMU."""
     from vmmd.options.backends import MemoryBackendFile, MemoryBackendMemfd
 
     common = RamSettings(
         size_bytes=backend.size_bytes,
         share=backend.share,
         prealloc=backend.prealloc,
-        merge=True if backend.merge is None else backend.merge,
-        dump=True if backend.dump is None else backend.dump,
+        merge=machine.mem_merge if backend.merge is None else backend.merge,
+        dump=machine.dump_guest_core if backend.dump is None else backend.dump,
         reserve=backend.reserve,
     )
     if isinstance(backend, MemoryBackendMemfd):
@@ -229,7 +238,5 @@ def _settings(backend: MemoryBackend) -> RamSettings:
             kind="memfd", hugetlb=backend.hugetlb, hugetlb_size_bytes=backend.hugetlbsize or 0, seal=backend.seal
         )
     if isinstance(backend, MemoryBackendFile):
-        return common._replace(
-            kind="file", path=backend.mem_path, readonly=backend.readonly, discard_data=backend.discard_data
-        )
+        return common._replace(kind="file", path=backend.mem_path, discard_data=backend.discard_data)
     return common

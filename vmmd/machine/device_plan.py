@@ -72,10 +72,10 @@ def _checked(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> Devi
 
 
 def new_props(cls: type[Device], globals_: Iterable[GlobalProperty]) -> PropSet:
-    """Properties of a new device: defaults, then what ``-global`` says for its type."""
+    """Properties of a new device: defaults, then what ``-global`` says for its type, a base of it, or its part."""
     props = cls.Props()
     for each in globals_:
-        if each.driver == cls.type_name:
+        if each.driver == cls.type_name or each.driver in cls.global_types:
             props.set_text(each.property, each.value, each.driver)
     return props
 

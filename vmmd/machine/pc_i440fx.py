@@ -125,11 +125,16 @@ class PcI440fx:
             0x5B: above_4g & 0xFF, 0x5C: above_4g >> 8 & 0xFF, 0x5D: above_4g >> 16,
             0x5F: min(self.config.smp.cpus, 255) - 1,
         }  # fmt: skip
-        first, second, third = boot_nibbles(self.config.boot.order)
-        cells[0x3D] = first | second << 4
-        cells[0x38] = third << 4
         for index, value in cells.items():
             self.rtc.cmos_set(index, value)
+        boot = self.config.boot
+        self.set_boot_order(boot.order if boot.once is None else boot.once)
+
+    def set_boot_order(self, order: str | None) -> None:
+        """Tell firmware in CMOS which drives to try: ``-boot once=`` at first, ``order=`` from the first reset on."""
+        first, second, third = boot_nibbles(order)
+        self.rtc.cmos_set(0x3D, first | second << 4)
+        self.rtc.cmos_set(0x38, third << 4)
 
     def _plug_isa(self) -> None:
         rtc: Mc146818Rtc = self._make("mc146818rtc")  # type: ignore[assignment]

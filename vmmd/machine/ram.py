@@ -8,13 +8,17 @@ memoryviews of the mapping and KVM gets its address.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 from typing import NamedTuple
 
 from vmmd.core.memory import RamRegion, make_region
 from vmmd.errors import BackendError, UsageError
+from vmmd.log import get_logger
 from vmmd.units import PAGE_BYTES, MiB, format_size
+
+log = get_logger("vmmd.machine")
 
 _MAP_NORESERVE = 0x4000
 _MADV_HUGEPAGE = 14
@@ -32,8 +36,6 @@ class RamSettings(NamedTuple):
     merge: bool = True
     dump: bool = True
     path: str | None = None  # file: the file, or a directory (hugetlbfs) for an unnamed one
-    offset_bytes: int = 0
-    readonly: bool = False
     discard_data: bool = False
     hugetlb: bool = False
     hugetlb_size_bytes: int = 0
@@ -64,11 +66,15 @@ class RamBlock:
 
     def close(self) -> None:
         """Discard the contents of a file if asked for, and close what was opened. The mapping ends with the process."""
-        if self.fd is not None:
-            if self.settings.discard_data:
+        if self.fd is None:
+            return
+        if self.settings.discard_data:
+            try:
                 self._map.madvise(mmap.MADV_REMOVE)
-            os.close(self.fd)
-            self.fd = None
+            except OSError as error:  # a private mapping, or a file system that cannot: nothing is written back then
+                log.info("memory '%s': its content stays: %s", self.name, error)
+        os.close(self.fd)
+        self.fd = None
 
     def _allocate(self) -> mmap.mmap:
         settings = self.settings
@@ -85,14 +91,15 @@ class RamBlock:
             raise BackendError(f"cannot set up guest memory '{self.name}': {reason}", f"it wants {size}") from cause
 
     def _map_anonymous(self) -> mmap.mmap:
+        return mmap.mmap(-1, self.size_bytes, flags=self._map_flags() | mmap.MAP_ANONYMOUS)
+
+    def _map_flags(self) -> int:
         share = mmap.MAP_SHARED if self.settings.share else mmap.MAP_PRIVATE
-        reserve = 0 if self.settings.reserve and self.settings.share else _MAP_NORESERVE
-        return mmap.mmap(-1, self.size_bytes, flags=share | mmap.MAP_ANONYMOUS | reserve)
+        return share | (0 if self.settings.reserve else _MAP_NORESERVE)
 
     def _map_fd(self, fd: int) -> mmap.mmap:
         self.fd = fd
-        flags = mmap.MAP_SHARED if self.settings.share else mmap.MAP_PRIVATE
-        return mmap.mmap(fd, self.size_bytes, flags=flags, offset=self.settings.offset_bytes)
+        return mmap.mmap(fd, self.size_bytes, flags=self._map_flags())
 
     def _open_memfd(self) -> int:
         settings = self.settings
@@ -103,6 +110,8 @@ class RamBlock:
                 flags |= (settings.hugetlb_size_bytes.bit_length() - 1) << 26
         fd = os.memfd_create(self.name, flags)
         os.ftruncate(fd, self.size_bytes)
+        if settings.seal:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
         return fd
 
     def _open_file(self) -> int:
@@ -110,19 +119,17 @@ class RamBlock:
         path = settings.path or ""
         if os.path.isdir(path):
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_TMPFILE, 0o600)
-            os.ftruncate(fd, settings.offset_bytes + self.size_bytes)
+            os.ftruncate(fd, self.size_bytes)
             return fd
-        if settings.readonly:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600)
-        if os.fstat(fd).st_size < settings.offset_bytes + self.size_bytes:
-            os.ftruncate(fd, settings.offset_bytes + self.size_bytes)
+        if os.fstat(fd).st_size < self.size_bytes:
+            os.ftruncate(fd, self.size_bytes)
         return fd
 
     def _advise(self) -> None:
         settings = self.settings
         wanted = [_MADV_HUGEPAGE] if self.size_bytes >= 2 * MiB and settings.kind == "ram" else []
-        if settings.merge and settings.kind == "ram":
+        if settings.merge:
             wanted.append(_MADV_MERGEABLE)
         if not settings.dump:
             wanted.append(_MADV_DONTDUMP)

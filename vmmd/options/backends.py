@@ -217,6 +217,8 @@ class DriveOptions(OptionSet):
         "if": ("none", "virtio"),
         "aio": ("threads", "io_uring"),
         "detect-zeroes": ("off",),
+        "bus": (0,),
+        "unit": NOTHING,
         "stats-account-invalid": (True,),
         "stats-account-failed": (True,),
     }
@@ -281,6 +283,7 @@ class BlockdevFile(BlockdevOptions):
         **BlockdevOptions.later,
         "aio": ("threads", "io_uring"),
         "pr-manager": NOTHING,
+        "aio-max-batch": (0,),
         "x-check-cache-dropped": ONLY_OFF,
     }
 
@@ -391,6 +394,7 @@ class MemoryBackendFile(MemoryBackend):
         **MemoryBackend.later,
         "pmem": ONLY_OFF,
         "align": NOTHING,
+        "readonly": ONLY_OFF,  # what it can be used for is RAM
     }
 
 

@@ -156,6 +156,11 @@ class AccelOptions(OptionSet):
         "dirty-ring-size": (0,),
         "notify-vmexit": ("disable",),
         "notify-window": NOTHING,
+        "thread": NOTHING,
+        "tb-size": NOTHING,
+        "split-wx": NOTHING,
+        "one-insn-per-tb": NOTHING,
+        "igd-passthru": NOTHING,
     }
 
 

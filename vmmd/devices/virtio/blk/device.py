@@ -133,7 +133,8 @@ class VirtioBlk(VirtioDevice):
 
     def resume(self) -> None:
         self.paused = False
-        self.drive.io_status = "ok"
+        if self.drive.io_status is not None:
+            self.drive.io_status = "ok"
         for worker in list(self.live):
             worker.resume()
 
@@ -162,6 +163,7 @@ class VirtioBlkPci(VirtioPciDevice):
     category = "storage"
     user_creatable = True
     transitional_id = 0x1001
+    global_types = ("virtio-pci", "virtio-device", "virtio-blk-device")
     class_code = 0x010000
 
     class Props(VirtioPciDevice.Props):
@@ -214,6 +216,9 @@ class VirtioBlkPci(VirtioPciDevice):
         virtio.serial = (props.serial or drive.serial or "").encode()[:ID_BYTES].ljust(ID_BYTES, b"\0")
         virtio.rerror = _policy(props.rerror, drive.rerror, "report")
         virtio.werror = _policy(props.werror, drive.werror, "enospc")
+        if {"stop", "enospc"} & {virtio.rerror, virtio.werror}:  # else nothing ever stops, and there is nothing to show
+            drive.io_status = "ok"
+            self.on_undo(lambda: setattr(drive, "io_status", None))
         self.on_undo(virtio.detach)
         self.on_undo(ctx.requests.on_quiesce(virtio.quiesce))
         self.on_undo(ctx.requests.on_resume(virtio.resume))

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nothing is accepted and ignored: every key of an option is used by some code, or refused by name."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from vmmd.options import backends, models
+from vmmd.options.fields import OptionSet
+
+SOURCES = Path(models.__file__).resolve().parents[1]
+
+#: keys whose values cannot differ in effect in this version
+WITHOUT_EFFECT = {
+    "panic": "no device of this version reports a panic",
+    "watchdog": "no watchdog in this version",
+    "drop_cache": "an effect on migration only",
+    "timer_period": "-audiodev none plays nothing",
+    "accel": "only kvm is accepted",
+    "media": "only disk is accepted",
+    "clusters": "only 1 is accepted",
+    "nodeid": "one node, number 0",
+    "maxmem_bytes": "room for memory devices, which this version cannot add",
+    "mlock": "read by Config.mem_lock",
+    "reboot": "read by Config.no_reboot",
+    "max_speed": "SMBIOS keys are handed on by their wire names",
+    "current_speed": "SMBIOS keys are handed on by their wire names",
+}
+#: options that are refused as a whole, or (sandbox) unless they ask for nothing
+REFUSED = (backends.NetdevOptions, backends.VncOptions, models.SandboxOptions, models.NumaDistance, models.NumaCpu)
+
+
+@cache
+def code() -> str:
+    """All of vmmd but the options: what only checks or completes a value gives it no effect."""
+    options = Path(models.__file__).resolve().parent
+    return "\n".join(path.read_text("utf-8") for path in sorted(SOURCES.rglob("*.py")) if options not in path.parents)
+
+
+def option_sets() -> list[type[OptionSet]]:
+    found, todo = [], [OptionSet]
+    while todo:
+        cls = todo.pop()
+        todo += cls.__subclasses__()
+        if cls is not OptionSet and not issubclass(cls, REFUSED):
+            found.append(cls)
+    return sorted(set(found), key=lambda cls: cls.__name__)
+
+
+@pytest.mark.parametrize("cls", option_sets(), ids=lambda cls: cls.__name__)
+def test_every_key_is_used_or_refused(cls: type[OptionSet]) -> None:
+    for wire_name, declared in cls.declared.items():
+        name = declared.name
+        used = re.search(rf'\.{name}\b|"{name}"|\b{name}=', code()) is not None
+        assert used or wire_name in cls.later or name in WITHOUT_EFFECT, f"{cls.__name__}: {wire_name} is ignored"
+
+
+def test_the_exceptions_are_needed() -> None:
+    names = {declared.name for cls in option_sets() for declared in cls.declared.values()}
+    assert set(WITHOUT_EFFECT) <= names

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Host memory of the guest: every option of a memory backend does what it says (as /proc/self/smaps shows it)."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vmmd.errors import BackendError
+from vmmd.machine.build import _settings
+from vmmd.machine.ram import RamBlock, RamSettings
+from vmmd.options.backends import MemoryBackendFile, MemoryBackendRam
+from vmmd.options.models import MachineOptions
+from vmmd.units import MiB
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE = 4 * MiB
+
+
+def flags(block: RamBlock) -> set[str]:
+    """VmFlags of the mapping (Documentation/filesystems/proc.rst)."""
+    with open("/proc/self/smaps", encoding="ascii") as maps:
+        inside = False
+        for line in maps:
+            first = line.split(" ", 1)[0]
+            if "-" in first:
+                low, high = (int(part, 16) for part in first.split("-"))
+                inside = low <= block.hva < high
+            elif inside and line.startswith("VmFlags:"):
+                return set(line.split()[1:])
+    raise AssertionError("the mapping is not there")
+
+
+@pytest.mark.parametrize("reserve", [True, False])
+@pytest.mark.parametrize("kind", ["ram", "memfd"])
+def test_reserve_off_maps_without_reservation(kind: str, reserve: bool) -> None:
+    block = RamBlock("m", RamSettings(kind=kind, size_bytes=SIZE, reserve=reserve))
+    assert ("nr" in flags(block)) is not reserve
+    block.close()
+
+
+@pytest.mark.parametrize("seal", [True, False])
+def test_sealed_memfd_keeps_its_size(seal: bool) -> None:
+    block = RamBlock("m", RamSettings(kind="memfd", size_bytes=SIZE, share=True, seal=seal))
+    assert block.fd is not None
+    for other_size in (SIZE // 2, 2 * SIZE):
+        if seal:
+            with pytest.raises(PermissionError):
+                os.ftruncate(block.fd, other_size)
+        else:
+            os.ftruncate(block.fd, other_size)
+    block.close()
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("dump", [True, False])
+def test_merge_and_dump_mark_the_mapping(merge: bool, dump: bool) -> None:
+    shown = flags(RamBlock("m", RamSettings(size_bytes=SIZE, merge=merge, dump=dump)))
+    assert ("mg" in shown) is merge
+    assert ("dd" in shown) is not dump
+
+
+def test_backend_that_does_not_say_follows_the_machine() -> None:
+    machine = MachineOptions.from_items([("mem-merge", "off"), ("dump-guest-core", "off")], "-machine")
+    backend = MemoryBackendRam.from_items([("id", "m"), ("size", "4M")], "-object")
+    assert _settings(backend, machine)[4:6] == (False, False)
+    explicit = MemoryBackendRam.from_items([("id", "m"), ("size", "4M"), ("merge", "on"), ("dump", "on")], "-object")
+    made = _settings(explicit, machine)
+    assert (made.merge, made.dump) == (True, True)
+
+
+@pytest.mark.parametrize("discard", ["on", "off"])
+def test_discard_data_throws_the_content_of_a_file_away(discard: str) -> None:
+    path = f"/dev/shm/vmmd-test-{os.getpid()}"
+    items = [("id", "m"), ("size", "4M"), ("mem-path", path), ("share", "on"), ("discard-data", discard)]
+    try:
+        block = RamBlock("m", _settings(MemoryBackendFile.from_items(items, "-object"), MachineOptions()))
+        block.view[:4] = b"data"
+        block.close()
+        block.close()
+        with open(path, "rb") as file:
+            assert file.read(4) == (b"\0\0\0\0" if discard == "on" else b"data")
+        assert os.path.getsize(path) == SIZE
+    finally:
+        os.unlink(path)
+
+
+def test_memory_that_the_host_does_not_have_is_an_error_at_start(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="cannot set up guest memory 'm': No such file or directory"):
+        RamBlock("m", RamSettings(kind="file", size_bytes=SIZE, path=str(tmp_path / "no" / "file")))
