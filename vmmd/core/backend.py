@@ -109,7 +109,8 @@ class DriveHandle(Protocol):
     werror: str  # the same, and "enospc"
     serial: str | None  # -drive serial=
     qdev: str | None  # QOM path of the device that has it, set by that device
-    io_status: str | None  # "ok"; "failed" or "nospace" while the VM is stopped by an error of this disk
+    #: "ok"; "failed" or "nospace" while the VM is stopped by an error of this disk; None when its errors never stop
+    io_status: str | None
     stats: BlockStats
 
     @property

@@ -94,7 +94,7 @@ class BlockIoErrorEvent(NamedTuple):
     node_name: str | None
     operation: str  # "read" or "write"
     action: str  # "ignore", "report" or "stop"
-    nospace: bool
+    nospace: bool | None  # None for disks whose errors never stop the VM
     reason: str
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 #: chains taken from the ring at once (safety.md P5)
 BATCH = 64
 #: after a batch that ends later than this, others on the loop have their turn
-TURN_NS = 200_000
+TURN_NS = 100_000
 #: looks at the ring after the last batch before notifications are enabled again: adaptive between the two
 POLL_MIN, POLL_MAX = 2, 128
 #: every so many doorbells the longest look is tried, to find out whether it would pay off
@@ -394,7 +394,7 @@ class BlkWorker:
                 node_name=blk.drive.node_name,
                 operation="read" if reading else "write",
                 action=policy,
-                nospace=error == errno.ENOSPC,
+                nospace=None if blk.drive.io_status is None else error == errno.ENOSPC,
                 reason=os.strerror(error),
             )
         )
