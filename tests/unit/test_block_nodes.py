@@ -628,6 +628,28 @@ def test_io_uring_without_the_package_is_refused_and_threads_work(graph, loop, i
     assert write(loop, graph.claim("disk0", "t").backend, 0, b"n" * 512) == 0
 
 
+@pytest.mark.parametrize("aio", ["threads", "io_uring"])
+def test_close_waits_with_more_than_1024_descriptors_open(loop, image, aio):
+    if aio == "io_uring":
+        pytest.importorskip("liburing")
+    low = os.dup(0)
+    many = [fcntl.fcntl(low, fcntl.F_DUPFD, 1030)]
+    many += [os.dup(low) for _ in range(1030 - len(os.listdir("/proc/self/fd")))]
+    graph = BlockGraph(loop)
+    try:
+        drive = graph.add_drive(drive_options(image, aio=aio, cache="writeback"))
+        drive.node.file._inline = None
+        ended = []
+        drive.node.readv(0, [memoryview(bytearray(512))], ended.append)
+        engine = graph._uring or graph._pool
+        assert engine._event > 1023
+        graph.close()
+        assert ended == [0]
+    finally:
+        for fd in (low, *many):
+            os.close(fd)
+
+
 def test_close_waits_for_what_is_in_flight_and_syncs(loop, image, monkeypatch):
     synced = []
     real = os.fdatasync

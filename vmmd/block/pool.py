@@ -145,10 +145,14 @@ class ThreadPool:
 
     def drain(self) -> None:
         """Wait until nothing is in flight. Blocks."""
+        if not self.in_flight:
+            return
         import select
 
+        poller = select.poll()  # descriptors above 1023 are too many for select()
+        poller.register(self._event, select.POLLIN)
         while self.in_flight:
-            select.select([self._event], [], [], 1.0)
+            poller.poll(1000)
             self._reap()
 
     def close(self) -> None:

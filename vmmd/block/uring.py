@@ -146,12 +146,16 @@ class UringEngine:
 
     def drain(self) -> None:
         """Wait until nothing is in flight. Blocks."""
+        if not self._pending:
+            return
         import select
 
+        poller = select.poll()  # descriptors above 1023 are too many for select()
+        poller.register(self._event, select.POLLIN)
         while self._pending:
             if self._queued:
                 self._submit()
-            select.select([self._event], [], [], 1.0)
+            poller.poll(1000)
             self._reap()
 
     def close(self) -> None:
