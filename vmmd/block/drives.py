@@ -29,7 +29,7 @@ class Drive:
         self.stats = BlockStats()
         self.user: str | None = None  # the device that has claimed it
         self.qdev: str | None = None  # its QOM path, set by the machine
-        #: of a disk whose errors may stop the VM: "ok", with the VM stopped by it "failed", "nospace"; set by the device
+        #: set by a device whose errors may stop the VM: "ok"; with the VM stopped by it "failed", "nospace"
         self.io_status: str | None = None
         self.cache_writeback = True
         self.share_rw = False
