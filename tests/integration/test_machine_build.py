@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,9 +17,13 @@ from vmmd.options import availability, cmdline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.kvm
 
+LOAD_GPA = 0x10_0000
+#: the addresses of a flat multiboot 1 image (§3.1.3): header, load, end of load (0: all), end of bss, entry; then code
+KERNEL_REST = struct.pack("<5I", LOAD_GPA, LOAD_GPA, 0, 0, LOAD_GPA + 32) + b"\xf4" * 64
 CMOS_BOOT_1_2, CMOS_BOOT_3 = 0x3D, 0x38
 
 
@@ -77,3 +82,16 @@ def test_global_of_a_base_type_reaches_the_device(built: Callable[..., Vm]) -> N
     props = device(vm, "virtio-blk-pci").props
     assert props.disable_modern is True
     assert props.event_idx is False
+
+
+def test_reset_of_a_direct_boot_needs_no_file_again(built: Callable[..., Vm], tmp_path: Path) -> None:
+    kernel, initrd, blob = tmp_path / "kernel", tmp_path / "initrd", tmp_path / "blob"
+    kernel.write_bytes(struct.pack("<IIi", 0x1BADB002, 1 << 16, -(0x1BADB002 + (1 << 16))) + KERNEL_REST)
+    initrd.write_bytes(b"initrd" * 100)
+    blob.write_bytes(bytes((128, 4, 0x34, 0x12, 0, 0)))
+    vm = built("-kernel", str(kernel), "-initrd", str(initrd), "-smbios", f"file={blob}")
+    for path in (kernel, initrd, blob):
+        path.unlink()
+    vm.memory.write(LOAD_GPA, bytes(64))
+    reset(vm)
+    assert vm.memory.read(LOAD_GPA, 4) == b"\x02\xb0\xad\x1b"

@@ -42,6 +42,7 @@ class FirmwareSetup:
         self.cpu_config = cpu_config
         assert vm.memory_map is not None
         self.memory_map = vm.memory_map
+        self._smbios: tuple[bytes, bytes] | None = None
 
     # --- firmware boot ----------------------------------------------------------------------------------------
 
@@ -186,7 +187,12 @@ class FirmwareSetup:
         return acpi_tables.build(self.acpi_config())
 
     def smbios(self) -> tuple[bytes, bytes]:
-        """(anchor, tables)."""
+        """(anchor, tables). Made once: a reset does not look for the files of -smbios again. Raises VmmdError."""
+        if self._smbios is None:
+            self._smbios = self._make_smbios()
+        return self._smbios
+
+    def _make_smbios(self) -> tuple[bytes, bytes]:
         config = self.config
         low, high = self.memory_map.low_bytes, self.memory_map.high_bytes
         typed = [(each.number, _smbios_fields(each)) for each in config.smbios if each.number is not None]
