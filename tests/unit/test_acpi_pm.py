@@ -124,6 +124,14 @@ def test_s3_wakes_at_once(board: Board) -> None:
     assert board.machine.pio.read(STATUS, 2) == 0x8000
 
 
+def test_s3_asked_for_again_and_again_does_not_fill_the_log(
+    board: Board, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(1000):
+        board.machine.pio.write(CONTROL, 2, 0x2000 | 1 << 10)
+    assert capfd.readouterr().err.count("S3") + len(caplog.records) <= 2
+
+
 def test_sleep_types_follow_the_properties() -> None:
     board = Board()
     assert board.pm.sleep_types == {"S5": 0, "S4": 2}

@@ -29,6 +29,7 @@ from vmmd.devices.pci.regs import (
     STATUS_DEVSEL_MEDIUM,
     STATUS_FAST_BACK,
 )
+from vmmd.log import RateLimiter
 
 if TYPE_CHECKING:
     from vmmd.core.device import DeviceContext, ResetKind
@@ -108,6 +109,7 @@ class Piix4Pm(PciDevice):
         self._control = 0
         self._gpe_status = 0
         self._gpe_enable = 0
+        self._may_warn = RateLimiter()
         self._apm = bytearray(2)
         self._timer = PmTimer(ctx.clock, self._update_sci)
         self._sci = ctx.irqs.line(SCI_GSI)
@@ -247,7 +249,8 @@ class Piix4Pm(PciDevice):
             self.ctx.events.emit(SuspendDiskEvent())
             self.ctx.requests.request_shutdown(ShutdownCause.GUEST_SHUTDOWN)
         elif sleep_type == SLEEP_TYPE_S3:
-            self.log.warning("the guest asks for S3, which is not available in this version: woken up at once")
+            if self._may_warn():
+                self.log.warning("the guest asks for S3, which is not available in this version: woken up at once")
             self._status |= STATUS_WAKE
 
     def _update_sci(self) -> None:
