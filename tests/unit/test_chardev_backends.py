@@ -106,6 +106,15 @@ def test_file_that_is_full_loses_bytes_but_lives(make, loop):
     assert chardev.dropped_bytes == 7
 
 
+def test_full_disk_does_not_fill_the_log(make, loop, capfd, caplog):
+    chardev = make("file", path="/dev/full")
+    for _ in range(20):
+        chardev.write(b"12345")
+        loop.settle(5)
+    assert chardev.dropped_bytes == 100
+    assert capfd.readouterr().err.count("output is lost") + len(caplog.records) <= 2
+
+
 def test_file_in_missing_directory_is_named(make):
     with pytest.raises(BackendError, match=r"Could not open '/nonexistent/x': No such file or directory"):
         make("file", path="/nonexistent/x")

@@ -14,17 +14,21 @@ from typing import TYPE_CHECKING
 from vmmd.chardev.stream import StreamChardev, is_pollable
 from vmmd.core.fdsets import PREFIX, open_path
 from vmmd.errors import BackendError
+from vmmd.log import RateLimiter, get_logger
 
 if TYPE_CHECKING:
+    from vmmd.chardev.options import FileOptions
     from vmmd.core.fdsets import FdSets
 
 
 class FileChardev(StreamChardev):
+    config: FileOptions
     fdsets: FdSets | None = None
     _polite = False
 
     def _open(self) -> None:
-        path = self.config.path or ""
+        self._may_warn = RateLimiter(WARN_PERIOD_S)
+        path = self.config.path
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | (0 if self.config.append else os.O_TRUNC)
         try:
             self._write_fd = open_path(path, flags, 0o666, self.fdsets)
@@ -45,10 +49,8 @@ class FileChardev(StreamChardev):
         return super()._emit(chunk)
 
     def _write_failed(self, error: OSError) -> None:
-        if self.dropped_bytes and not self._closed:
-            from vmmd.log import get_logger
-
-            get_logger("vmmd.chardev").warning("chardev %s: %s; output is lost", self.label, error.strerror)
+        if not self._closed and self._may_warn():
+            log.warning("chardev %s: %s; output is lost", self.label, error.strerror)
 
     def _close(self) -> None:
         fd = self._write_fd

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Protocol
 
-from vmmd.log import get_logger
+from vmmd.log import RateLimiter, get_logger
 from vmmd.qmp.events import EventRouter
 from vmmd.qmp.session import error_reply, greeting, greeting_bytes
 
@@ -56,6 +56,7 @@ class Listener:
         self._pretty = pretty
         self._max_clients = max_clients
         self.clients: set[Connection] = set()
+        self._may_warn = RateLimiter()
         server.loop.add_reader(sock.fileno(), self.accept)
 
     @property
@@ -109,7 +110,8 @@ class Listener:
         sock.close()
 
     def _pause_accepting(self, error: OSError) -> None:
-        log.warning("cannot accept a monitor connection: %s", error)
+        if self._may_warn():
+            log.warning("cannot accept a monitor connection: %s", error)
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
             # the backlog keeps the socket readable: without a pause the loop would spin
             self._server.loop.remove_reader(self._socket.fileno())
