@@ -14,17 +14,23 @@ from typing import TYPE_CHECKING
 from vmmd.chardev.stream import StreamChardev, is_pollable
 from vmmd.core.fdsets import PREFIX, open_path
 from vmmd.errors import BackendError
-from vmmd.log import RateLimiter, get_logger
+from vmmd.log import RateLimiter
 
 if TYPE_CHECKING:
     from vmmd.chardev.options import FileOptions
     from vmmd.core.fdsets import FdSets
+
+log = get_logger("vmmd.chardev")
+
+#: a full disk and a guest that prints: one line in this time
+WARN_PERIOD_S = 60.0
 
 
 class FileChardev(StreamChardev):
     config: FileOptions
     fdsets: FdSets | None = None
     _polite = False
+    _may_warn: RateLimiter
 
     def _open(self) -> None:
         self._may_warn = RateLimiter(WARN_PERIOD_S)
