@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from vmmd.chardev.stream import StreamChardev, is_pollable
 from vmmd.core.fdsets import PREFIX, open_path
 from vmmd.errors import BackendError
-from vmmd.log import RateLimiter
+from vmmd.log import RateLimiter, get_logger
 
 if TYPE_CHECKING:
     from vmmd.chardev.options import FileOptions
