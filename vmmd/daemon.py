@@ -79,6 +79,7 @@ class Daemon:
 
     def _plan_chardevs(self) -> None:
         from vmmd import chardev
+        from vmmd.options.backends import ChardevSocket
 
         fdsets = self.vm.fdsets
         for added in self.config.add_fds:
@@ -87,7 +88,7 @@ class Daemon:
         for options in self.config.chardevs.values():
             monitor = monitors.get(options.id)
             if monitor is not None:
-                if options.backend != "socket":
+                if not isinstance(options, ChardevSocket):
                     raise UsageError(
                         f"-mon chardev={options.id}: a monitor on a {options.backend} is not available in this version",
                         "it takes a socket",
@@ -116,7 +117,7 @@ class Daemon:
                 server.connect_client(connection, pretty=monitor.pretty)
                 continue
             assert listener.sock is not None
-            first = listener.wait() if listener.config.wait else None
+            first = listener.wait() if listener.waits else None
             serving = server.listen(listener.sock, pretty=monitor.pretty, observer=listener)
             if first is not None:
                 serving.adopt(first)

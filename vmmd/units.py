@@ -12,6 +12,8 @@ GiB = 1 << 30
 TiB = 1 << 40
 
 SECTOR_BYTES = 512
+#: size of sun_path in a UNIX socket address, <sys/un.h>
+UNIX_PATH_BYTES = 108
 PAGE_BYTES = 4096
 
 NS_PER_US = 1_000

@@ -8,12 +8,12 @@ import socket
 import stat
 import termios
 import threading
-from types import SimpleNamespace
 
 import pytest
 
+from tests.unit.chardev_options import chardev_options
 from tests.unit.select_loop import SelectLoop
-from vmmd.chardev import base, check, create, listen_socket
+from vmmd.chardev import base, create, listen_socket
 from vmmd.core.backend import CharEvent
 from vmmd.core.fdsets import FdSets
 from vmmd.errors import BackendError, UsageError
@@ -52,7 +52,7 @@ def make(loop):
 
     def build(backend, **options):
         fdsets = options.pop("fdsets", None)
-        chardev = create(SimpleNamespace(backend=backend, id="c0", **options), loop, threading.Lock(), fdsets)
+        chardev = create(chardev_options(backend, **options), loop, threading.Lock(), fdsets)
         made.append(chardev)
         chardev.open()
         return chardev
@@ -504,7 +504,7 @@ def test_wait_on_blocks_until_a_client_is_there(make, loop, tmp_path, capfd):
 
 def test_monitor_listen_socket_follows_its_clients(tmp_path):
     path = str(tmp_path / "m")
-    listener = listen_socket(SimpleNamespace(backend="socket", id="charmonitor", path=path, server=True, wait=False))
+    listener = listen_socket(chardev_options("socket", "charmonitor", path=path, server=True, wait=False))
     listener.open()
     clients = [socket.socket(socket.AF_UNIX) for _ in range(2)]
     served = []
@@ -650,33 +650,13 @@ def test_stdio_with_stdin_from_dev_null(make, loop, capfd):
             os.close(null)
 
 
-# --- options ----------------------------------------------------------------------------------------------------------
+# --- endings ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"backend": "bogus"}, "'bogus' is not a valid char driver name"),
-        ({"backend": "mux"}, "'mux' is not available in this version"),
-        ({"backend": "udp"}, "'udp' is not available in this version"),
-        ({"backend": "null", "id": ""}, "no id specified"),
-        ({"backend": "null", "mux": True}, "mux= is not available"),
-        ({"backend": "file"}, "no filename given"),
-        ({"backend": "socket"}, "exactly one of 'path', 'fd' or 'host' is required"),
-        ({"backend": "socket", "path": "/x", "host": "h", "port": "1"}, "exactly one of"),
-        ({"backend": "socket", "host": "h"}, "no port given"),
-        ({"backend": "socket", "host": "h", "port": "70000"}, "port=70000"),
-        ({"backend": "socket", "path": "/x", "telnet": True}, "telnet= is not available"),
-        ({"backend": "socket", "path": "/x", "tls_creds": "t"}, "tls-creds= is not available"),
-        ({"backend": "socket", "path": "/x", "wait": False}, "'wait' option is incompatible"),
-        ({"backend": "socket", "path": "/x", "server": True, "reconnect": 1}, "'reconnect' option is incompatible"),
-        ({"backend": "socket", "path": "x" * 108}, "is too long"),
-        ({"backend": "ringbuf", "size": 1000}, "size of ringbuf chardev must be power of two"),
-    ],
-)
-def test_wrong_options_are_named_before_any_side_effect(options, text):
-    with pytest.raises(UsageError, match=text):
-        check(SimpleNamespace(**{"id": "c0", **options}))
+@pytest.mark.parametrize(("key", "value"), [("reconnect", 1), ("logfile", "/tmp/x")])
+def test_what_a_monitors_socket_lacks_is_refused_by_name(key, value):
+    with pytest.raises(UsageError, match=f"{key}= of a monitor is not available"):
+        listen_socket(chardev_options("socket", path="/x", **{key: value}))
 
 
 def test_open_that_fails_leaves_no_socket_behind(make, tmp_path):

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 import threading
-from types import SimpleNamespace
 
 import pytest
 
+from tests.unit.chardev_options import chardev_options
 from tests.unit.select_loop import SelectLoop
 from tests.unit.test_chardev_backends import Frontend
 from vmmd.chardev import base, create
@@ -27,7 +28,7 @@ def make(loop):
     made = []
 
     def build(backend, **options):
-        chardev = create(SimpleNamespace(backend=backend, id="c0", **options), loop, threading.Lock())
+        chardev = create(chardev_options(backend, **options), loop, threading.Lock())
         made.append(chardev)
         chardev.open()
         return chardev
@@ -38,6 +39,7 @@ def make(loop):
 
 
 def open_descriptors():
+    gc.collect()  # what earlier tests left to it
     return len(os.listdir("/proc/self/fd"))
 
 

@@ -8,10 +8,10 @@ import os
 import socket
 import threading
 import time
-from types import SimpleNamespace
 
 import uvloop
 
+from tests.unit.chardev_options import chardev_options
 from tests.unit.test_chardev_backends import Frontend
 from vmmd.chardev import create
 from vmmd.core.backend import CharEvent
@@ -28,7 +28,7 @@ async def until(condition):
 def run(scenario, backend, room=1 << 20, **options):
     """Open before the loop runs, as at start-up; then run ``scenario(chardev, frontend)``."""
     port = EventLoopPort()
-    chardev = create(SimpleNamespace(backend=backend, id="c0", **options), port, threading.Lock())
+    chardev = create(chardev_options(backend, **options), port, threading.Lock())
     chardev.open()
     frontend = Frontend(room)
     chardev.attach(frontend)

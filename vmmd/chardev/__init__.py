@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Character devices: ``create`` makes one from the options of ``-chardev``.
 
-    config = check(options)                       # UsageError, no side effect
-    backend = create(config, loop, lock, fdsets)  # no side effect either
-    backend.open()                                # binds, opens; BackendError
+    backend = create(options, loop, lock, fdsets)  # no side effect
+    backend.open()                                 # binds, opens; BackendError
     backend.close()
 
 ``ListenSocket`` (``listen_socket``) is for the monitor, which serves several clients on one socket chardev.
@@ -12,48 +11,48 @@ Every backend has ``label``, ``filename`` and ``frontend_open`` for query-charde
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from vmmd.chardev.config import ChardevConfig, check
+from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
     import threading
 
     from vmmd.chardev.base import Chardev
     from vmmd.chardev.listen import ListenSocket
+    from vmmd.chardev.options import CharOptions, SocketOptions
     from vmmd.core.fdsets import FdSets
     from vmmd.core.notify import LoopPort
 
-__all__ = ["ChardevConfig", "check", "create", "listen_socket"]
+__all__ = ["create", "listen_socket"]
 
 
-def create(options: object, loop: LoopPort, lock: threading.Lock, fdsets: FdSets | None = None) -> Chardev:
-    """The backend of one ``-chardev``; ``lock`` is the DeviceLock. Raises UsageError; nothing is opened yet."""
-    config = options if isinstance(options, ChardevConfig) else check(options)
+def create(config: CharOptions, loop: LoopPort, lock: threading.Lock, fdsets: FdSets | None = None) -> Chardev:
+    """The backend of one ``-chardev``; ``lock`` is the DeviceLock. Nothing is opened yet."""
     log = None
     if config.logfile is not None:
         from vmmd.chardev.logfile import LogFile
 
         log = LogFile(config.logfile, config.logappend, fdsets)
-    if config.kind == "socket":
+    if config.backend == "socket":
         from vmmd.chardev.socket import SocketChardev
 
-        return SocketChardev(config, loop, lock, log)
-    if config.kind == "file":
+        return SocketChardev(cast("SocketOptions", config), loop, lock, log)
+    if config.backend == "file":
         from vmmd.chardev.file import FileChardev
 
         made = FileChardev(config, loop, lock, log)
         made.fdsets = fdsets
         return made
-    if config.kind == "pty":
+    if config.backend == "pty":
         from vmmd.chardev.pty import PtyChardev
 
         return PtyChardev(config, loop, lock, log)
-    if config.kind == "stdio":
+    if config.backend == "stdio":
         from vmmd.chardev.stdio import StdioChardev
 
         return StdioChardev(config, loop, lock, log)
-    if config.kind == "ringbuf":
+    if config.backend == "ringbuf":
         from vmmd.chardev.ringbuf import RingbufChardev
 
         return RingbufChardev(config, loop, lock, log)
@@ -62,8 +61,11 @@ def create(options: object, loop: LoopPort, lock: threading.Lock, fdsets: FdSets
     return NullChardev(config, loop, lock, log)
 
 
-def listen_socket(options: object) -> ListenSocket:
-    """The socket of a monitor's ``-chardev socket``. Raises UsageError; nothing is opened yet."""
+def listen_socket(config: SocketOptions) -> ListenSocket:
+    """The socket of a monitor's ``-chardev socket``, not opened yet. Raises UsageError for what a monitor lacks."""
     from vmmd.chardev.listen import ListenSocket
 
-    return ListenSocket(options if isinstance(options, ChardevConfig) else check(options))
+    for key, value in (("reconnect", config.reconnect), ("logfile", config.logfile)):
+        if value:
+            raise UsageError(f"-chardev socket,id={config.id}: {key}= of a monitor is not available in this version")
+    return ListenSocket(config)

@@ -13,17 +13,17 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
-from vmmd.chardev.config import UNIX_PATH_BYTES
 from vmmd.errors import BackendError, UsageError
+from vmmd.units import UNIX_PATH_BYTES
 
 if TYPE_CHECKING:
-    from vmmd.chardev.config import ChardevConfig
+    from vmmd.chardev.options import SocketOptions
 
 #: Connections that may wait to be accepted
 BACKLOG = 16
 
 
-def unix_name(config: ChardevConfig) -> str | bytes:
+def unix_name(config: SocketOptions) -> str | bytes:
     """The address to bind or connect: a path, or an abstract name."""
     path = config.path or ""
     if not config.abstract:
@@ -32,7 +32,7 @@ def unix_name(config: ChardevConfig) -> str | bytes:
     return name if config.tight else name.ljust(UNIX_PATH_BYTES, b"\0")
 
 
-def wanted_text(config: ChardevConfig) -> str:
+def wanted_text(config: SocketOptions) -> str:
     """The address as configured, in query-chardev's spelling."""
     if config.fd is not None:
         return f"fd:{config.fd}"
@@ -43,7 +43,7 @@ def wanted_text(config: ChardevConfig) -> str:
     return f"unix:{config.path}{tail}"
 
 
-def bound_text(config: ChardevConfig, listener: socket.socket) -> str:
+def bound_text(config: SocketOptions, listener: socket.socket) -> str:
     """The address a listening socket really has."""
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
@@ -67,7 +67,7 @@ def peer_text(connection: socket.socket, server: bool) -> str:
     return f"tcp:{form.format(*here[:2])}{tail} <-> {form.format(*there[:2])}"
 
 
-def adopt(config: ChardevConfig) -> socket.socket:
+def adopt(config: SocketOptions) -> socket.socket:
     """The socket of ``fd=``. Raises UsageError when it is none, or not of the needed kind."""
     text = config.fd or ""
     if not (text.isascii() and text.isdigit()):
@@ -95,14 +95,14 @@ def adopt(config: ChardevConfig) -> socket.socket:
     return sock
 
 
-def listen(config: ChardevConfig) -> socket.socket:
+def listen(config: SocketOptions) -> socket.socket:
     """A bound, listening, non-blocking socket. Raises BackendError or UsageError."""
     if config.fd is not None:
         return adopt(config)
     return _listen_inet(config) if config.host is not None else _listen_unix(config)
 
 
-def _listen_unix(config: ChardevConfig) -> socket.socket:
+def _listen_unix(config: SocketOptions) -> socket.socket:
     path = config.path or ""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -136,13 +136,11 @@ def _remove_stale(path: str) -> None:
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _resolve(config: ChardevConfig, passive: bool) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:
+def _resolve(config: SocketOptions, passive: bool) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:
     family = socket.AF_UNSPEC
     if (config.ipv4 and not config.ipv6) or config.ipv6 is False:
         family = socket.AF_INET
     if (config.ipv6 and not config.ipv4) or config.ipv4 is False:
-        if config.ipv6 is False:
-            raise UsageError(f"chardev {config.id}: ipv4=off and ipv6=off leave no protocol")
         family = socket.AF_INET6
     try:
         found = socket.getaddrinfo(
@@ -154,11 +152,11 @@ def _resolve(config: ChardevConfig, passive: bool) -> list[tuple[socket.AddressF
     return [(entry[0], entry[4]) for entry in found]
 
 
-def _listen_inet(config: ChardevConfig) -> socket.socket:
+def _listen_inet(config: SocketOptions) -> socket.socket:
     last: OSError | None = None
     for family, address in _resolve(config, passive=True):
         first = int(str(address[1]))
-        for port in range(first, (config.to_port or first) + 1):
+        for port in range(first, (config.to or first) + 1):
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -177,7 +175,7 @@ def _listen_inet(config: ChardevConfig) -> socket.socket:
     raise BackendError.from_os(f"Failed to find an available port for {config.host}:{config.port}", last or OSError())
 
 
-def connect(config: ChardevConfig, timeout_s: float | None = None) -> socket.socket:
+def connect(config: SocketOptions, timeout_s: float | None = None) -> socket.socket:
     """A connected socket; waits, so only at start-up or on a thread of its own. Raises BackendError."""
     if config.fd is not None:
         return adopt(config)
@@ -205,7 +203,7 @@ def connect(config: ChardevConfig, timeout_s: float | None = None) -> socket.soc
     raise BackendError.from_os(f"Failed to connect to {shown}", last)
 
 
-def tune(config: ChardevConfig, sock: socket.socket) -> None:
+def tune(config: SocketOptions, sock: socket.socket) -> None:
     """Options of a new connection."""
     sock.setblocking(False)
     if config.nodelay and sock.family != socket.AF_UNIX:

@@ -19,8 +19,8 @@ from vmmd.errors import UsageError
 if TYPE_CHECKING:
     import threading
 
-    from vmmd.chardev.config import ChardevConfig
     from vmmd.chardev.logfile import LogFile
+    from vmmd.chardev.options import CharOptions
     from vmmd.core.backend import CharFrontend
     from vmmd.core.notify import LoopPort
 
@@ -37,7 +37,7 @@ CHUNK_BYTES = 65536
 class Chardev:
     """Base of all backends; implements ``core.backend.CharBackend``."""
 
-    def __init__(self, config: ChardevConfig, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
+    def __init__(self, config: CharOptions, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
         self.label = config.id
         self.config = config
         self.frontend: CharFrontend | None = None
@@ -58,7 +58,7 @@ class Chardev:
     @property
     def filename(self) -> str:
         """As QEMU's ``query-chardev`` shows it."""
-        return self.config.kind
+        return self.config.backend
 
     @property
     def connected(self) -> bool:

@@ -16,7 +16,7 @@ from vmmd.core.ending import early_end
 if TYPE_CHECKING:
     import socket
 
-    from vmmd.chardev.config import ChardevConfig
+    from vmmd.chardev.options import SocketOptions
 
 
 class ListenSocket:
@@ -26,7 +26,7 @@ class ListenSocket:
     ``joined`` and ``left``; the text follows.
     """
 
-    def __init__(self, config: ChardevConfig) -> None:
+    def __init__(self, config: SocketOptions) -> None:
         self.label = config.id
         self.config = config
         self.sock: socket.socket | None = None
@@ -38,6 +38,11 @@ class ListenSocket:
     @property
     def is_server(self) -> bool:
         return self.config.server
+
+    @property
+    def waits(self) -> bool:
+        """The start waits for the first client."""
+        return self.config.waits
 
     @property
     def filename(self) -> str:

@@ -19,13 +19,13 @@ from vmmd.errors import BackendError
 if TYPE_CHECKING:
     import threading
 
-    from vmmd.chardev.config import ChardevConfig
     from vmmd.chardev.logfile import LogFile
+    from vmmd.chardev.options import CharOptions
     from vmmd.core.notify import LoopPort
 
 
 class PtyChardev(StreamChardev):
-    def __init__(self, config: ChardevConfig, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
+    def __init__(self, config: CharOptions, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
         super().__init__(config, loop, lock, log)
         self.slave_path = ""
         self._master = -1

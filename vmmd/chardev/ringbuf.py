@@ -10,13 +10,15 @@ from vmmd.chardev.base import Chardev
 if TYPE_CHECKING:
     import threading
 
-    from vmmd.chardev.config import ChardevConfig
     from vmmd.chardev.logfile import LogFile
+    from vmmd.chardev.options import CharOptions, RingbufOptions
     from vmmd.core.notify import LoopPort
 
 
 class RingbufChardev(Chardev):
-    def __init__(self, config: ChardevConfig, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
+    config: RingbufOptions
+
+    def __init__(self, config: CharOptions, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
         super().__init__(config, loop, lock, log)
         self._kept = bytearray()  # removing at its front moves nothing
 
@@ -27,7 +29,7 @@ class RingbufChardev(Chardev):
     def _emit(self, chunk: bytearray) -> int:
         kept = self._kept
         kept += chunk
-        del kept[: max(0, len(kept) - self.config.size_bytes)]
+        del kept[: max(0, len(kept) - self.config.size)]
         return len(chunk)
 
     @property

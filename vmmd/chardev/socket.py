@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import socket
     import threading
 
-    from vmmd.chardev.config import ChardevConfig
     from vmmd.chardev.logfile import LogFile
+    from vmmd.chardev.options import SocketOptions
     from vmmd.core.notify import LoopPort
 
 #: Patience with one attempt to connect
@@ -28,7 +28,9 @@ CONNECT_TIMEOUT_S = 30.0
 
 
 class SocketChardev(StreamChardev):
-    def __init__(self, config: ChardevConfig, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
+    config: SocketOptions
+
+    def __init__(self, config: SocketOptions, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
         super().__init__(config, loop, lock, log)
         self.listen_socket = ListenSocket(config)
         self._connection: socket.socket | None = None
@@ -42,10 +44,10 @@ class SocketChardev(StreamChardev):
     def _open(self) -> None:
         self.listen_socket.open()
         if self.config.server:
-            if self.config.wait:
+            if self.config.waits:
                 self._take(self.listen_socket.wait())
             self._loop.post(self._listen)
-        elif self.config.reconnect_s:
+        elif self.config.reconnect:
             self._loop.post(self._try_connect)
         else:
             self._take(self.listen_socket.connect())
@@ -84,8 +86,8 @@ class SocketChardev(StreamChardev):
             return
         if self.config.server:
             self._listen()
-        elif self.config.reconnect_s:
-            self._loop.call_later(self.config.reconnect_s * NS_PER_S, self._try_connect)
+        elif self.config.reconnect:
+            self._loop.call_later(self.config.reconnect * NS_PER_S, self._try_connect)
 
     def _listen(self) -> None:
         sock = self.listen_socket.sock
@@ -144,4 +146,4 @@ class SocketChardev(StreamChardev):
 
             self._reported = True
             get_logger("vmmd.chardev").warning("Unable to connect character device %s: %s", self.label, error)
-        self._loop.call_later(self.config.reconnect_s * NS_PER_S, self._try_connect)
+        self._loop.call_later(self.config.reconnect * NS_PER_S, self._try_connect)

@@ -20,15 +20,17 @@ from vmmd.errors import BackendError, UsageError
 if TYPE_CHECKING:
     import threading
 
-    from vmmd.chardev.config import ChardevConfig
     from vmmd.chardev.logfile import LogFile
+    from vmmd.chardev.options import CharOptions, StdioOptions
     from vmmd.core.notify import LoopPort
 
 _in_use: list[str] = []
 
 
 class StdioChardev(StreamChardev):
-    def __init__(self, config: ChardevConfig, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
+    config: StdioOptions
+
+    def __init__(self, config: CharOptions, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
         super().__init__(config, loop, lock, log)
         self._terminal: list[Any] | None = None
         self._output = -1

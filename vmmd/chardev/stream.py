@@ -19,8 +19,8 @@ from vmmd.core.backend import CharEvent
 if TYPE_CHECKING:
     import threading
 
-    from vmmd.chardev.config import ChardevConfig
     from vmmd.chardev.logfile import LogFile
+    from vmmd.chardev.options import CharOptions
     from vmmd.core.notify import LoopPort
 
 #: Input of a peer that has left, kept for the guest
@@ -30,7 +30,7 @@ INBOX_BYTES = 1 << 20
 class StreamChardev(Chardev):
     """One input and one output descriptor (often the same), both non-blocking or known not to block."""
 
-    def __init__(self, config: ChardevConfig, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
+    def __init__(self, config: CharOptions, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
         super().__init__(config, loop, lock, log)
         self._read_fd = -1
         self._write_fd = -1

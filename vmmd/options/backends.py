@@ -8,11 +8,13 @@ and this version does not have stands in ``…_LATER`` and becomes a ``Later…`
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vmmd.core.props import BOOL, ON_OFF_AUTO, SIZE, STR, U16, U32, U64, PropType, enum_type, prop
+from vmmd.core.props import BOOL, ON_OFF_AUTO, SIZE, STR, U16, U32, U64, PropType, enum_type, int_type, prop
 from vmmd.errors import UsageError
-from vmmd.options.fields import COUNT, NUMBER, RANGES, OptionSet
+from vmmd.options.fields import COUNT, NUMBER, RANGES, OptionSet, shown
+from vmmd.units import UNIX_PATH_BYTES
 
 if TYPE_CHECKING:
     from vmmd.options.fields import Items
@@ -70,7 +72,7 @@ class ChardevSocket(ChardevOptions):
     telnet = prop(BOOL, False, "speak telnet")
     tn3270 = prop(BOOL, False, "speak tn3270")
     websocket = prop(BOOL, False, "speak WebSocket")
-    reconnect = prop(U32, 0, "client: seconds between attempts, 0 for no second one")
+    reconnect = prop(int_type("int", 0, 86400), 0, "client: seconds between attempts, 0 for no second one")
     tls_creds = prop(STR, None, "TLS credentials object")
     tls_authz = prop(STR, None, "TLS authorization object")
 
@@ -94,19 +96,41 @@ class ChardevSocket(ChardevOptions):
 
     def check(self, where: str) -> None:
         super().check(where)
-        ways = [key for key in ("path", "fd", "port") if key in self.given]
+        ways: list[str] = [key for key in ("path", "fd", "port") if key in self.given]
+        if "host" in self.given and "port" not in ways:
+            ways.append("host")
         if len(ways) > 1:
             raise UsageError(f"{where}: '{ways[0]}' and '{ways[1]}' exclude each other", "one socket has one address")
         if not ways:
             raise UsageError(
                 f"{where}: one of 'path', 'fd' or 'port' is missing", "path=FILE, host=ADDRESS,port=PORT or fd=N"
             )
+        if "host" in ways:
+            raise UsageError(f"{where}: Parameter 'port' is missing", "it takes a number or the name of a service")
         if "port" in ways and "host" not in self.given:
             raise UsageError(f"{where}: Parameter 'host' is missing", "it takes a host name or address")
         if self.wait is not None and not self.server:
             raise UsageError(f"{where}: 'wait' is for server=on only")
         if self.reconnect and self.server:
             raise UsageError(f"{where}: 'reconnect' is for a client, not with server=on")
+        if self.reconnect and self.fd is not None:
+            raise UsageError(f"{where}: 'reconnect' needs an address to connect to, 'fd' has none")
+        self._check_address(where)
+
+    def _check_address(self, where: str) -> None:
+        # an abstract name has its leading NUL, a path its final one
+        if self.path is not None and not 0 < len(os.fsencode(self.path)) < UNIX_PATH_BYTES:
+            # QEMU-COMPAT: the phrase
+            what = f"UNIX socket path '{shown(self.path)}' is too " + ("long" if self.path else "short")
+            raise UsageError(f"{where}: {what}", f"Path must be less than {UNIX_PATH_BYTES} bytes")
+        if self.port is not None and self.port.isdigit() and int(self.port[:6]) > 0xFFFF:
+            raise UsageError(f"{where}: port={shown(self.port)} is no port", "numbers go up to 65535")
+        if self.to is not None:
+            numeric = self.port is not None and self.port.isascii() and self.port.isdigit()
+            if not (numeric and self.server and int(self.port or 0) <= self.to):
+                raise UsageError(f"{where}: 'to' needs server=on and a numeric port= not above it")
+        if self.ipv4 is False and self.ipv6 is False:
+            raise UsageError(f"{where}: ipv4=off and ipv6=off leave no protocol")
 
 
 def _inverted(value: object) -> object:

@@ -3,7 +3,7 @@
 
 Ports 0x510 (selector, 16 bit, write only), 0x511 (data, 8 bit, moves on by itself) and 0x514-0x51b (DMA address,
 big-endian 64 bit; writing the low half starts the transfer). Items are byte strings under 16-bit keys; named files
-get the keys from 0x20 on in the order of their names and are listed by item 0x19.Nothing is writable by the guest:
+get the keys from 0x20 on in the order of their names and are listed by item 0x19. Nothing is writable by the guest:
 a DMA write ends with the error bit, a write to the data port is dropped. A byte read from 0x510 gives data, too
 (measured: QEMU decodes both ports as one register).
 """
