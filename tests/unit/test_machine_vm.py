@@ -213,3 +213,22 @@ def test_timer_callback_that_raises_stops_the_machine():
         assert vm.runstate.state is RunState.INTERNAL_ERROR
 
     rig.run(story)
+
+
+def test_stop_makes_the_disks_durable_before_it_says_so():
+    rig = Rig()
+    waiting: list[Callable[[int], None]] = []
+    rig.vm.block = SimpleNamespace(flush_all=waiting.append)  # type: ignore[assignment]
+
+    async def story() -> None:
+        await rig.vm.cont()
+        stopping = asyncio.create_task(rig.vm.stop())
+        await settle()
+        assert len(waiting) == 1
+        assert rig.names == [ResumeEvent]
+        waiting[0](0)
+        await stopping
+        assert rig.vm.runstate.state is RunState.PAUSED
+        assert rig.names == [ResumeEvent, StopEvent]
+
+    rig.run(story)

@@ -8,6 +8,7 @@ in flight; then the new state is entered and its event is sent (architecture §1
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from vmmd.core.address_space import AddressSpace
@@ -209,7 +210,22 @@ class Vm:
         if self._ended or not self.runstate.running:
             return
         await self._quiesce()
+        await self._flush_disks()
         self._stopped(state)
+
+    async def _flush_disks(self) -> None:
+        """What the guest has written is durable when the VM is stopped: its image may be copied then."""
+        if self.block is None:
+            return
+        flushed = self.loop.create_future()
+
+        def done(error: int) -> None:
+            if error:
+                log.warning("a disk could not be flushed: %s", os.strerror(error))
+            flushed.set_result(None)
+
+        self.block.flush_all(done)
+        await flushed
 
     def _stopped(self, state: RunState) -> None:
         self.runstate.set(state)
