@@ -204,3 +204,10 @@ def test_options_of_one_type_add_up() -> None:
     )
     assert fields == {1: {"manufacturer": "b", "serial": "s"}, 11: {"value": ["x", "y", "z"]}}
     assert ports == [{"port_type": 1}, {"port_type": 2}]
+
+
+def test_oem_strings_are_counted_when_the_last_is_empty() -> None:
+    config = smbios.SmbiosConfig("pc-i440fx-7.2", [(0, 1 << 30)], fields={11: {"value": ["one", "two", ""]}})
+    _, tables = smbios.build(config)
+    at = tables.index(b"\x0b\x05\x00\x0e")
+    assert tables[at : at + 14] == b"\x0b\x05\x00\x0e\x02one\0two\0\0"

@@ -76,7 +76,11 @@ LATER = """\
 -drive if=none,id=d,format=qcow2,file=a.img
 -drive if=none,id=d,file=nbd:localhost:10809
 -drive if=none,id=d,file=a.img,snapshot=on
+-drive if=none,id=d,file=rbd:vms/x
 -drive if=none,id=d,file=a.img,bps=1000
+-drive if=none,id=d,file=a.img,throttling.iops-total=5
+-drive if=none,id=d,file=a.img,detect-zeroes=unmap
+-blockdev driver=file,filename=/x,node-name=n,detect-zeroes=on
 -drive if=none,id=d,file=a.img,aio=native
 -blockdev driver=qcow2,node-name=a,file=b
 -blockdev driver=raw,node-name=a,file.driver=nbd,file.host=x

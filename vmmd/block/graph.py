@@ -101,7 +101,6 @@ class BlockGraph:
 
         if aio is None and opts.is_given(options, "aio"):
             aio = getattr(options, "aio", None)
-        opts.check_aio(aio, config, f"file '{path}'")
         node = FileNode(config, path, self._threads(), driver)
         node.auto_read_only = bool(getattr(options, "auto_read_only", None))
         node.locking = getattr(options, "locking", None) or "auto"
@@ -320,13 +319,7 @@ class BlockGraph:
 
                 self._auto = AutoEngine(self._threads(), self._io_uring)
             return self._auto
-        try:
-            return self._io_uring()
-        except BackendError:
-            if aio == "native":
-                # Linux AIO itself is not used: it does the same as the other two, less well
-                return self._threads()
-            raise
+        return self._io_uring()
 
     def _io_uring(self) -> UringEngine:
         if self._uring is None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads ``-drive`` and ``-blockdev`` for the graph: cache modes, file names, what is missing. No side effects."""
+"""Reads ``-drive`` and ``-blockdev`` for the graph: cache modes, file names. No side effects.
+
+What this version lacks (formats, I/O limits, …) is refused where options are declared (``options.availability``).
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,6 @@ CACHE_MODES: dict[str, tuple[bool, bool, bool]] = {
     "directsync": (False, True, False),
     "unsafe": (True, False, True),
 }
-
-#: formats and protocols of QEMU that this version does not have
-LATER = (
-    "blkdebug", "blklogwrites", "blkreplay", "blkverify", "bochs", "cloop", "compress", "copy-before-write",
-    "copy-on-read", "dmg", "fat", "ftp", "ftps", "gluster", "host_cdrom", "http", "https", "iscsi", "json", "luks",
-    "nbd", "nfs", "nvme", "parallels", "preallocate", "qcow", "qcow2", "qed", "quorum", "rbd", "replication",
-    "snapshot-access", "ssh", "throttle", "vdi", "vhdx", "vmdk", "vpc", "vvfat",
-)  # fmt: skip
 
 #: keys of a node, and their names on the command line, that a node defined inside it takes over
 INHERITED = {
@@ -73,8 +68,6 @@ def split_file_name(text: str, where: str) -> FileName:
         return FileName(prefix, rest)
     if prefix in NULL_DRIVERS:
         return FileName(prefix, "")
-    if prefix in LATER or prefix.split("+")[0] in LATER:
-        raise UsageError(f"{where}: file={prefix}: is not available in this version", "it takes a local file")
     raise UsageError(f"{where}: Unknown protocol '{prefix}'", f"write ./{text} if it is the name of a file")
 
 
@@ -82,16 +75,11 @@ def check_format(name: str, where: str) -> None:
     """Raises UsageError unless vmmd has the driver."""
     if name in ("raw", *FILE_DRIVERS, *NULL_DRIVERS):
         return
-    if name in LATER:
-        raise UsageError(f"{where}: format={name} is not available in this version", "it takes raw")
     raise UsageError(f"Unknown driver '{name}'", f"{where}: known are raw, file, host_device, null-co, null-aio")
 
 
 def check_drive(options: object, where: str) -> None:
     """What ``-drive`` may ask for and vmmd lacks. Raises UsageError."""
-    limits = getattr(options, "throttling", None)
-    if limits:
-        raise UsageError(f"{where}: {limits[0][0]}= (I/O limits) is not available in this version")
     check_common(options, where)
     for key, _ in getattr(options, "file_options", ()):
         if key not in ("filename", "locking", "driver", "node-name", "aio"):
@@ -100,9 +88,6 @@ def check_drive(options: object, where: str) -> None:
 
 def check_common(options: object, where: str) -> None:
     """Keys of both options. Raises UsageError."""
-    zeroes = getattr(options, "detect_zeroes", None) or "off"
-    if zeroes != "off":
-        raise UsageError(f"{where}: detect-zeroes={zeroes} is not available in this version", "it takes off")
     if getattr(options, "force_share", None) and not getattr(options, "read_only", None):
         # QEMU-COMPAT: QEMU's sentence
         raise UsageError("force-share=on can only be used with read-only images", where)
@@ -131,10 +116,3 @@ def fill(config: NodeConfig, options: object, parent: NodeConfig | None) -> None
 
 def wants_discard(options: object) -> bool:
     return getattr(options, "discard", None) in ("unmap", "on")
-
-
-def check_aio(aio: str | None, config: NodeConfig, where: str) -> None:
-    """Raises UsageError for native AIO without O_DIRECT."""
-    if aio == "native" and not config.cache_direct:
-        # QEMU-COMPAT: QEMU's sentence
-        raise UsageError("aio=native was specified, but it requires cache.direct=on, which was not specified.", where)

@@ -20,8 +20,6 @@ ACPI_TABLES_BYTES = 0x20000
 LOADER_BYTES = 0x1000
 RSDP_BYTES = 20
 
-_NO_REBOOT_TIMEOUT = 0xFFFF_FFFF
-
 # keys of the fw_cfg specification
 _UUID, _RAM_SIZE, _NOGRAPHIC, _NB_CPUS, _NUMA, _BOOT_MENU, _MAX_CPUS = 2, 3, 4, 5, 0xD, 0xE, 0xF
 _IRQ0_OVERRIDE, _HPET = 0x8002, 0x8004
@@ -74,7 +72,7 @@ def publish(sink: FwSink, items: FwItems) -> None:
     sink.add_file("bootorder", items.bootorder)
     sink.add_file("bios-geometry", b"")
     timeout = items.reboot_timeout_ms
-    sink.add_file("etc/boot-fail-wait", struct.pack("<I", _NO_REBOOT_TIMEOUT if timeout is None else timeout))
+    sink.add_file("etc/boot-fail-wait", struct.pack("<i", -1 if timeout is None else timeout))
     if items.splash_time_ms is not None:
         sink.add_file("etc/boot-menu-wait", struct.pack("<H", items.splash_time_ms))
     sink.add_file("etc/e820", items.e820)

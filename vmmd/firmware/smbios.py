@@ -268,7 +268,7 @@ def _oem_strings(fields: Mapping[str, object]) -> bytes:
     made = _Structure(11, 0x0E00, fields)
     count = 0
     for value in _oem_values(fields):
-        count = made.text(value)
+        count = made.text(value) or count  # an empty string has no number
     if count > 255:
         raise UsageError("-smbios type=11: at most 255 strings fit in the structure")
     return made.encode(bytes((count,)))

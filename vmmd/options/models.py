@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from vmmd.core.props import BOOL, ON_OFF_AUTO, SIZE, STR, U16, U32, enum_type, prop
+from vmmd.core.props import BOOL, ON_OFF_AUTO, SIZE, STR, U16, U32, enum_type, int_type, prop
 from vmmd.options.fields import COUNT, FD, NUMBER, RANGES, SIZE_MIB, UUID, OptionSet
 from vmmd.units import MiB
 
@@ -230,8 +230,8 @@ class BootOptions(OptionSet):
     once = prop(STR, None, "the same, for the first boot only")
     menu = prop(BOOL, None, "offer a boot menu")
     splash = prop(STR, None, "picture file shown by the firmware")
-    splash_time = prop(NUMBER, None, "milliseconds the picture stays")
-    reboot_timeout = prop(NUMBER, None, "milliseconds until a failed boot is tried again")
+    splash_time = prop(U16, None, "milliseconds the picture stays")
+    reboot_timeout = prop(int_type("int", -1, 0xFFFF), None, "milliseconds until a failed boot is retried; -1: never")
     strict = prop(BOOL, False, "boot from nothing but what has a bootindex")
 
     later: ClassVar = {"splash": NOTHING}
