@@ -47,11 +47,20 @@ class Messages:
 
     @staticmethod
     def _write(line: str) -> None:
+        # a file name or a value must not steer the terminal, or make two lines
+        if not line.isprintable():
+            line = "".join(each if each.isprintable() else _visible(each) for each in line)
         try:
-            sys.stderr.write(line.replace("\n", " ") + "\n")
+            sys.stderr.write(line + "\n")
             sys.stderr.flush()
         except (OSError, ValueError):  # stderr is closed or full: there is nobody to tell
             return
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t":
+        return " "
+    return character.encode("unicode_escape").decode("ascii")
 
 
 messages = Messages()

@@ -120,7 +120,7 @@ class FakeVm(Vm):
         self.kvm_present = self.kvm_enabled = True
         self.cpus: Any = FakeCpus()
         disk = FakeDisk()
-        self.block: Any = SimpleNamespace(query=lambda: [disk])
+        self.block: Any = SimpleNamespace(query=lambda: [disk], flush_all=lambda done: done(0))
         self.chardevs: Any = {"c0": SimpleNamespace(filename="null", frontend_open=True)}
         self._map = mmap.mmap(-1, RAM_BYTES)
         hva = 0x7F00_0000_0000
