@@ -39,6 +39,8 @@ from vmmd.devices.pci.intx import pirq_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vmmd.devices.pci.msix import Msix
+
 BOTH = pytest.mark.parametrize("modern", [True, False], ids=["modern", "legacy"])
 PATTERN = bytes(range(256)) * 16  # 4 KiB
 
@@ -271,6 +273,26 @@ def test_enabling_msix_takes_the_pin_down(blk: Rig) -> None:
     assert blk.device.bus.pirqs.level(pirq_of(blk.device.slot, 0)) == 1
     blk.registers.enable_msix(2)
     assert blk.device.bus.pirqs.level(pirq_of(blk.device.slot, 0)) == 0
+    assert driver.isr == 1
+
+
+def test_interrupt_that_meets_the_switching_of_msix_is_not_lost(blk: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop has looked whether MSI-X is on, then a vCPU switches it."""
+    driver = blk.driver(msix=True)
+    msix = blk.device.msix
+    assert msix is not None
+    control = msix.capability + 2
+    original = type(msix).notify
+
+    def switched_off_first(self: Msix, vector: int) -> bool:
+        with blk.machine.lock:
+            blk.device.config_write(control, 2, 0)
+        return original(self, vector)
+
+    monkeypatch.setattr(type(msix), "notify", switched_off_first)
+    assert blk.run(driver.queues[0], IN, 0, 512) == OK
+    monkeypatch.undo()
+    assert blk.device.bus.pirqs.level(pirq_of(blk.device.slot, 0)) == 1
     assert driver.isr == 1
 
 

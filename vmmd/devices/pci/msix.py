@@ -74,30 +74,26 @@ class Msix:
 
     # -- the device's side ---------------------------------------------------------------------------------
 
-    def notify(self, vector: int) -> None:
-        """Interrupt the guest, or remember it while masked. Nothing when MSI-X is off or there is no such vector.
+    def notify(self, vector: int) -> bool:
+        """Interrupt the guest, or remember it while masked; nothing when there is no such vector. False when MSI-X is
+        off: then the interrupt is the pin's.
 
         Any thread, no lock needed. ORDERING: ``_ready`` holds whole messages, so a reader sees the old or the new
         one; a message may be sent just after the guest's mask write began, as on a real bus.
         """
-        if not 0 <= vector < self.vectors:
-            return
-        message = self._ready[vector]
+        message = self._ready[vector] if 0 <= vector < self.vectors else None
         if message is None:
-            message = self._message_or_pend(vector)
-            if message is None:
-                return
+            with self._lock:
+                if not self.enabled:
+                    return False
+                if not 0 <= vector < self.vectors:
+                    return True
+                if self._masked(vector):
+                    self._pending[vector >> 3] |= 1 << (vector & 7)
+                    return True
+                message = self._message(vector)
         self._deliver(message)
-
-    def _message_or_pend(self, vector: int) -> tuple[int, int] | None:
-        """The message of a vector; None, and its pending bit set, while it is masked."""
-        with self._lock:
-            if not self.enabled:
-                return None
-            if self._masked(vector):
-                self._pending[vector >> 3] |= 1 << (vector & 7)
-                return None
-            return self._message(vector)
+        return True
 
     def _deliver(self, message: tuple[int, int]) -> None:
         address, data = message

@@ -343,10 +343,13 @@ class VirtioPciDevice(PciDevice):
     def interrupt_queue(self, index: int) -> None:
         """Used buffers in queue ``index``. Loop, without the lock."""
         msix = self.msix
-        if msix is not None and msix.enabled:
-            msix.notify(self.virtio.queues[index].vector)
+        vector = self.virtio.queues[index].vector
+        if msix is not None and msix.enabled and msix.notify(vector):
             return
-        with self.ctx.lock:
+        with self.ctx.lock:  # off, or switched at this moment: under the lock it stays as it is
+            if msix is not None and msix.enabled:
+                msix.notify(vector)
+                return
             self.isr |= ISR_QUEUE
             self.intx.raise_()
 
