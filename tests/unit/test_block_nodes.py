@@ -302,6 +302,38 @@ def test_failed_flush_is_never_forgotten(faulty, loop):
     assert node.engine.log == [("fsync",)]
 
 
+def test_flushes_that_wait_together_share_one_call(faulty, loop):
+    node = faulty("ok", "ok", "ok")
+    finishes = []
+    node.engine.fsync = lambda fd, finish: finishes.append(finish)
+    ended = []
+    for number in range(4):
+        node.flush(lambda error, number=number: ended.append((number, error)))
+    assert len(finishes) == 1  # the other three may belong to writes that this one does not cover
+    finishes[0](0)
+    assert ended == [(0, 0)]
+    assert len(finishes) == 2
+    node.flush(lambda error: ended.append((4, error)))
+    finishes[1](-errno.EINTR)  # is tried again
+    finishes[2](0)
+    assert ended[1:] == [(1, 0), (2, 0), (3, 0)]
+    finishes[3](-errno.EIO)
+    assert ended[4:] == [(4, errno.EIO)]
+    assert len(finishes) == 4
+
+
+def test_flush_that_fails_fails_those_behind_it(faulty, loop):
+    node = faulty("ok")
+    finishes = []
+    node.engine.fsync = lambda fd, finish: finishes.append(finish)
+    ended = []
+    node.flush(ended.append)
+    node.flush(ended.append)
+    finishes[0](-errno.EIO)
+    assert ended == [errno.EIO, errno.EIO]
+    assert len(finishes) == 1
+
+
 def test_no_flush_ignores_flushes(faulty, loop):
     node = faulty(-errno.EIO, cache_no_flush=True)
     assert Call(loop, node.flush).result() == 0

@@ -77,6 +77,8 @@ class FileNode(BlockNode):
         self._write_flags = 0
         self._gate: WriteGate | None = None
         self._copies = CopyBudget(COPY_BYTES)
+        self._flushing = False
+        self._flush_next: list[IoDone] = []  # flushes that one call will serve when the current one has ended
         self._lost = 0  # errno of a flush that failed: the page cache may have dropped the data
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -342,17 +344,32 @@ class FileNode(BlockNode):
             done(0)
         elif self._lost:
             done(errno.EIO)
+        elif self._flushing:
+            self._flush_next.append(done)  # the one under way may have begun before this one's writes
         else:
-            self.engine.fsync(self._fd, partial(self._flush_done, done))
+            self._start_flush([done])
 
-    def _flush_done(self, done: IoDone, result: int) -> None:
+    def _start_flush(self, dones: list[IoDone]) -> None:
+        """One call of the host for all of ``dones``."""
+        self._flushing = True
+        self.engine.fsync(self._fd, partial(self._flush_done, dones))
+
+    def _flush_done(self, dones: list[IoDone], result: int) -> None:
         if result in _RETRY:
-            self.flush(done)
+            self._start_flush(dones)
             return
         if result < 0 and not self.cache_direct:
             # the kernel drops pages it failed to write: a later success would be a lie
             self._lost = -result
-        done(-result if result < 0 else 0)
+        for done in dones:
+            done(-result if result < 0 else 0)  # who asks for a flush now waits with the others
+        following, self._flush_next = self._flush_next, []
+        self._flushing = False
+        if following and self._lost:
+            for done in following:
+                done(errno.EIO)
+        elif following:
+            self._start_flush(following)
 
     def discard(self, offset: int, length: int, done: IoDone) -> None:
         if self.read_only:
