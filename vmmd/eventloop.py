@@ -7,7 +7,9 @@ registered early is kept and handed to the loop by ``bind``.
 
 from __future__ import annotations
 
+import heapq
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from vmmd.log import get_logger
@@ -20,6 +22,55 @@ if TYPE_CHECKING:
 
 log = get_logger("vmmd.loop")
 
+#: uvloop rounds delays to this; it would spin until a shorter one is over
+LOOP_RESOLUTION_NS = 1_000_000
+
+
+class _ShortCall:
+    """One delayed call."""
+
+    __slots__ = ("args", "callback")
+
+    def __init__(self, callback: Callable[..., None], args: tuple[object, ...]) -> None:
+        self.callback: Callable[..., None] | None = callback
+        self.args = args
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class _ShortDelays:
+    """Delays below the loop's resolution, on one timerfd (a guest's RTC may tick 8192 times a second). Loop thread."""
+
+    def __init__(self, port: EventLoopPort) -> None:
+        from vmmd.core.timerfd import TimerFd
+
+        self._timer = TimerFd()
+        self._queue: list[tuple[int, int, _ShortCall]] = []
+        self._sequence = 0
+        port.add_reader(self._timer.fd, self._fired)
+
+    def call_later(self, delay_ns: int, callback: Callable[..., None], *args: object) -> _ShortCall:
+        deadline_ns = time.monotonic_ns() + delay_ns
+        call = _ShortCall(callback, args)
+        self._sequence += 1
+        heapq.heappush(self._queue, (deadline_ns, self._sequence, call))
+        if self._queue[0][2] is call:
+            self._timer.arm(deadline_ns)
+        return call
+
+    def _fired(self) -> None:
+        self._timer.acknowledge()
+        queue, now_ns = self._queue, time.monotonic_ns()
+        due = []
+        while queue and (queue[0][0] <= now_ns or queue[0][2].callback is None):
+            due.append(heapq.heappop(queue)[2])
+        if queue:
+            self._timer.arm(queue[0][0])
+        for call in due:
+            if call.callback is not None:
+                call.callback(*call.args)
+
 
 class EventLoopPort:
     """LoopPort over an asyncio loop that may not exist yet."""
@@ -30,6 +81,7 @@ class EventLoopPort:
         self._early: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._early_lock = threading.Lock()
         self._tasks: set[asyncio.Task[object]] = set()
+        self._short: _ShortDelays | None = None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -63,6 +115,10 @@ class EventLoopPort:
             log.debug("posted after the end of the loop: %r", callback)
 
     def call_later(self, delay_ns: int, callback: Callable[..., None], *args: object) -> Cancellable:
+        if 0 < delay_ns < LOOP_RESOLUTION_NS:
+            if self._short is None:
+                self._short = _ShortDelays(self)
+            return self._short.call_later(delay_ns, callback, *args)
         return self.loop.call_later(delay_ns / 1e9, callback, *args)
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
