@@ -348,6 +348,20 @@ def test_kick_before_the_device_looked_is_not_lost(blk: Rig) -> None:
     assert done + len(ring.collect()) == 200
 
 
+def test_kicks_by_exits_do_not_pile_up_while_the_loop_is_busy() -> None:
+    with rig(ioeventfd="off", num_queues="1") as blk:
+        driver = blk.driver()
+        busy = threading.Event()
+        blk.loop.post(busy.wait)
+        blk.request(driver.queues[0], IN, 0, 512)
+        for _ in range(1000):
+            driver.put(0x3000, 2, 0)
+        assert blk.loop._queue.qsize() <= 2
+        busy.set()
+        blk.loop.settle()
+        assert blk.status() == OK
+
+
 @BOTH
 def test_ioeventfd_off_serves_kicks_by_exits(modern: bool) -> None:
     with rig(ioeventfd="off") as blk:

@@ -138,6 +138,7 @@ class VirtioDevice:
         #: offered through the modern interface, and through the legacy one (32 bits)
         self.offered = F_VERSION_1
         self.offered_legacy = 0
+        self._kicked: set[int] = set()  # queues whose kick is posted
         self.driver_features = 0
         self.status = 0
         self.config_generation = 0
@@ -351,7 +352,16 @@ class VirtioDevice:
 
     @any_thread
     def kick_queue(self, index: int) -> None:
-        """A notification that came by an exit instead of a doorbell. Lock held."""
+        """A notification that came by an exit instead of a doorbell; any number of them is one on the loop. Lock
+        held."""
+        if index in self.workers and index not in self._kicked:
+            self._kicked.add(index)
+            self.ctx.loop.post(self._kick, index)
+
+    @on_loop
+    def _kick(self, index: int) -> None:
+        # ORDERING: forget it first, then look at the ring; the driver makes a chain available, then notifies
+        self._kicked.discard(index)
         worker = self.workers.get(index)
         if worker is not None:
-            self.ctx.loop.post(worker.kick)
+            worker.kick()
