@@ -17,6 +17,7 @@ from vmmd.core.device import ShutdownCause
 from vmmd.core.ending import SIGNALS, early_end
 from vmmd.errors import UsageError
 from vmmd.eventloop import EventLoopPort
+from vmmd.log import get_logger
 from vmmd.machine.vm import Vm
 from vmmd.messages import messages
 from vmmd.process import Daemonizer, PidFile, set_process_name
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from vmmd.machine.plan import MachinePlan
     from vmmd.options.models import Config, MonitorOptions
     from vmmd.qmp.server import QmpServer
+
+log = get_logger("vmmd.daemon")
 
 #: How long a thread may hold the GIL while another waits (docs/performance.md): exits wait at most this long
 SWITCH_INTERVAL_S = 0.00005
@@ -208,14 +211,17 @@ class Daemon:
             self._ended.set_result(None)
 
     def _close(self) -> None:
-        """Give everything back; also after a start that failed half-way."""
+        """Give everything back; also after a start that failed half-way. Monitors see the end when the images are
+        free for the next user. What fails does not keep the rest from being given back."""
+        steps = [self.vm.close, *(made.close for made in self.chardevs)]
         if self.server is not None:
-            self.server.close()
-        self.vm.close()
-        for made in self.chardevs:
-            made.close()
-        for _, listener in self.monitor_sockets:
-            listener.close()
+            steps.append(self.server.close)
+        steps += [listener.close for _, listener in self.monitor_sockets]
         if self.pidfile is not None:
-            self.pidfile.remove()
+            steps.append(self.pidfile.remove)
             self.pidfile = None
+        for step in steps:
+            try:
+                step()
+            except Exception:
+                log.exception("at the end")

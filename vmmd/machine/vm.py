@@ -42,6 +42,14 @@ if TYPE_CHECKING:
 log = get_logger("vmmd.machine")
 
 
+def _give_back(closer: Callable[[], None]) -> None:
+    """One of many: what fails is logged, and the others follow."""
+    try:
+        closer()
+    except Exception:
+        log.exception("at the end of the machine")
+
+
 class EventRelay:
     """Events go to the monitor server once there is one; before, nobody can be listening."""
 
@@ -162,9 +170,9 @@ class Vm:
             self.cpus.stop()
         with self.lock:
             while self.devices:
-                self.devices.pop().unrealize()
+                _give_back(self.devices.pop().unrealize)
         while self._closers:
-            self._closers.pop()()
+            _give_back(self._closers.pop())
 
     # --- requests of devices and vCPUs ----------------------------------------------------------------------
 
