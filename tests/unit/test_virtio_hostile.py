@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from tests.framework.virtqueue_driver import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Buffer
 from tests.unit.virtio_rig import DATA, FULL, HEADERS, IN, INDIRECT, OK, RAM_BYTES, RINGS, rig
+from vmmd.devices.virtio.blk.worker import BlkWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -199,6 +200,23 @@ def test_ring_in_mmio_asks_for_a_reset() -> None:
             driver.put(register, 4, gpa)
         driver.put(0x1C, 2, 1)
         driver.ready()
+        assert driver.status & NEEDS_RESET
+        works_after_reset(blk)
+
+
+def test_bug_in_the_device_breaks_this_device_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(worker: BlkWorker, chains: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with rig() as blk:
+        driver = blk.driver(size=SIZE)
+        with monkeypatch.context() as patched:
+            patched.setattr(BlkWorker, "_submit", broken)
+            good_chain(driver.queues[0])
+            driver.queues[0].offer(0)
+            for _ in range(3):
+                driver.queues[0].notify()
+                blk.loop.settle()
         assert driver.status & NEEDS_RESET
         works_after_reset(blk)
 
