@@ -10,9 +10,9 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vmmd.log import get_logger
+from vmmd.log import RateLimiter, get_logger
 
 if TYPE_CHECKING:
     import asyncio
@@ -82,6 +82,7 @@ class EventLoopPort:
         self._early_lock = threading.Lock()
         self._tasks: set[asyncio.Task[object]] = set()
         self._short: _ShortDelays | None = None
+        self._may_log = RateLimiter()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -95,6 +96,7 @@ class EventLoopPort:
             self._loop = loop
             self._thread = threading.get_ident()
             early, self._early = self._early, []
+        loop.set_exception_handler(self._unhandled)
         for callback, arguments in early:
             loop.call_soon(callback, *arguments)
 
@@ -151,6 +153,11 @@ class EventLoopPort:
         task = self.loop.create_task(coroutine, name=name)
         self._tasks.add(task)  # the loop keeps only a weak reference
         task.add_done_callback(self._ended)
+
+    def _unhandled(self, _loop: object, context: dict[str, Any]) -> None:
+        """A callback raised: a bug. What a guest or client can repeat is told once in a while."""
+        if self._may_log():
+            log.error("%s", context.get("message", "a callback failed"), exc_info=context.get("exception"))
 
     def _ended(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)

@@ -75,6 +75,24 @@ def test_short_delays_run_in_order_of_their_ends_and_can_be_cancelled(run: Any) 
     run(story)
 
 
+def test_callback_that_raises_is_told_once_in_vmmds_words(
+    run: Any, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("a bug")
+
+    async def story(port: EventLoopPort) -> None:
+        for _ in range(50):
+            port.post(broken)
+        await asyncio.sleep(0.01)
+
+    run(story)
+    printed = capfd.readouterr().err
+    assert printed.startswith("vmmd: ")
+    assert printed.count("ZeroDivisionError: a bug") == 1
+    assert all(record.name.startswith("vmmd.") for record in caplog.records)
+
+
 def test_what_was_posted_before_the_loop_ran_runs_first_and_in_order() -> None:
     port = EventLoopPort()
     ran: list[int] = []
