@@ -75,6 +75,8 @@ class Daemon:
             loop = self._make_loop()
         except BaseException:
             self._close()
+            for made in self.chardevs:
+                made.remove_created()
             raise
         self._serve(loop)
 

@@ -659,6 +659,29 @@ def test_what_a_monitors_socket_lacks_is_refused_by_name(key, value):
         listen_socket(chardev_options("socket", path="/x", **{key: value}))
 
 
+def test_files_made_by_a_start_that_fails_are_taken_away(make, tmp_path):
+    old, new, log = tmp_path / "old", tmp_path / "new", tmp_path / "log"
+    old.write_bytes(b"kept")
+    chardevs = [make("file", path=str(old), append=True), make("file", path=str(new), logfile=str(log))]
+    assert log.exists()
+    for each in chardevs:
+        each.close()
+        each.remove_created()
+    assert old.read_bytes() == b"kept"
+    assert sorted(tmp_path.iterdir()) == [old]
+
+
+def test_file_of_the_same_name_made_by_somebody_else_is_left(make, tmp_path):
+    path = tmp_path / "f"
+    chardev = make("file", path=str(path))
+    other = tmp_path / "other"
+    other.write_bytes(b"theirs")
+    other.rename(path)
+    chardev.close()
+    chardev.remove_created()
+    assert path.read_bytes() == b"theirs"
+
+
 def test_open_that_fails_leaves_no_socket_behind(make, tmp_path):
     path = tmp_path / "s"
     with pytest.raises(BackendError, match="Could not create"):

@@ -19,6 +19,7 @@ from vmmd.errors import UsageError
 if TYPE_CHECKING:
     import threading
 
+    from vmmd.chardev.created import CreatedFile
     from vmmd.chardev.logfile import LogFile
     from vmmd.chardev.options import CharOptions
     from vmmd.core.backend import CharFrontend
@@ -52,6 +53,7 @@ class Chardev:
         self._starved = False  # the frontend waits for write_ready
         self._blocked = False  # the peer takes no more; waiting for it to become writable
         self._closed = False
+        self._created: CreatedFile | None = None
 
     # -- what query-chardev shows ------------------------------------------------------------------------------
 
@@ -94,6 +96,12 @@ class Chardev:
         self._close()
         if self.log is not None:
             self.log.close()
+
+    def remove_created(self) -> None:
+        """The start failed, everything is closed: take away the files that ``open`` made."""
+        for created in (self._created, self.log.created if self.log is not None else None):
+            if created is not None:
+                created.remove()
 
     def _open(self) -> None:
         """Backend-specific part of ``open``."""

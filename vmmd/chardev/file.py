@@ -11,8 +11,9 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from vmmd.chardev.created import open_output
 from vmmd.chardev.stream import StreamChardev, is_pollable
-from vmmd.core.fdsets import PREFIX, open_path
+from vmmd.core.fdsets import PREFIX
 from vmmd.errors import BackendError
 from vmmd.log import RateLimiter, get_logger
 
@@ -35,9 +36,8 @@ class FileChardev(StreamChardev):
     def _open(self) -> None:
         self._may_warn = RateLimiter(WARN_PERIOD_S)
         path = self.config.path
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | (0 if self.config.append else os.O_TRUNC)
         try:
-            self._write_fd = open_path(path, flags, 0o666, self.fdsets)
+            self._write_fd, self._created = open_output(path, self.config.append, self.fdsets)
             # flags of a descriptor that came from outside stay as they are
             self._output_pollable = is_pollable(self._write_fd)
             self._polite = path.startswith(PREFIX) and self._output_pollable

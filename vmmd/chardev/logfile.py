@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from vmmd.core.fdsets import open_path
+from vmmd.chardev.created import open_output
 from vmmd.errors import BackendError
 
 if TYPE_CHECKING:
+    from vmmd.chardev.created import CreatedFile
     from vmmd.core.fdsets import FdSets
 
 
@@ -24,12 +25,12 @@ class LogFile:
         self._append = append
         self._fdsets = fdsets
         self._fd = -1
+        self.created: CreatedFile | None = None
 
     def open(self) -> None:
         """Create or truncate (unless ``append``) the file. Raises BackendError."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | (0 if self._append else os.O_TRUNC)
         try:
-            self._fd = open_path(self.path, flags, 0o666, self._fdsets)
+            self._fd, self.created = open_output(self.path, self._append, self._fdsets)
         except OSError as error:
             raise BackendError.from_os(f"Could not create '{self.path}'", error) from error
 

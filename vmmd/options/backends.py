@@ -213,7 +213,7 @@ class DriveOptions(OptionSet):
     bus = prop(NUMBER, None, "bus number")
     unit = prop(NUMBER, None, "unit number")
     media = prop(enum_type("str", "disk", "cdrom"), "disk", "kind of medium")
-    file = prop(STR, None, "image file, or the node name of a -blockdev")
+    file = prop(STR, None, "image file")
     format = prop(STR, None, "image format: raw; without it the format is probed")
     read_only = prop(BOOL, False, "refuse writes")
     snapshot = prop(BOOL, None, "write to a temporary file instead")
