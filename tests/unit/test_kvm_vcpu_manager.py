@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import select
@@ -14,6 +15,7 @@ import pytest
 
 from tests.unit.fakes import ImmediateLoop, RecordingRequests, make_context
 from vmmd.errors import StateError
+from vmmd.kvm.ioctl import KvmError
 from vmmd.machine import cpus
 from vmmd.machine.cpus import VcpuManager
 
@@ -247,3 +249,18 @@ def test_random_requests_from_several_threads_leave_a_consistent_machine(manager
     assert not any(loop.inside for loop in loops(manager)), seed
     manager.resume()
     wait_for(lambda: all(loop.inside for loop in loops(manager)))
+
+
+def test_vcpu_threads_outlive_a_vm_that_kvm_has_given_up(manager: VcpuManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> int:
+        raise KvmError("KVM_GET_CLOCK", errno.EIO)
+
+    monkeypatch.setattr(FakeVm, "clock_ns", refused)
+    monkeypatch.setattr(FakeVm, "set_clock_ns", refused)
+    for _ in range(2):
+        manager._clock_ns = 5  # as after an earlier stop that KVM still answered
+        manager.resume()
+        wait_for(lambda: all(loop.inside for loop in loops(manager)))
+        manager.pause(bool)
+        wait_for(lambda: manager.all_parked)
+    assert all(cpu.thread.is_alive() for cpu in manager._cpus)

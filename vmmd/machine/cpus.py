@@ -19,7 +19,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vmmd.core.affinity import register_vcpu_thread
-from vmmd.errors import StateError
+from vmmd.errors import BackendError, StateError
 from vmmd.kvm import abi, cpustate
 from vmmd.kvm.ioctl import KICK_SIGNAL, install_kick_handler, set_thread_name
 from vmmd.kvm.runloop import REASONS, Dispatch, RunLoop
@@ -319,8 +319,7 @@ class VcpuManager:
                 for done in self._waiters:
                     self._loop.post(done)
                 self._waiters.clear()
-                if self.cpu_config.kvmclock:
-                    self._clock_ns = self.vm.clock_ns()
+                self._stop_clock()
                 woken = self._start_if_allowed()
         for other in woken:
             other.wake()
@@ -330,10 +329,20 @@ class VcpuManager:
         """True when guests with kvmclock were stopped at least once."""
         return self._clock_ns is not None
 
+    def _stop_clock(self) -> None:
+        if self.cpu_config.kvmclock:
+            try:
+                self._clock_ns = self.vm.clock_ns()
+            except BackendError as error:  # a VM that KVM has given up: the thread must live to be told to end
+                log.error("%s", error)
+
     def _restart_clock(self) -> None:
         # the guest's kvmclock goes on where it was stopped
         if self._clock_ns is not None:
-            self.vm.set_clock_ns(self._clock_ns)
+            try:
+                self.vm.set_clock_ns(self._clock_ns)
+            except BackendError as error:
+                log.error("%s", error)
 
     @property
     def all_parked(self) -> bool:
