@@ -70,8 +70,11 @@ class FakeCpus:
     def run_on_vcpu(self, index: int, function: Callable[..., object], done: Callable[..., None]) -> None:
         raise AssertionError("these vCPUs are parked")
 
+    def pause_now(self) -> bool:
+        return True
+
     def pause(self, done: Callable[[], None]) -> None:
-        done()
+        raise AssertionError("these vCPUs are at rest at once")
 
     def resume(self) -> None:
         """Nothing runs."""
