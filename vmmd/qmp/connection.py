@@ -13,8 +13,9 @@ for the rest; all others are called directly.
 from __future__ import annotations
 
 from collections import deque
+from time import monotonic_ns
 from types import CoroutineType, coroutine
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from vmmd.errors import VmmdError
 from vmmd.log import get_logger
@@ -41,11 +42,21 @@ BATCH_BYTES = 1 << 16
 MAX_HELD_EVENTS = 256
 MAX_HELD_BYTES = 1 << 18
 
+#: a client that sends its next command this soon after a reply is in a series of them …
+LINGER_GAP_NS = 300_000
+#: … and is looked for this often (some 60 µs) before the loop may sleep, at most this long in one turn of the loop.
+#: Not when several clients take turns: each would wait for the others' looks.
+LINGER_LOOKS = 48
+LINGER_TURN_NS = 300_000
+
 OVERFLOW_EVENT = "__org.vmmd_EVENT_OVERFLOW"
 
 
 class Connection:
     """A client of a monitor."""
+
+    #: whose command came last
+    latest: ClassVar[Connection | None] = None
 
     def __init__(
         self, vm: VmApi, loop: LoopPort, stream: Stream, on_closed: Callable[[Connection], None], pretty: bool = False
@@ -72,6 +83,7 @@ class Connection:
         self._held_events = 0
         self._held_bytes = 0
         self._dropped = 0
+        self._linger_until = 0  # a command that comes before this time is one of a series
 
     def start(self, greeting: bytes) -> None:
         """Send ``greeting`` (empty: it has been sent) and begin to read."""
@@ -91,6 +103,8 @@ class Connection:
         if self._unsent:
             self._loop.remove_writer(self._stream.write_fd)
         self.closed = True
+        if Connection.latest is self:
+            Connection.latest = None
         self._stream.close()
         self._inbox.clear()
         self._queue.clear()
@@ -100,12 +114,33 @@ class Connection:
     # -- input -----------------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        try:
-            data = self._stream.read()
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
+        """Take what the client sent. One that asks again and again is waited for a moment before the loop may sleep:
+        being woken costs more than the whole command."""
+        read = self._stream.read
+        now = monotonic_ns()
+        looks = LINGER_LOOKS if Connection.latest is self and now < self._linger_until else 0
+        turn_end = now + LINGER_TURN_NS
+        Connection.latest = self
+        while True:
+            try:
+                data = read()
+            except (BlockingIOError, InterruptedError):
+                if looks <= 0:
+                    return
+                looks -= 1
+                continue
+            except OSError:
+                data = b""
+            self._received(data)
+            if not self._reading or self._busy:
+                return
+            now = monotonic_ns()
+            self._linger_until = now + LINGER_GAP_NS
+            if not looks or now > turn_end:
+                return
+            looks = LINGER_LOOKS
+
+    def _received(self, data: bytes) -> None:
         if not data:
             self._ended = True
             self._set_reading(False)
