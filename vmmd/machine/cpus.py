@@ -44,7 +44,7 @@ log = get_logger("vmmd.cpus")
 _IMMEDIATE_EXIT = abi.RUN_OFFSETS["RUN_IMMEDIATE_EXIT"][1]
 _STOP_TIMEOUT_S = 10.0
 #: how long the loop looks whether kicked vCPUs have parked, before it does something else
-_LOOK_NS = 200_000
+_LOOK_NS = 500_000
 #: what a vCPU thread takes: the kick, and what its own instructions raise
 _OWN_SIGNALS = frozenset(
     (KICK_SIGNAL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGABRT)
@@ -233,8 +233,8 @@ class VcpuManager:
 
     # --- running and pausing ---
     def pause_now(self) -> bool:
-        """Stop all vCPUs; True when they have left the guest within 0.2 ms, the time that being woken for it would
-        take. Otherwise they are on their way: call ``pause``. Idempotent."""
+        """Stop all vCPUs; True when they have left the guest within 0.5 ms, about what being woken for it would take.
+        Otherwise they are on their way: call ``pause``. Idempotent."""
         with self._state:
             self._paused = True
             self.run_allowed = False
