@@ -83,6 +83,9 @@ async def test_quit_ends_the_connection_after_the_reply(target: Target) -> None:
     assert await client.execute("quit") == {}
     event = await asyncio.wait_for(client.events.get(), 10)
     assert event["event"] == "SHUTDOWN"
+    # disconnect() raises EOFError only when the client has seen the end by itself
+    while client.runstate is Runstate.RUNNING:
+        await asyncio.wait_for(client.runstate_changed(), 10)
     with pytest.raises(EOFError):
         await client.disconnect()
 
