@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import uvloop
 
+import vmmd.qmp.arguments  # noqa: F401  # so that no test is the one that waits for the models
 from vmmd.core.address_space import IoRange
 from vmmd.core.backend import BlockStats
 from vmmd.core.memory import make_region

@@ -6,7 +6,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -444,3 +448,53 @@ def test_random_input_never_breaks_a_session(pieces: list[bytes], negotiated: bo
     rig.arrive(b"\xff\n", b'{"execute":"query-name","id":"last"}')
     assert rig.stream.messages()[-1]["id"] == "last"
     assert not rig.stream.closed
+
+
+@pytest.mark.kvm
+def test_first_command_with_arguments_waits_for_its_models_while_others_are_served(tmp_path: Path) -> None:
+    """In a process of its own, because here pydantic has been imported long ago."""
+    path = tmp_path / "monitor"
+    argv = [sys.executable, "-m", "vmmd", "-machine", "none", "-S", "-nodefaults", "-display", "none"]
+    argv += ["-qmp", f"unix:{path},server=on,wait=off"]
+    process = subprocess.Popen(argv, cwd=Path(__file__).parents[2])
+    try:
+        with connect_when_there(path) as first, connect_when_there(path) as second:
+            for client in (first, second):
+                client.sendall(b'{"execute":"qmp_capabilities"}')
+                assert read_line(client)["return"] == {}
+            hmp = b'{"execute":"human-monitor-command","arguments":{"command-line":"info name"},"id":%d}'
+            first.sendall(hmp % 1 + b'{"execute":"query-name","id":2}' + hmp % 3)
+            second.sendall(b'{"execute":"query-status"}')
+            assert read_line(second)["return"]["status"] == "prelaunch"
+            assert [read_line(first)["id"] for _ in range(3)] == [1, 2, 3]
+            bad = b'{"execute":"human-monitor-command","arguments":{"command-line":7}}'
+            first.sendall(bad)
+            assert "Invalid parameter type for 'command-line'" in read_line(first)["error"]["desc"]
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def connect_when_there(path: Path) -> socket.socket:
+    deadline = time.monotonic() + 20
+    while True:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(10)
+        try:
+            client.connect(str(path))
+        except OSError:
+            client.close()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+            continue
+        assert "QMP" in read_line(client)
+        return client
+
+
+def read_line(client: socket.socket) -> dict[str, Any]:
+    line = b""
+    while not line.endswith(b"\n"):
+        part = client.recv(1)
+        assert part, "the monitor closed"
+        line += part
+    return json.loads(line)

@@ -249,6 +249,7 @@ def test_the_greeting_needs_no_heavy_import() -> None:
 
 def test_commands_need_no_pydantic_until_one_has_arguments() -> None:
     code = "import sys; from vmmd.qmp.server import warm_up; warm_up(); print('pydantic' in sys.modules)"
-    code += "; warm_up(arguments=True); print('pydantic' in sys.modules)"
+    code += "; from vmmd.qmp.registry import import_models, models_loaded; print(models_loaded()); import_models()"
+    code += "; print('pydantic' in sys.modules, models_loaded())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.split() == ["False", "True"]
+    assert out.split() == ["False", "False", "True", "True"]

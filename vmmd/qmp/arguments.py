@@ -121,3 +121,7 @@ def _path(location: tuple[int | str, ...]) -> str:
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path
+
+
+#: the last line: another thread that sees it knows that the import is complete
+READY = True

@@ -213,9 +213,8 @@ class QmpServer:
             connection.close()
 
 
-def warm_up(*, arguments: bool = False) -> None:
-    """Import now what the first command would import: the commands and JSON, with ``arguments`` also pydantic and every
-    argument model (50 ms). Any thread."""
+def warm_up() -> None:
+    """Import now what the first command would import: the commands and JSON. Any thread."""
     import json
 
     from vmmd.qmp import wire
@@ -223,13 +222,7 @@ def warm_up(*, arguments: bool = False) -> None:
 
     wire.decode_simple(b"{}")
     wire.encode({})
-    commands = load()
-    if arguments:
-        from vmmd.qmp.arguments import argument_check
-
-        for spec in commands.values():
-            if spec.has_arguments and spec.argument_check is None:
-                spec.argument_check = argument_check(spec)
+    load()
     json.dumps({})
 
 
