@@ -54,6 +54,7 @@ class Daemonizer:
 
     def __init__(self) -> None:
         self._ready_fd: int | None = None
+        self._home_fd: int | None = None
 
     def fork(self, in_parent: Callable[[], None]) -> None:
         """Go on in a child of its own session. The parent calls ``in_parent``, waits and never returns. Before any
@@ -79,6 +80,7 @@ class Daemonizer:
             os.dup2(null, fd)
         if null > 2:
             os.close(null)
+        self._home_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.chdir("/")
         ready, self._ready_fd = self._ready_fd, None
         try:
@@ -87,6 +89,14 @@ class Daemonizer:
             raise BackendError.from_os("-daemonize: the process that started it has gone", cause) from cause
         finally:
             os.close(ready)
+
+    def return_home(self) -> None:
+        """Back to the directory of the start, so that relative paths name what they named then: what was made is removed
+        by these names. Idempotent."""
+        if self._home_fd is not None:
+            os.fchdir(self._home_fd)
+            os.close(self._home_fd)
+            self._home_fd = None
 
 
 def set_process_name(name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -296,3 +297,19 @@ def test_uuid_reaches_monitor_and_firmware(emulator_name: str) -> None:
         memory = bytes(int(byte, 16) for byte in re.findall(r"0x([0-9a-f]{2})\b", text))
         assert len(memory) == 65536
         assert bytes.fromhex("67452301ab89efcd0123456789abcdef") in memory
+
+
+def test_daemon_removes_what_was_named_by_relative_paths(tmp_path: Path) -> None:
+    """The daemon works in /, the names were given elsewhere."""
+    command = [*emulator("vmmd").command, *PROBE.split(), "-qmp", "unix:mon.sock,server=on,wait=off"]
+    command += ["-pidfile", "vm.pid", "-daemonize"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60)
+    assert sorted(os.listdir(tmp_path)) == ["mon.sock", "vm.pid"]
+    pidfd = os.pidfd_open(int((tmp_path / "vm.pid").read_text()))
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        assert select.select([pidfd], [], [], 20)[0]
+    finally:
+        os.close(pidfd)
+    assert os.listdir(tmp_path) == []
