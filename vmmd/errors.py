@@ -29,6 +29,12 @@ class VmmdError(Exception):
         self.desc = desc
         self.hint = hint
 
+    def named(self, option: str) -> VmmdError:
+        """This error with the option it belongs to in front: ``-drive id=d: Could not open …``."""
+        if not self.desc.startswith("-"):
+            self.desc = f"{option}: {self.desc}"
+        return self
+
     def __str__(self) -> str:
         return self.desc if self.hint is None else f"{self.desc}; {self.hint}"
 

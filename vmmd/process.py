@@ -91,8 +91,7 @@ class Daemonizer:
             os.close(ready)
 
     def return_home(self) -> None:
-        """Back to the directory of the start, so that relative paths name what they named then: what was made is removed
-        by these names. Idempotent."""
+        """Back to the directory of the start: what was made is removed by the names it was given there. Idempotent."""
         if self._home_fd is not None:
             os.fchdir(self._home_fd)
             os.close(self._home_fd)

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vmmd.core.device import DeviceContext
 from vmmd.core.irq import GsiFanIn
-from vmmd.errors import UsageError
+from vmmd.errors import UsageError, VmmdError
 from vmmd.machine.memory_map import MemoryMap
 from vmmd.machine.ram import RamBlock, RamSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vmmd.kvm.chips import KernelChips
     from vmmd.kvm.cpuid import CpuConfig
     from vmmd.kvm.system import Kvm
@@ -130,7 +133,8 @@ class Builder:
         board.build()
         self.vm.press_power_button = board.pm.press_power_button
         for each in self.plan.devices:
-            board.add(each)
+            with named(f"-device {each.cls.type_name}" + (f",id={each.id}" if each.id else "")):
+                board.add(each)
         return board
 
     def _serial_ports(self) -> frozenset[int]:
@@ -152,9 +156,11 @@ class Builder:
         graph = self.vm.block = BlockGraph(self.vm.loop, self.vm.fdsets)
         self.vm.on_close(graph.close)
         for node in self.config.blockdevs:
-            graph.add(node)
+            with named(f"-blockdev node-name={node.node_name}"):
+                graph.add(node)
         for drive in self.config.drives:
-            graph.add_drive(drive)
+            with named(f"-drive id={drive.id}"):
+                graph.add_drive(drive)
 
     def _make_cpus(self, kvm_vm: KvmVm) -> None:
         from vmmd.machine.cpus import VcpuManager
@@ -206,6 +212,16 @@ class Builder:
             reset_board()
             if boot.once is not None:
                 board.set_boot_order(boot.once)
+
+
+@contextmanager
+def named(option: str) -> Iterator[None]:
+    """Errors inside say which option they belong to."""
+    try:
+        yield
+    except VmmdError as error:
+        error.named(option)
+        raise
 
 
 def resolve_cpu(config: Config, kvm: Kvm) -> CpuConfig:

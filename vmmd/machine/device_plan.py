@@ -101,6 +101,7 @@ def check_references(plans: Iterable[DevicePlan], known: dict[str, Container[str
             if kind in known and isinstance(value, str) and value not in known[kind]:
                 # QEMU-COMPAT: first sentence as QEMU's
                 raise UsageError(
-                    f"Property '{each.cls.type_name}.{declared.wire_name}' can't find value '{value}'",
+                    f"-device {each.cls.type_name}: Property '{each.cls.type_name}.{declared.wire_name}' "
+                    f"can't find value '{value}'",
                     f"no {kind} has this id",
                 )
