@@ -116,8 +116,11 @@ def _own(pid: str, entry: str, fd: int) -> bool:
 
 
 def _locks(pid: str, entry: str, image: os.stat_result) -> bool:
-    status = os.stat(f"/proc/{pid}/fd/{entry}")
-    if (status.st_dev, status.st_ino) != (image.st_dev, image.st_ino):
+    try:
+        status = os.stat(f"/proc/{pid}/fd/{entry}")
+        if (status.st_dev, status.st_ino) != (image.st_dev, image.st_ino):
+            return False
+        with open(f"/proc/{pid}/fdinfo/{entry}") as file:
+            return any(line.startswith("lock:") for line in file)
+    except OSError:  # this descriptor was closed meanwhile; the others of the process still count
         return False
-    with open(f"/proc/{pid}/fdinfo/{entry}") as file:
-        return any(line.startswith("lock:") for line in file)
