@@ -35,9 +35,6 @@ class Messages:
         """A ready-made line, "warning: …" or "info: …"."""
         self._write(f"{self._prefix()} {text}")
 
-    def info(self, text: str) -> None:
-        self._write(f"{self._prefix()} info: {text}")
-
     def lines(self, text: str) -> None:
         """A message of the log, which may have several lines (registers, traceback)."""
         head, *rest = text.split("\n")

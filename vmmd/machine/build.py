@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vmmd.core.device import DeviceContext
 from vmmd.core.irq import GsiFanIn
-from vmmd.errors import UsageError, VmmdError
+from vmmd.errors import VmmdError
 from vmmd.machine.memory_map import MemoryMap
 from vmmd.machine.ram import RamBlock, RamSettings
 
@@ -231,10 +231,8 @@ def resolve_cpu(config: Config, kvm: Kvm) -> CpuConfig:
     smp = config.smp
     topology = Topology(smp.sockets, smp.dies, smp.cores, smp.threads)
     major, minor = config.machine.type.rpartition("-")[2].split(".")
-    try:
+    with named(f"-cpu {config.cpu}"):
         return resolve(config.cpu or DEFAULT_CPU, HostCpu.read(kvm), topology, (int(major), int(minor)))
-    except UsageError as error:
-        raise UsageError(f"-cpu {config.cpu}: {error.desc}", error.hint) from error
 
 
 def _settings(backend: MemoryBackend, machine: MachineOptions) -> RamSettings:

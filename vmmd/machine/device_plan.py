@@ -53,9 +53,8 @@ def plan(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> DevicePl
     try:
         return _checked(options, globals_)
     except UsageError as error:
-        if error.desc.startswith("-device "):
-            raise
-        raise UsageError(f"-device {options.driver}: {error.desc}", error.hint) from error
+        error.named(f"-device {options.driver}")
+        raise
 
 
 def _checked(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> DevicePlan:

@@ -78,7 +78,6 @@ class MemoryMap:
         self._current: dict[Slot, int] = {}
         self._free_ids: list[int] = []
         self._next_id = 0
-        self.extra: list[Slot] = []
 
     def _ram_regions(self, ram: list[RamBlock]) -> list[RamRegion]:
         regions: list[RamRegion] = []
@@ -108,12 +107,6 @@ class MemoryMap:
         """The host bridge's attributes of a segment: reads (writes) go to RAM, else to ROM (nowhere)."""
         if self._pam[segment] != (read, write):
             self._pam[segment] = (read, write)
-            self.commit()
-
-    def pam_set_all(self, attributes: list[tuple[bool, bool]]) -> None:
-        """All segments at once (reset)."""
-        if self._pam != attributes:
-            self._pam = list(attributes)
             self.commit()
 
     def smram_changed(self, is_open: bool) -> None:
@@ -188,7 +181,7 @@ class MemoryMap:
         if self.rom is not None:
             size = self.rom.size_bytes
             slots.append(Slot(FOUR_GIB - size, size, self.rom.hva, True, "pc.bios"))
-        return slots + self.extra
+        return slots
 
     def _low_slots(self, hva: int, end: int, name: str) -> list[Slot]:
         slots = [Slot(0, min(end, VGA_HOLE), hva, False, name)]
