@@ -73,8 +73,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         await future
         return {}
 
-    monkeypatch.setitem(COMMANDS, "x-wait", CommandSpec("x-wait", wait, "0", None, oob=False))
-    monkeypatch.setitem(COMMANDS, "x-oob", CommandSpec("x-oob", lambda ctx: {"oob": True}, "0", None, oob=True))
+    monkeypatch.setitem(COMMANDS, "x-wait", CommandSpec("x-wait", wait, "0"))
+    monkeypatch.setitem(COMMANDS, "x-oob", CommandSpec("x-oob", lambda ctx: {"oob": True}, "0", oob=True))
     return waiting
 
 
@@ -127,9 +127,9 @@ def test_handler_that_fails_by_a_bug_answers_and_the_session_goes_on(
     async def late_bug(ctx: Any) -> object:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setitem(COMMANDS, "x-bug", CommandSpec("x-bug", bug, "0", None, oob=False))
-    monkeypatch.setitem(COMMANDS, "x-late", CommandSpec("x-late", late_bug, "0", None, oob=False))
-    monkeypatch.setitem(COMMANDS, "x-bytes", CommandSpec("x-bytes", lambda ctx: b"x", "0", None, oob=False))
+    monkeypatch.setitem(COMMANDS, "x-bug", CommandSpec("x-bug", bug, "0"))
+    monkeypatch.setitem(COMMANDS, "x-late", CommandSpec("x-late", late_bug, "0"))
+    monkeypatch.setitem(COMMANDS, "x-bytes", CommandSpec("x-bytes", lambda ctx: b"x", "0"))
     rig = Rig()
     for name in ("x-bug", "x-late", "x-bytes"):
         (reply,) = rig.exchange(json.dumps({"execute": name, "id": 1}).encode())
@@ -141,7 +141,7 @@ def test_handler_that_fails_by_a_bug_answers_and_the_session_goes_on(
 
 def test_reply_above_the_limit_becomes_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """W30."""
-    monkeypatch.setitem(COMMANDS, "x-big", CommandSpec("x-big", lambda ctx: "x" * (10 << 20), "0", None, oob=False))
+    monkeypatch.setitem(COMMANDS, "x-big", CommandSpec("x-big", lambda ctx: "x" * (10 << 20), "0"))
     rig = Rig()
     (reply,) = rig.exchange(b'{"execute":"x-big","id":3}')
     assert reply == {"id": 3, "error": {"class": "GenericError", "desc": "The reply is larger than 10 MiB"}}
@@ -237,8 +237,8 @@ def test_coroutine_that_does_not_wait_answers_at_once_and_its_event_travels_with
     async def fail(ctx: Any) -> dict[str, object]:
         raise VmmdError("no")
 
-    monkeypatch.setitem(COMMANDS, "x-tell", CommandSpec("x-tell", tell, "0", None, oob=False))
-    monkeypatch.setitem(COMMANDS, "x-fail", CommandSpec("x-fail", fail, "0", None, oob=False))
+    monkeypatch.setitem(COMMANDS, "x-tell", CommandSpec("x-tell", tell, "0"))
+    monkeypatch.setitem(COMMANDS, "x-fail", CommandSpec("x-fail", fail, "0"))
     rig = Rig()
     writes: list[bytes] = []
     write = rig.stream.write

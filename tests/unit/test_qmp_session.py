@@ -72,7 +72,7 @@ def test_handlers_are_found_by_every_name_only_once() -> None:
 
 
 def test_command_outside_its_states_is_refused(ctx: Context) -> None:
-    spec = CommandSpec("x", lambda ctx: {}, "1.0", frozenset({RunState.RUNNING}), oob=False)
+    spec = CommandSpec("x", lambda ctx: {}, "1.0", states=frozenset({RunState.RUNNING}))
     with pytest.raises(StateError, match="not possible in state 'prelaunch'"):
         invoke(ctx, Request(spec, {}, None, oob=False))
     ctx.vm.runstate.set(RunState.RUNNING)
@@ -116,7 +116,7 @@ handler.__module__ = "vmmd.qmp.commands.control"
 
 @pytest.fixture(scope="module")
 def check() -> Callable[[dict[str, object]], dict[str, object]]:
-    return argument_check(CommandSpec("x", handler, "1.0", None, oob=False))
+    return argument_check(CommandSpec("x", handler, "1.0"))
 
 
 def test_arguments_reach_the_handler_by_python_names(check: Any) -> None:

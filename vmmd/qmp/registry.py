@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from vmmd.errors import StateError, UsageError
 
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., object]")
 
 #: one module per QAPI module, here and in ``models``
-MODULES = ("control", "misc", "machine", "run_state", "char", "block", "pci")
+MODULES = (
+    "control", "introspect", "misc", "machine", "machine_target", "run_state", "qom", "qdev", "char", "block", "pci",
+    "net", "stats", "job", "migration", "tpm", "trace", "transaction", "yank", "vmmd",
+)  # fmt: skip
 
 COMMANDS: dict[str, CommandSpec] = {}
 _loaded: list[bool] = []
@@ -46,19 +49,35 @@ class Context:
         self.session = session
 
 
+class Example(NamedTuple):
+    """A runnable example of a command: shown in docs/qmp, and run by a test on the machine of
+    ``tests/conformance/test_qmp_examples.py``."""
+
+    arguments: dict[str, object] = {}  # noqa: RUF012  # never written to
+    #: commands that must have been given before: (name, arguments)
+    before: tuple[tuple[str, dict[str, object]], ...] = ()
+    #: class of the error that it ends with there ("DeviceNotActive")
+    error: str | None = None
+
+
 class CommandSpec:
     """One command."""
 
-    __slots__ = ("argument_check", "handler", "module", "name", "oob", "since", "states")
+    __slots__ = (
+        "argument_check", "example", "features", "handler", "module", "name", "oob", "preconfig", "since", "states",
+    )  # fmt: skip
 
-    def __init__(
-        self, name: str, handler: Callable[..., object], since: str, states: frozenset[RunState] | None, oob: bool
-    ) -> None:
+    def __init__(self, name: str, handler: Callable[..., object], since: str, **traits: Any) -> None:
         self.name = name
         self.handler = handler
         self.since = since
-        self.states = states  # None: any
-        self.oob = oob
+        self.states: frozenset[RunState] | None = traits.get("states")  # None: any
+        self.oob: bool = traits.get("oob", False)
+        #: may run before the machine is built (-preconfig)
+        self.preconfig: bool = traits.get("preconfig", False)
+        #: QAPI features: "deprecated", "unstable", …
+        self.features: tuple[str, ...] = traits.get("features", ())
+        self.example: Example = traits.get("example", Example())
         self.module = handler.__module__.rpartition(".")[2]
         #: made by ``arguments`` when the first request with arguments comes
         self.argument_check: Callable[[dict[str, object]], dict[str, object]] | None = None
@@ -78,11 +97,29 @@ class CommandSpec:
         return self.handler.__code__.co_kwonlyargcount > len(self.handler.__kwdefaults__ or ())
 
 
-def command(name: str, *, since: str, states: frozenset[RunState] | None = None, oob: bool = False) -> Callable[[F], F]:
+def command(  # noqa: PLR0913  # the traits of a command, by name
+    name: str,
+    *,
+    since: str,
+    states: frozenset[RunState] | None = None,
+    oob: bool = False,
+    preconfig: bool = False,
+    features: tuple[str, ...] = (),
+    example: Example | None = None,
+) -> Callable[[F], F]:
     """Declare the handler of QMP command ``name``. ``since``: QEMU's first with it; ``states``: where legal."""
 
     def register(handler: F) -> F:
-        COMMANDS[name] = CommandSpec(name, handler, since, states, oob)
+        COMMANDS[name] = CommandSpec(
+            name,
+            handler,
+            since,
+            states=states,
+            oob=oob,
+            preconfig=preconfig,
+            features=features,
+            example=example or Example(),
+        )
         return handler
 
     return register
