@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 
 from tests.unit.qmp_support import RAM_BYTES, FakeVm, ManualLoop
 from vmmd.devices.pci.bus import PciDeviceInfo, PciRegion
-from vmmd.errors import VmmdError
+from vmmd.errors import UsageError, VmmdError
 from vmmd.machine.memory_map import Slot
-from vmmd.qmp.hmp import HumanMonitor
-from vmmd.qmp.hmp_args import cell
-from vmmd.qmp.hmp_memory import host_physical
+from vmmd.qmp.hmp import registry
+from vmmd.qmp.hmp.formats import cell
+from vmmd.qmp.hmp.monitor import HumanMonitor
+from vmmd.qmp.hmp.physical import host_physical
 from vmmd.runstate import RunState
 
 
@@ -247,3 +249,17 @@ def test_help_lists_every_command_and_explains_one(vm: FakeVm) -> None:
     assert say(vm, "help info mtree").startswith("info mtree [-f] -- ")
     assert say(vm, "help bogus") == "unknown command: 'bogus'\r\n"
     assert say(vm, "info") == say(vm, "help info")
+
+
+def test_a_qmp_command_is_run_with_its_checks(vm: FakeVm) -> None:
+    monitor = HumanMonitor(vm)
+    assert asyncio.run(monitor.qmp("query-name")) == {"name": "foo"}
+    with pytest.raises(UsageError, match="Parameter 'command-line' is missing"):
+        asyncio.run(monitor.qmp("human-monitor-command", {"cpu-index": 1}))
+
+
+def test_every_module_of_the_package_with_commands_is_in_the_table() -> None:
+    directory = Path(registry.__file__).parent
+    declaring = {path.stem for path in directory.glob("*.py") if "\n@hmp(" in path.read_text()}
+    assert declaring == set(registry.MODULES)
+    assert list(registry.MODULES) == sorted(registry.MODULES)

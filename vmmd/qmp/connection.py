@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from vmmd.errors import VmmdError
 from vmmd.log import get_logger
+from vmmd.qmp.background import on_thread
 from vmmd.qmp.registry import COMMANDS, Context, import_models, invoke, load, models_loaded
 from vmmd.qmp.session import NO_ID, QmpSession, error_reply, success_reply
 from vmmd.qmp.wire import MAX_REPLY_BYTES, ParseFault, decode, decode_simple, encode
@@ -255,18 +256,7 @@ class Connection:
     async def _with_models(self, request: Request) -> object:
         """The first request with arguments: pydantic is imported for it (0.1 s) on a thread, so that nobody else waits,
         and a VM whose manager never sends one does without."""
-        import threading
-
-        loaded = self._loop.create_future()
-
-        def load_models() -> None:
-            try:
-                import_models()
-            finally:
-                self._loop.post(loaded.set_result, None)
-
-        threading.Thread(target=load_models, name="settle", daemon=True).start()
-        await loaded
+        await on_thread(self._loop, import_models, "settle")
         result = invoke(self._context, request)
         return await result if isinstance(result, CoroutineType) else result
 

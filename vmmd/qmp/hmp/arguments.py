@@ -114,7 +114,7 @@ class Arguments:
             self._pos += 1
             other = self._logic(depth)
             value = value + other if operator == "+" else value - other
-        return _signed(value)
+        return signed(value)
 
     def _logic(self, depth: int) -> int:
         value = self._product(depth)
@@ -130,12 +130,12 @@ class Arguments:
             self._pos += 1
             other = self._unary(depth)
             if operator == "*":
-                value = _signed(value * other)
+                value = signed(value * other)
                 continue
             if other == 0:
                 raise ArgumentError("division by zero")
             quotient = abs(value) // abs(other) * (1 if (value < 0) == (other < 0) else -1)
-            value = _signed(quotient if operator == "/" else value - quotient * other)
+            value = signed(quotient if operator == "/" else value - quotient * other)
         return value
 
     def _unary(self, depth: int) -> int:
@@ -147,7 +147,7 @@ class Arguments:
         if first in "+-~":
             self._pos += 1
             value = self._unary(depth + 1)
-            return _signed(value if first == "+" else -value if first == "-" else ~value)
+            return signed(value if first == "+" else -value if first == "-" else ~value)
         if first == "(":
             self._pos += 1
             value = self._sum(depth + 1)
@@ -171,7 +171,7 @@ class Arguments:
         value = int(digits, 8 if octal else 0)
         if value > U64:
             raise ArgumentError("number too large")
-        return _signed(value)
+        return signed(value)
 
     def _character(self) -> int:
         character = self._text[self._pos + 1 : self._pos + 2]
@@ -189,49 +189,9 @@ class Arguments:
         if value is None:
             raise ArgumentError("unknown register")
         self._pos += 1 + len(name)
-        return _signed(value)
+        return signed(value)
 
 
-def _signed(value: int) -> int:
+def signed(value: int) -> int:
     value &= U64
     return value - (1 << 64) if value >> 63 else value
-
-
-_CHARACTERS = {0x0A: "\\n", 0x0D: "\\r", 0x27: "\\'", 0x5C: "\\\\"}
-#: columns of an unsigned number by its size in bytes
-_DECIMAL_WIDTH = {1: 3, 2: 5, 4: 10, 8: 20}
-
-
-def character(value: int) -> str:
-    """A value as a quoted character."""
-    if value in _CHARACTERS:
-        return f"'{_CHARACTERS[value]}'"
-    return f"'{chr(value)}'" if 0x20 <= value < 0x7F else f"'\\x{value:02x}'"
-
-
-def cell(value: int, letter: str, size: int) -> str:
-    """One item of a memory dump, as wide as every item of its kind."""
-    if letter == "x":
-        return f"0x{value:0{2 * size}x}"
-    if letter == "o":
-        return f"{_octal(value):>{(8 * size + 2) // 3}}"
-    if letter == "c":
-        return character(value)
-    if letter == "d" and size == 8:
-        value = _signed(value)
-    return f"{value:>{_DECIMAL_WIDTH[size]}}"
-
-
-def single(value: int, letter: str) -> str:
-    """A value as ``print`` shows it."""
-    if letter == "x":
-        return f"0x{value:x}" if value else "0"
-    if letter == "o":
-        return _octal(value)
-    if letter == "c":
-        return character(value)
-    return str(value if letter == "u" else _signed(value))
-
-
-def _octal(value: int) -> str:
-    return f"0{value:o}" if value else "0"

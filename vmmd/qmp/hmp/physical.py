@@ -8,12 +8,13 @@ import struct
 from typing import TYPE_CHECKING
 
 from vmmd.core.memory import GuestAddressError
-from vmmd.qmp.hmp_args import U64, ArgumentError, cell
+from vmmd.qmp.hmp.arguments import U64, ArgumentError
+from vmmd.qmp.hmp.formats import cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vmmd.qmp.hmp_args import Format
+    from vmmd.qmp.hmp.arguments import Format
     from vmmd.qmp.vm_api import RomApi, SlotApi, VmApi
 
 #: most items of one dump; more would hold up the loop

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmd.qmp.hmp.registry import hmp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vmmd.qmp.hmp.arguments import Arguments
+    from vmmd.qmp.hmp.monitor import HumanMonitor
+    from vmmd.qmp.vm_api import DiskApi
+
+
+def _disk_ids(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
+    return () if monitor.vm.block is None else (disk.name or disk.node_name for disk in monitor.vm.block.query())
+
+
+@hmp(
+    "info block",
+    params="[-n] [-v] [device]",
+    help="disks (-n: by node, -v: with image details)",
+    complete=_disk_ids,
+)
+def info_block(monitor: HumanMonitor, arguments: Arguments) -> str:
+    flags = arguments.flags("nv")
+    wanted = arguments.word()
+    arguments.done()
+    vm, verbose, named_nodes = monitor.vm, "v" in flags, "n" in flags
+    disks = () if vm.block is None else vm.block.query()
+    texts = []
+    for disk in disks:
+        if wanted and wanted not in (disk.name, disk.node_name):
+            continue
+        if named_nodes and not disk.inserted:
+            continue
+        texts.append(_disk(disk, verbose=verbose, as_node=named_nodes))
+    return "\n".join(texts)
+
+
+def _disk(disk: DiskApi, *, verbose: bool, as_node: bool) -> str:
+    label = disk.name or disk.node_name
+    if as_node:
+        label = disk.node_name
+    elif disk.name and disk.inserted and disk.node_name:
+        label = f"{disk.name} ({disk.node_name})"
+    read_only = ", read-only" if disk.read_only else ""
+    content = f"{disk.filename} ({disk.driver}{read_only})" if disk.inserted else "[not inserted]"
+    lines = [f"{label}: {content}"]
+    if not as_node:
+        lines += _drive(disk)
+    if disk.inserted:
+        lines += _cache(disk)
+        if verbose:
+            lines += _image(disk)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _drive(disk: DiskApi) -> list[str]:
+    lines = []
+    if disk.qdev is not None:
+        lines.append(f"    Attached to:      {disk.qdev}")
+    if disk.removable:
+        lines.append("    Removable device: not locked, tray closed")
+    if disk.io_status not in (None, "ok"):
+        lines.append(f"    I/O status:       {disk.io_status}")
+    return lines
+
+
+def _cache(disk: DiskApi) -> list[str]:
+    words = ["writeback" if disk.cache_writeback else "writethrough"]
+    words += ["direct"] if disk.cache_direct else []
+    words += ["ignore flushes"] if disk.cache_no_flush else []
+    lines = [f"    Cache mode:       {', '.join(words)}"]
+    if disk.detect_zeroes != "off":
+        lines.append(f"    Detect zeroes:    {disk.detect_zeroes}")
+    return lines
+
+
+def _image(disk: DiskApi) -> list[str]:
+    from vmmd.units import format_size
+
+    lines = [
+        "",
+        "Images:",
+        f"image: {disk.filename}",
+        f"file format: {disk.driver}",
+        f"virtual size: {format_size(disk.virtual_size)} ({disk.virtual_size} bytes)",
+    ]
+    if disk.actual_size is not None:
+        lines.append(f"disk size: {format_size(disk.actual_size)}")
+    return lines
+
+
+@hmp("info blockstats", help="counters of the disks")
+def info_blockstats(monitor: HumanMonitor, arguments: Arguments) -> str:
+    arguments.done()
+    vm = monitor.vm
+    text = ""
+    for disk in () if vm.block is None else vm.block.query():
+        stats = disk.stats
+        text += (
+            f"{disk.name}: rd_bytes={stats.rd_bytes} wr_bytes={stats.wr_bytes} rd_operations={stats.rd_ops}"
+            f" wr_operations={stats.wr_ops} flush_operations={stats.flush_ops} wr_total_time_ns={stats.wr_ns}"
+            f" rd_total_time_ns={stats.rd_ns} flush_total_time_ns={stats.flush_ns} rd_merged={stats.rd_merged}"
+            f" wr_merged={stats.wr_merged}\n"
+        )
+    return text

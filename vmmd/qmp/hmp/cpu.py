@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vCPUs: their threads and registers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmd.qmp.hmp.registry import hmp
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterable
+
+    from vmmd.qmp.hmp.arguments import Arguments
+    from vmmd.qmp.hmp.monitor import HumanMonitor
+    from vmmd.qmp.vm_api import CpusApi
+
+
+def vcpu_numbers(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
+    cpus = monitor.vm.cpus
+    return () if words or cpus is None else (str(each.index) for each in cpus.infos)
+
+
+@hmp("info cpus", help="vCPUs and their threads")
+def info_cpus(monitor: HumanMonitor, arguments: Arguments) -> str:
+    arguments.done()
+    infos = () if monitor.vm.cpus is None else monitor.vm.cpus.infos
+    return "".join(
+        f"{'*' if each.index == monitor.cpu_index else ' '} CPU #{each.index}: thread_id={each.thread_id}\n"
+        for each in infos
+    )
+
+
+@hmp("info registers", params="[-a|vcpu]", help="registers of the current vCPU (-a: of all)", complete=vcpu_numbers)
+def info_registers(monitor: HumanMonitor, arguments: Arguments) -> Awaitable[str] | str:
+    count = len(monitor.cpus.infos)
+    if arguments.flags("a"):
+        return _registers_of(monitor, range(count))
+    if arguments.at_end:
+        return _registers_of(monitor, range(monitor.cpu_index, monitor.cpu_index + 1))
+    index = arguments.expression()
+    arguments.done()
+    if index >= count:
+        return f"CPU#{index} not available\n"
+    return _registers_of(monitor, range(index, index + 1))
+
+
+async def _registers_of(monitor: HumanMonitor, indices: range) -> str:
+    from vmmd.kvm import cpustate
+
+    text = ""
+    for index in indices:
+
+        def parked(cpus: CpusApi, wanted: int = index) -> str:
+            return cpus.registers_text(wanted)
+
+        shown = await monitor.on_vcpu(index, parked, cpustate.registers_text)
+        text += f"\nCPU#{index}\n{shown}"
+    return text

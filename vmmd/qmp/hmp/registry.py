@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of the commands for people. A command is declared once, at its handler:
+
+    @hmp("gva2gpa", params="addr", help="guest-physical address of a guest-virtual address")
+    async def gva2gpa(monitor: HumanMonitor, arguments: Arguments) -> str:
+
+From the declaration follow dispatch, ``help``, the usage in ``help gva2gpa``, and completion. A name that begins with
+``info `` is a topic of ``info``. Further names are short forms: ``@hmp("cont", "c", …)``. The handler runs on the loop
+and returns the text, or is ``async``; it raises VmmdError for what the monitor shows as ``Error: …``. Most handlers are
+thin: ``await monitor.qmp("query-…")`` runs a QMP command with all its checks.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from vmmd.qmp.hmp.arguments import Arguments
+    from vmmd.qmp.hmp.monitor import HumanMonitor
+
+    Handler = Callable[[HumanMonitor, Arguments], str | Awaitable[str]]
+    #: words that may follow the words before the cursor (the command's name and topic not among these)
+    Completer = Callable[[HumanMonitor, list[str]], Iterable[str]]
+
+F = TypeVar("F", bound="Handler")
+
+#: one file per group of commands, in this package
+MODULES = (
+    "block",
+    "char",
+    "cpu",
+    "help",
+    "machine",
+    "memory",
+    "mtree",
+    "pci",
+    "run_state",
+)
+
+
+class HmpCommand(NamedTuple):
+    """A command, or a topic of ``info``."""
+
+    names: tuple[str, ...]
+    params: str
+    help: str
+    handler: Handler
+    complete: Completer | None
+
+    @property
+    def usage(self) -> str:
+        return f"{'|'.join(self.names)} {self.params} -- {self.help}\n"
+
+
+#: commands by every name that they have
+COMMANDS: dict[str, HmpCommand] = {}
+#: topics of ``info``
+TOPICS: dict[str, HmpCommand] = {}
+_loaded: list[bool] = []
+
+
+def hmp(
+    *names: str,
+    params: str = "",
+    help: str,  # noqa: A002  # it is what ``help`` shows
+    complete: Completer | None = None,
+) -> Callable[[F], F]:
+    """Declare the handler of a command, by its name and its short forms, or of ``info TOPIC``."""
+    table = TOPICS if names[0].startswith("info ") else COMMANDS
+    names = tuple(name.removeprefix("info ") for name in names)
+
+    def register(handler: F) -> F:
+        declared = HmpCommand(names, params, help, handler, complete)
+        table.update(dict.fromkeys(names, declared))
+        return handler
+
+    return register
+
+
+def load() -> None:
+    """Import every module of commands (once)."""
+    if not _loaded:
+        for module in MODULES:
+            importlib.import_module(f"vmmd.qmp.hmp.{module}")
+        _loaded.append(True)
