@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 from tests.unit.qmp_support import FakeVm, ManualLoop
 from vmmd.errors import StateError, UsageError
 from vmmd.qmp import registry
-from vmmd.qmp.arguments import argument_check, resolved_hints
+from vmmd.qmp.arguments import argument_check
+from vmmd.qmp.introspect import resolved_hints
 from vmmd.qmp.registry import CommandSpec, Context, invoke, load
 from vmmd.qmp.session import QmpSession, Request, greeting, greeting_bytes
 from vmmd.runstate import RunState

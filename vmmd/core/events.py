@@ -2,13 +2,16 @@
 """Events the machine tells the world (QMP events), declared once, typed, cheap to import.
 
 An event is a NamedTuple subclass registered with ``@event(WIRE_NAME)``. Its fields are the members of the QMP
-``data`` object (``_`` becomes ``-``; a field that is None is left out). ``EventSink.emit`` may be called from any
-thread; the monitor server orders, throttles and queues them on the loop.
+``data`` object (``_`` becomes ``-``; a field that is None is left out; ``Annotated[str, …]`` names the words that a
+text may be). ``EventSink.emit`` may be called from any thread; the monitor server orders, throttles and queues them on
+the loop.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol, TypeVar
+
+from vmmd.core.device import ShutdownCause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +68,7 @@ class ResetEvent(NamedTuple):
     """The virtual machine has been reset."""
 
     guest: bool
-    reason: str  # a ShutdownCause
+    reason: Annotated[str, ShutdownCause]
 
 
 @event("SHUTDOWN")
@@ -73,7 +76,7 @@ class ShutdownEvent(NamedTuple):
     """The virtual machine has shut down and is about to end, or waits in state ``shutdown`` with -no-shutdown."""
 
     guest: bool
-    reason: str
+    reason: Annotated[str, ShutdownCause]
 
 
 @event("POWERDOWN")
@@ -92,8 +95,8 @@ class BlockIoErrorEvent(NamedTuple):
 
     device: str
     node_name: str | None
-    operation: str  # "read" or "write"
-    action: str  # "ignore", "report" or "stop"
+    operation: Annotated[str, Literal["read", "write"]]
+    action: Annotated[str, Literal["ignore", "report", "stop"]]
     nospace: bool | None  # None for disks whose errors never stop the VM
     reason: str
 
@@ -118,4 +121,4 @@ class DeviceDeletedEvent(NamedTuple):
 class GuestPanickedEvent(NamedTuple):
     """The guest reported a panic."""
 
-    action: str
+    action: Annotated[str, Literal["pause", "poweroff", "run"]]

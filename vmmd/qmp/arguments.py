@@ -7,15 +7,14 @@ a number, 1.0 is no integer, unknown members are refused.
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import typing
 from typing import TYPE_CHECKING, Annotated, Any
 
 from orjson import dumps
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from vmmd.errors import UsageError
+from vmmd.qmp.introspect import arguments_of, resolved_hints, without_none
+from vmmd.qmp.models.unions import CHOICE, NO_ARM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,54 +42,57 @@ _EXPECTED = (
 )
 
 
+_STRICT = ConfigDict(strict=True, extra="forbid")
+
+
 class _Arguments(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", validate_by_name=False, validate_by_alias=True)
-
-
-def resolved_hints(spec: CommandSpec) -> dict[str, Any]:
-    """The handler's annotations as types; names come from its ``models`` module too."""
-    models = importlib.import_module(f"vmmd.qmp.models.{spec.module}")
-    own = importlib.import_module(spec.handler.__module__)
-    names = {**vars(typing), **vars(models), **vars(own)}
-    wanted = {key: value for key, value in spec.handler.__annotations__.items() if key != "ctx"}
-    holder = type("holder", (), {"__annotations__": wanted})
-    return typing.get_type_hints(holder, globalns=names, include_extras=True)
+    model_config = ConfigDict(**_STRICT, validate_by_name=False, validate_by_alias=True)
 
 
 def argument_model(spec: CommandSpec) -> type[BaseModel]:
     """The model of a command's ``arguments`` object."""
-    hints = resolved_hints(spec)
     fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(spec.handler).parameters.items():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            continue
-        required = parameter.default is inspect.Parameter.empty
-        hint = _exact(hints[name], optional=not required)
-        fields[name] = (hint, Field(... if required else parameter.default, alias=name.replace("_", "-")))
+    for name, hint, optional in arguments_of(spec, resolved_hints(spec)):
+        exact = _exact(without_none(hint) if optional else hint)
+        fields[name.replace("-", "_")] = (exact, Field(None if optional else ..., alias=name))
     return create_model(spec.name, __base__=_Arguments, **fields)
 
 
-def _exact(hint: Any, *, optional: bool) -> Any:
-    """Bound integers to 64 bits; an optional QAPI member may be left out but not null."""
-    if optional:
-        arms = [arm for arm in typing.get_args(hint) if arm is not type(None)]
-        if len(arms) == 1 and type(None) in typing.get_args(hint):
-            hint = arms[0]
+def _exact(hint: Any) -> Any:
+    """Integers are bounded to 64 bits."""
     return Int64 if hint is int else hint
 
 
 def argument_check(spec: CommandSpec) -> Callable[[dict[str, object]], dict[str, object]]:
-    """A function from the ``arguments`` object to keyword arguments; it raises UsageError in QAPI's words."""
-    model = argument_model(spec)
-    validate = model.model_validate_json
+    """A function from the ``arguments`` object to keyword arguments (of a boxed command: to the object itself,
+    checked); it raises UsageError in QAPI's words."""
+    return _boxed_check(spec, spec.boxed) if spec.boxed else _keyword_check(spec)
+
+
+def _keyword_check(spec: CommandSpec) -> Callable[[dict[str, object]], dict[str, object]]:
+    validate = argument_model(spec).model_validate_json
 
     def check(arguments: dict[str, object]) -> dict[str, object]:
         try:
             # by way of JSON: only there does strict mode take a string for an enumeration
             checked = validate(dumps(arguments))
         except ValidationError as error:
-            raise UsageError(sentence(error.errors(include_url=False, include_context=False)[0])) from None
+            raise UsageError(sentence(error.errors(include_url=False)[0])) from None
         return {name: getattr(checked, name) for name in checked.model_fields_set}
+
+    return check
+
+
+def _boxed_check(spec: CommandSpec, parameter: str) -> Callable[[dict[str, object]], dict[str, object]]:
+    hint = resolved_hints(spec)[parameter]
+    validate = TypeAdapter(hint, config=_STRICT).validate_json
+
+    def check(arguments: dict[str, object]) -> dict[str, object]:
+        try:
+            checked: dict[str, object] = validate(dumps(arguments))
+        except ValidationError as error:
+            raise UsageError(sentence(error.errors(include_url=False)[0])) from None
+        return checked
 
     return check
 
@@ -103,6 +105,8 @@ def sentence(error: ErrorDetails) -> str:
         return f"Parameter '{path}' is missing"
     if kind == "extra_forbidden":
         return f"Parameter '{path}' is unexpected"
+    if kind == NO_ARM:
+        return _no_arm(error, path)
     if kind in ("literal_error", "enum"):
         # QEMU-COMPAT: 7.2 names an element of a list 'null'
         shown = "null" if isinstance(error["loc"][-1], int) else path
@@ -116,10 +120,30 @@ def sentence(error: ErrorDetails) -> str:
     return f"Parameter '{path}' is invalid: {error['msg']}"
 
 
+def _no_arm(error: ErrorDetails, path: str) -> str:
+    """A union (``models.unions``) of which no arm fits."""
+    context, value = error["ctx"], error["input"]
+    if "expected" in context:
+        return f"Invalid parameter type for '{path}', expected: {context['expected']}"
+    if not isinstance(value, dict):
+        return f"Invalid parameter type for '{path}', expected: object"
+    tag = context["tag"]
+    inner = f"{path}.{tag}" if path else tag
+    if tag not in value:
+        return f"Parameter '{inner}' is missing"
+    word = value[tag]
+    if isinstance(word, str):
+        return f"Parameter '{inner}' does not accept value '{word}'"
+    return f"Invalid parameter type for '{inner}', expected: string"
+
+
 def _path(location: tuple[int | str, ...]) -> str:
     path = ""
     for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not part.startswith(CHOICE):
+            path += f".{part}" if path else part
     return path
 
 

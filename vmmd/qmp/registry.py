@@ -10,6 +10,9 @@ arguments, ``cpu_index`` is ``cpu-index``, a default makes it optional), and the
 against and that introspection will publish. Handlers run on the loop; one that may wait is ``async``. They return plain
 dicts typed by the TypedDicts in ``models``. Neither the declarations nor a command without arguments needs pydantic,
 which costs 50 ms to import: ``arguments`` loads it when the first command with arguments is sent.
+
+A handler with a second positional parameter is *boxed*: that parameter's type is the whole arguments object, which may
+then be a union (``models.unions``), and the handler gets the checked object.
 """
 
 from __future__ import annotations
@@ -87,14 +90,21 @@ class CommandSpec:
         return self.handler.__doc__ or ""
 
     @property
+    def boxed(self) -> str | None:
+        """The parameter that takes the whole arguments object, or None."""
+        code = self.handler.__code__
+        return code.co_varnames[1] if code.co_argcount > 1 else None
+
+    @property
     def has_arguments(self) -> bool:
-        """True when the command takes arguments (keyword-only parameters of the handler)."""
-        return self.handler.__code__.co_kwonlyargcount > 0
+        """True when the command takes arguments (keyword-only parameters of the handler, or a boxed one)."""
+        return self.handler.__code__.co_kwonlyargcount > 0 or self.boxed is not None
 
     @property
     def needs_arguments(self) -> bool:
         """True when an argument has no default."""
-        return self.handler.__code__.co_kwonlyargcount > len(self.handler.__kwdefaults__ or ())
+        given = len(self.handler.__kwdefaults__ or ())
+        return self.handler.__code__.co_kwonlyargcount > given or self.boxed is not None
 
 
 def command(  # noqa: PLR0913  # the traits of a command, by name
@@ -162,4 +172,5 @@ def invoke(ctx: Context, request: Request) -> object:
         from vmmd.qmp.arguments import argument_check
 
         check = spec.argument_check = argument_check(spec)
-    return spec.handler(ctx, **check(arguments))
+    checked = check(arguments)
+    return spec.handler(ctx, checked) if spec.boxed else spec.handler(ctx, **checked)

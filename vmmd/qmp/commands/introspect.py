@@ -1,2 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands about the schema of this monitor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmd.qmp.registry import Context, command
+
+if TYPE_CHECKING:
+    from vmmd.qmp.models.introspect import SchemaInfo
+
+
+@command("query-qmp-schema", since="2.5", preconfig=True)
+def query_qmp_schema(ctx: Context) -> list[SchemaInfo]:
+    """The commands and events of this monitor and their types. What is not in it is not there."""
+    from vmmd.qmp.introspect import schema
+
+    return schema()
