@@ -16,7 +16,7 @@ from vmmd.log import get_logger
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from vmmd.core.address_space import AddressSpace
     from vmmd.core.backend import CharBackend, DriveHandle
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vmmd.core.irq import GsiFanIn, InterruptController
     from vmmd.core.memory import GuestMemory
     from vmmd.core.notify import DoorbellFactory, LoopPort
+    from vmmd.core.tree import Node, Property
 
 
 class ResetKind(enum.Enum):
@@ -137,6 +138,10 @@ class Device:
     category: ClassVar[str] = "misc"
     bus_type: ClassVar[str | None] = None  # "PCI", "ISA", "virtio-serial-bus"; None: no bus (part of the board)
     user_creatable: ClassVar[bool] = False
+    #: QEMU's type above this one; "" follows from the bus: pci-device, isa-device
+    parent_type: ClassVar[str] = ""
+    #: True when it can come and go while the guest runs. LIMIT: none of this version can
+    hotpluggable: ClassVar[bool] = False
     #: QEMU's base and part types whose ``-global`` properties are properties of this device here
     global_types: ClassVar[tuple[str, ...]] = ()
 
@@ -147,7 +152,10 @@ class Device:
         self.props = props
         self.ctx = ctx
         self.id = id_
-        self.qom_path = ""  # set by the machine when it enters the tree
+        self.qom_path = ""  # set when it enters the object tree
+        self.hotplugged = False  # came after the machine was built
+        #: what ``realize`` chose for properties that were left open, by attribute name; shown in the object tree
+        self.resolved: dict[str, object] = {}
         self.log = get_logger(f"vmmd.devices.{self.type_name}" + (f"[{id_}]" if id_ else ""))
         self._undo: list[Callable[[], None]] = []
 
@@ -175,6 +183,17 @@ class Device:
         """Give everything back, last claimed first. DeviceLock held. Idempotent."""
         while self._undo:
             self._undo.pop()()
+
+    def parts(self) -> Iterable[tuple[str, Node]]:
+        """Nodes below this device's in the object tree: inner devices and buses."""
+        return ()
+
+    def extra_properties(self) -> Iterable[Property]:
+        """What it shows in the object tree besides its declared properties."""
+        return ()
+
+    def property_changed(self, name: str) -> None:
+        """A property declared ``live`` has a new value (``name``: of the attribute). On the loop, without the lock."""
 
     def reset(self, kind: ResetKind) -> None:
         """To power-on state. vCPUs are paused; DeviceLock held. Idempotent."""

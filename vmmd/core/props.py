@@ -49,6 +49,7 @@ class PropType(Generic[T]):
         self._to_json = to_json
         self.ref_kind = ref_kind  # "chardev", "drive", "netdev", "memdev": names a backend
         self.values = values  # of an enumeration
+        self.unset: object = "" if qapi_name == "str" else None  # what introspection shows for «not given»
 
     def from_json(self, value: object) -> T:
         """The value of a JSON member; ValueError when it does not fit. Strings are parsed like text, as QEMU does."""
@@ -180,6 +181,7 @@ U32 = int_type("uint32", 0, 0xFFFF_FFFF)
 U64 = int_type("uint64", 0, 0xFFFF_FFFF_FFFF_FFFF)
 I32 = int_type("int32", -(1 << 31), (1 << 31) - 1)
 BOOT_INDEX = int_type("int32", -1, (1 << 31) - 1)
+BOOT_INDEX.unset = -1
 STR: PropType[str] = PropType("str", "a string", _any_text, json_kinds=())
 SIZE: PropType[int] = PropType(
     "size", "a size such as 512, 64k, 1M or 2G", _parse_size_prop, json_kinds=(int,), from_json=_check_size
@@ -194,8 +196,9 @@ PCI_ADDR: PropType[PciAddress] = PropType(
     _parse_pci_addr,
     json_kinds=(int,),
     from_json=_pci_addr_from_json,
-    to_json=lambda address: f"{address.slot:02x}.{address.function:x}",
+    to_json=lambda address: address.slot << 3 | address.function,
 )
+PCI_ADDR.unset = -1
 CHARDEV = ref_type("chardev")
 DRIVE = ref_type("drive")
 NETDEV = ref_type("netdev")
@@ -208,13 +211,15 @@ D = TypeVar("D")
 class Prop(Generic[D]):
     """One declared property. As an attribute of a ``Props`` instance it is its value."""
 
-    __slots__ = ("default", "doc", "kind", "name", "required", "wire_name")
+    __slots__ = ("default", "doc", "kind", "live", "name", "required", "unset", "wire_name")
 
     def __init__(self, kind: PropType[Any], default: D, doc: str, wire: str | None, required: bool) -> None:
         self.kind = kind
         self.default = default
         self.doc = doc
         self.required = required
+        self.live = False
+        self.unset: object = kind.unset
         self.name = ""
         self.wire_name = wire or ""
 
@@ -234,16 +239,51 @@ class Prop(Generic[D]):
     def __set__(self, instance: PropSet, value: D) -> None:
         instance.values[self.name] = value
 
+    def shown(self, value: object) -> object:
+        """``value`` as introspection shows it; None is a value that was not set."""
+        if value is None:
+            value = self.default
+        return self.unset if value is None else self.kind.to_json(value)
+
 
 @overload
-def prop(kind: PropType[T], default: T, doc: str, *, wire: str | None = None, required: bool = False) -> Prop[T]: ...
+def prop(
+    kind: PropType[T],
+    default: T,
+    doc: str,
+    *,
+    wire: str | None = None,
+    required: bool = False,
+    live: bool = False,
+    unset: object = None,
+) -> Prop[T]: ...
 @overload
 def prop(
-    kind: PropType[T], default: None, doc: str, *, wire: str | None = None, required: bool = False
+    kind: PropType[T],
+    default: None,
+    doc: str,
+    *,
+    wire: str | None = None,
+    required: bool = False,
+    live: bool = False,
+    unset: object = None,
 ) -> Prop[T | None]: ...
-def prop(kind: PropType[Any], default: Any, doc: str, *, wire: str | None = None, required: bool = False) -> Prop[Any]:
-    """Declare a property. A ``required`` one must be given; ``None`` means «not given» or «chosen by vmmd»."""
-    return Prop(kind, default, doc, wire, required)
+def prop(  # noqa: PLR0913  # the traits of a property, by name
+    kind: PropType[Any],
+    default: Any,
+    doc: str,
+    *,
+    wire: str | None = None,
+    required: bool = False,
+    live: bool = False,
+    unset: object = None,
+) -> Prop[Any]:
+    """Declare a property. A ``required`` one must be given; ``None`` means «not given» or «chosen by vmmd», and
+    ``unset`` is what introspection shows for it. A ``live`` one may be changed while the object is in use."""
+    made = Prop(kind, default, doc, wire, required)
+    made.live = live
+    made.unset = kind.unset if unset is None else unset
+    return made
 
 
 class PropSet:

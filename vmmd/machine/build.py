@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vmmd.core.device import DeviceContext
 from vmmd.core.irq import GsiFanIn
+from vmmd.core.tree import Node
 from vmmd.errors import VmmdError
 from vmmd.machine.memory_map import MemoryMap
 from vmmd.machine.ram import RamBlock, RamSettings
@@ -35,6 +36,7 @@ class Builder:
         self.vm = vm
         self.plan = plan
         self.config = vm.config
+        vm.qom.machine.type_name = f"{self.config.machine.type}-machine"
         #: for stderr, when the start has succeeded: an error would otherwise not be the one line that is read
         self.warnings: list[str] = []
 
@@ -74,6 +76,7 @@ class Builder:
             vm.on_close(block.close)
         vm.memory_map = MemoryMap(kvm_vm, blocks, vm.memory)
         ctx = self._context(kvm_vm)
+        self._place_cpus()
         with vm.lock:
             board = self._board(ctx)
         self._make_cpus(kvm_vm)
@@ -126,7 +129,7 @@ class Builder:
         from vmmd.machine.pc_i440fx import PcI440fx
 
         assert self.vm.memory_map is not None
-        board = PcI440fx(self.config, ctx, self.vm.memory_map)
+        board = PcI440fx(self.config, ctx, self.vm.memory_map, self.vm.qom)
         self.vm.devices = board.devices
         self.vm.pci = board.bus
         board.serial_ports = self._serial_ports()
@@ -136,6 +139,11 @@ class Builder:
             with named(f"-device {each.cls.type_name}" + (f",id={each.id}" if each.id else "")):
                 board.add(each)
         return board
+
+    def _place_cpus(self) -> None:
+        """vCPUs in the object tree, before the devices: /machine/unattached/device[0] is the first."""
+        for index in range(self.config.smp.cpus):
+            self.vm.qom.unattached.add(f"device[{index}]", Node(f"{self.cpu_config.model}-x86_64-cpu", subject=index))
 
     def _serial_ports(self) -> frozenset[int]:
         """COM ports that the planned devices will be (DEVRESA tells firmware)."""

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vmmd.core.device import Device, ResetKind
+from vmmd.core.device_tree import composite, place
 from vmmd.core.registry import device_class
 from vmmd.devices.pci.bus import PciBus
 from vmmd.errors import InternalError, UsageError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import datetime
 
     from vmmd.core.device import DeviceContext
+    from vmmd.core.tree import Node, ObjectTree
     from vmmd.devices.acpi.pm import Piix4Pm
     from vmmd.devices.isa.fw_cfg import FwCfg
     from vmmd.devices.isa.rtc import Mc146818Rtc
@@ -60,8 +62,9 @@ def _rtc_start(base: str) -> str | datetime.datetime:
 class PcI440fx:
     """The devices of one pc board. Built with the DeviceLock held, before any vCPU runs."""
 
-    def __init__(self, config: Config, ctx: DeviceContext, memory_map: MemoryMap) -> None:
+    def __init__(self, config: Config, ctx: DeviceContext, memory_map: MemoryMap, tree: ObjectTree) -> None:
         self.config = config
+        self.tree = tree
         self.ctx = ctx
         self.memory_map = memory_map
         self.bus = PciBus()
@@ -73,8 +76,11 @@ class PcI440fx:
 
     def build(self) -> None:
         """Make and plug the board's own devices."""
+        system = self.tree.add_bus("main-system-bus", self.tree.unattached, "System", name="sysbus")
+        host = self.tree.machine.add("i440fx", composite("i440FX-pcihost", system))
+        self.tree.add_bus("pci.0", host, "PCI")
         self._plug_host_bridge()
-        self._plug(self._make("PIIX3"))
+        self.tree.add_bus("isa.0", self._plug(self._make("PIIX3")), "ISA")
         self._plug_isa()
         pm = self._make("PIIX4_PM")
         self.pm = pm  # type: ignore[assignment]  # the registry says so
@@ -93,15 +99,15 @@ class PcI440fx:
             raise InternalError(f"{type_name} is not in the registry")
         return cls(new_props(cls, self.config.globals), self.ctx)
 
-    def _plug(self, device: Device) -> None:
+    def _plug(self, device: Device, name: str | None = None) -> Node:
+        """``name``: of a part with a place of its own below /machine."""
         if device.bus_type == "PCI":
             device.bus = self.bus  # type: ignore[attr-defined]  # every PciDevice has it
-        where = "peripheral" if device.id else "unattached" if not device.user_creatable else "peripheral-anon"
-        name = device.id or f"device[{sum(not each.id for each in self.devices)}]"
-        device.qom_path = f"/machine/{where}/{name}"
+        node = place(self.tree, device, name)
         device.plug()
         device.reset(ResetKind.COLD)
         self.devices.append(device)
+        return node
 
     def _plug_host_bridge(self) -> None:
         bridge: I440fx = self._make("i440FX")  # type: ignore[assignment]
@@ -150,4 +156,4 @@ class PcI440fx:
         self._plug(self._make("port92"))
         fw_cfg = self._make("fw_cfg_io")
         self.fw_cfg = fw_cfg  # type: ignore[assignment]
-        self._plug(fw_cfg)
+        self._plug(fw_cfg, "fw_cfg")

@@ -18,6 +18,7 @@ from vmmd.core.events import PowerdownEvent, ResetEvent, ResumeEvent, ShutdownEv
 from vmmd.core.fdsets import FdSets
 from vmmd.core.lock import DeviceLock
 from vmmd.core.memory import GuestMemory
+from vmmd.core.tree import Folder, Node, ObjectTree
 from vmmd.errors import StateError, VmmdError
 from vmmd.log import get_logger
 from vmmd.machine.requests import Requests
@@ -98,11 +99,15 @@ class Vm:
         self.mmio = AddressSpace("memory", 1 << 52)
         self.requests = Requests(self._wake_for_requests)
         self.clock.on_failure = self.requests.request_internal_error
+        self.qom = ObjectTree()
         self.memory_map: MemoryMap | None = None
         self.cpus: VcpuManager | None = None
         self.pci: PciBus | None = None
         self.devices: list[Device] = []
         self.chardevs: dict[str, Chardev | ListenSocket] = {}  # monitors' sockets among them
+        self.qom.root.add(
+            "chardevs", Folder(lambda: self.chardevs, lambda each: Node(f"chardev-{each.config.backend}"))
+        )
         self.block: BlockGraph | None = None
         self.fdsets = FdSets()
         self.kvm_present = False

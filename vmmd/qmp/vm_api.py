@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vmmd.core.backend import BlockStats
     from vmmd.core.memory import GuestMemory
     from vmmd.core.notify import LoopPort
+    from vmmd.core.tree import ObjectTree
     from vmmd.devices.pci.bus import PciDeviceInfo
     from vmmd.runstate import RunStateMachine
 
@@ -188,6 +189,8 @@ class VmApi(Protocol):
     def block(self) -> BlockApi | None: ...
     @property
     def pci(self) -> PciApi | None: ...
+    @property
+    def qom(self) -> ObjectTree: ...
     @property
     def memory(self) -> GuestMemory: ...
     @property

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What devices and buses show in the object tree: made from their declared properties. Threads: as ``core.tree``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vmmd.core.tree import Link, Node, Property
+from vmmd.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from vmmd.core.device import Device
+    from vmmd.core.props import Prop
+    from vmmd.core.tree import BusNode, ObjectTree
+
+
+#: the bus that a device of each kind sits on
+_BUSES = {"PCI": "pci.0", "ISA": "isa.0", None: "main-system-bus"}
+
+
+def device_node(device: Device, bus: Node | None) -> Node:
+    """The node of a device on ``bus``, not yet in the tree."""
+
+    def describe() -> Iterator[Property | Link]:
+        yield from _standard(bus, lambda: device.hotplugged, hotpluggable=device.hotpluggable)
+        for declared in device.props.each():
+            yield device_property(device, declared)
+        yield from device.extra_properties()
+
+    return Node(device.type_name, describe, subject=device)
+
+
+def device_property(device: Device, declared: Prop[Any]) -> Property:
+    """A declared property of one device."""
+
+    def read() -> object:
+        return declared.shown(device.resolved.get(declared.name, device.props.values.get(declared.name)))
+
+    def refuse(value: object) -> None:
+        who = f"device '{device.id}'" if device.id else "anonymous device"
+        # QEMU-COMPAT: the sentence
+        raise UsageError(
+            f"Attempt to set property '{declared.wire_name}' on {who} (type '{device.type_name}') after it was realized"
+        )
+
+    def write(value: object) -> None:
+        device.props.set_json(declared.wire_name, value, device.type_name)
+        device.property_changed(declared.name)
+
+    setter = write if declared.live else refuse
+    return Property(declared.wire_name, declared.kind.qapi_name, read, setter, declared.doc)
+
+
+def composite(type_name: str, bus: BusNode) -> Node:
+    """A part of the board that has nothing but devices and buses below it."""
+    node = Node(type_name, lambda: _standard(bus, lambda: False, hotpluggable=False))
+    bus.attach(node)
+    return node
+
+
+def _standard(bus: Node | None, hotplugged: Callable[[], bool], *, hotpluggable: bool) -> Iterator[Property | Link]:
+    """What every device has."""
+    yield Link("parent_bus", "link<bus>", lambda: bus)
+    yield Property("realized", "bool", lambda: True)
+    yield Property("hotplugged", "bool", hotplugged)
+    yield Property("hotpluggable", "bool", lambda: hotpluggable)
+
+
+def place(tree: ObjectTree, device: Device, name: str | None = None) -> Node:
+    """Give a device its place by name, id and kind, and its path. Before it is plugged: the path is part of what it
+    tells. It leaves its place when it is unrealized."""
+    bus = tree.buses.get(_BUSES[device.bus_type])
+    node = device_node(device, bus)
+    if name is not None:
+        tree.machine.add(name, node)
+    elif not device.user_creatable:
+        tree.unattached.add_numbered("device", node)
+    elif device.id:
+        tree.peripheral.add(device.id, node)
+    else:
+        tree.peripheral_anon.add_numbered("device", node)
+    device.qom_path = node.path
+    for part_name, part in device.parts():
+        node.add(part_name, part)
+    if bus is not None:
+        bus.attach(node)
+
+    def leave() -> None:
+        if bus is not None:
+            bus.detach(node)
+        node.remove()
+
+    device.on_undo(leave)
+    return node
