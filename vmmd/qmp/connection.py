@@ -22,6 +22,7 @@ from vmmd.log import get_logger
 from vmmd.qmp.background import on_thread
 from vmmd.qmp.registry import COMMANDS, Context, import_models, invoke, load, models_loaded
 from vmmd.qmp.session import NO_ID, QmpSession, error_reply, success_reply
+from vmmd.qmp.streams import UnixStream
 from vmmd.qmp.wire import MAX_REPLY_BYTES, ParseFault, decode, decode_simple, encode
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Connection:
         self._held_bytes = 0
         self._dropped = 0
         self._linger_until = 0  # a command that comes before this time is one of a series
+        if isinstance(stream, UnixStream):
+            stream.on_fds = self._fds_arrived
 
     def start(self, greeting: bytes) -> None:
         """Send ``greeting`` (empty: it has been sent) and begin to read."""
@@ -107,6 +110,7 @@ class Connection:
         if Connection.latest is self:
             Connection.latest = None
         self._stream.close()
+        self.session.fds.close()
         self._inbox.clear()
         self._queue.clear()
         self._held.clear()
@@ -140,6 +144,9 @@ class Connection:
             if not looks or now > turn_end:
                 return
             looks = LINGER_LOOKS
+
+    def _fds_arrived(self, fds: list[int]) -> None:
+        self.session.fds.arrived(fds, commands_wait=bool(self._busy or self._inbox or self._queue))
 
     def _received(self, data: bytes) -> None:
         if not data:

@@ -8,6 +8,7 @@ registers early is handed to the loop when that runs.
 from __future__ import annotations
 
 import errno
+from socket import AF_UNIX
 from typing import TYPE_CHECKING, Protocol
 
 from vmmd.log import RateLimiter, get_logger
@@ -174,6 +175,9 @@ class QmpServer:
                 group.discard(connection)
             if on_close is not None:
                 on_close()
+            if not self._connections and self._vm.runstate.running:
+                # QEMU-COMPAT: not before the machine runs
+                self._vm.fdsets.close_unused()
 
         connection = Connection(self._vm, self.loop, stream, closed, pretty)
         self._connections.add(connection)
@@ -227,9 +231,9 @@ def warm_up() -> None:
 
 
 def _socket_stream(sock: socket.socket) -> Stream:
-    from vmmd.qmp.streams import SocketStream
+    from vmmd.qmp.streams import SocketStream, UnixStream
 
-    return SocketStream(sock)
+    return UnixStream(sock) if sock.family == AF_UNIX else SocketStream(sock)
 
 
 def _write_now(stream: Stream, data: bytes) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from vmmd import QEMU_COMPAT_VERSION, __version__
 from vmmd.errors import UnknownCommandError, VmmdError
+from vmmd.qmp.passed_fds import PassedFds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,12 +63,13 @@ class Request:
 class QmpSession:
     """State of one client."""
 
-    __slots__ = ("_commands", "oob", "state")
+    __slots__ = ("_commands", "fds", "oob", "state")
 
     def __init__(self, commands: Mapping[str, CommandSpec]) -> None:
         self._commands = commands
         self.state = State.NEGOTIATING
         self.oob = False
+        self.fds = PassedFds()
 
     @property
     def negotiated(self) -> bool:

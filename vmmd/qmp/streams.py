@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Callable
 
 #: most bytes taken by one read
 READ_BYTES = 65536
+#: most descriptors taken by one read; the kernel closes further ones
+MAX_FDS = 16
+_FD_BYTES = 4
+_CONTROL_BYTES = socket.CMSG_SPACE(MAX_FDS * _FD_BYTES)
 
 
 class Stream(Protocol):
@@ -51,6 +56,36 @@ class SocketStream:
 
     def close(self) -> None:
         self._socket.close()
+
+
+class UnixStream(SocketStream):
+    """A connected UNIX socket, which may bring file descriptors: ``on_fds`` gets them before ``read`` returns the bytes
+    that they came with."""
+
+    __slots__ = ("_recvmsg", "on_fds")
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._recvmsg = sock.recvmsg
+        self.on_fds: Callable[[list[int]], None] | None = None
+
+    def read(self) -> bytes:
+        data, control, _flags, _address = self._recvmsg(READ_BYTES, _CONTROL_BYTES, socket.MSG_CMSG_CLOEXEC)
+        if control:
+            self._received(control)
+        return data
+
+    def _received(self, control: list[tuple[int, int, bytes]]) -> None:
+        fds: list[int] = []
+        for level, kind, content in control:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                whole = len(content) - len(content) % _FD_BYTES
+                fds += memoryview(content)[:whole].cast("i")
+        if self.on_fds is not None:
+            self.on_fds(fds)
+        else:
+            for fd in fds:
+                os.close(fd)
 
 
 class FdStream:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from vmmd.core.address_space import AddressSpace
     from vmmd.core.backend import BlockStats
+    from vmmd.core.fdsets import FdSets
     from vmmd.core.memory import GuestMemory
     from vmmd.core.notify import LoopPort
     from vmmd.core.tree import ObjectTree
@@ -185,6 +186,8 @@ class VmApi(Protocol):
     def cpus(self) -> CpusApi | None: ...
     @property
     def chardevs(self) -> Mapping[str, ChardevApi]: ...
+    @property
+    def fdsets(self) -> FdSets: ...
     @property
     def block(self) -> BlockApi | None: ...
     @property

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that belong nowhere else: names, and the monitor for people."""
+"""Commands that belong nowhere else: names, the monitor for people, passed file descriptors."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
-from vmmd.errors import UsageError
-from vmmd.qmp.registry import Context, command
+from vmmd.errors import UsageError, VmmdError
+from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
-    from vmmd.qmp.models.misc import NameInfo
+    from vmmd.core.fdsets import FdInSet
+    from vmmd.qmp.models.misc import AddfdInfo, FdsetFdInfo, FdsetInfo, NameInfo
+
+#: characters of the text that a client may give to a descriptor
+MAX_OPAQUE_CHARS = 4096
 
 
 @command("query-name", since="0.14")
@@ -29,3 +34,56 @@ async def human_monitor_command(ctx: Context, *, command_line: str, cpu_index: i
     if cpu_index is not None and not 0 <= cpu_index < count:
         raise UsageError("Parameter 'cpu-index' expects a CPU number")
     return await HumanMonitor(ctx.vm, cpu_index or 0, ctx.session).run(command_line)
+
+
+@command("getfd", since="0.14", example=Example({"fdname": "tap0"}, error="GenericError"))
+def getfd(ctx: Context, *, fdname: str) -> dict[str, object]:
+    """Give a name to the file descriptor that came with this command (SCM_RIGHTS, UNIX socket monitors). The session
+    keeps it until a command takes it by that name, ``closefd``, or the end of the session; a name that exists already
+    changes its descriptor and the old one is closed."""
+    ctx.session.fds.give_name(fdname)
+    return {}
+
+
+@command("closefd", since="0.14", example=Example({"fdname": "tap0"}, error="GenericError"))
+def closefd(ctx: Context, *, fdname: str) -> dict[str, object]:
+    """Close a file descriptor of this session that ``getfd`` has named."""
+    ctx.session.fds.close_name(fdname)
+    return {}
+
+
+@command("add-fd", since="1.2", example=Example({"fdset-id": 1}, error="GenericError"))
+def add_fd(ctx: Context, *, fdset_id: int | None = None, opaque: str | None = None) -> AddfdInfo:
+    """Put the file descriptor that came with this command into an fd set, or into a new one; the path
+    ``/dev/fdset/N`` then opens it. A set through which nothing is open is closed when the last client of the last
+    monitor leaves while the machine runs."""
+    fd = ctx.session.fds.take()
+    try:
+        if fdset_id is not None and fdset_id < 0:
+            raise UsageError("Parameter 'fdset-id' expects a non-negative value")
+        if len(opaque or "") > MAX_OPAQUE_CHARS:
+            raise UsageError(f"Parameter 'opaque' expects at most {MAX_OPAQUE_CHARS} characters")
+        return {"fd": fd, "fdset-id": ctx.vm.fdsets.add(fdset_id, fd, opaque)}
+    except VmmdError:
+        os.close(fd)
+        raise
+
+
+@command("remove-fd", since="1.2", example=Example({"fdset-id": 9}, error="GenericError"))
+def remove_fd(ctx: Context, *, fdset_id: int, fd: int | None = None) -> dict[str, object]:
+    """Close the file descriptors of an fd set, or one of them. What was opened through the set goes on."""
+    if not ctx.vm.fdsets.remove(fdset_id, fd):
+        which = f"fdset-id:{fdset_id}" + ("" if fd is None else f", fd:{fd}")
+        raise VmmdError(f"File descriptor named '{which}' not found", "query-fdsets lists what is there")
+    return {}
+
+
+@command("query-fdsets", since="1.2")
+def query_fdsets(ctx: Context) -> list[FdsetInfo]:
+    """The fd sets and their file descriptors."""
+    found = ctx.vm.fdsets.query()
+    return [{"fdset-id": number, "fds": list(map(_member, found[number]))} for number in sorted(found, reverse=True)]
+
+
+def _member(member: FdInSet) -> FdsetFdInfo:
+    return {"fd": member.fd} if member.opaque is None else {"fd": member.fd, "opaque": member.opaque}

@@ -12,3 +12,18 @@ class NameInfo(TypedDict):
     """The guest's name; absent when there is none."""
 
     name: NotRequired[str]
+
+
+AddfdInfo = TypedDict("AddfdInfo", {"fdset-id": int, "fd": int})
+"""Where ``add-fd`` has put a descriptor, and its number in this process."""
+
+
+class FdsetFdInfo(TypedDict):
+    """A descriptor of an fd set."""
+
+    fd: int
+    opaque: NotRequired[str]
+
+
+FdsetInfo = TypedDict("FdsetInfo", {"fdset-id": int, "fds": list[FdsetFdInfo]})
+"""An fd set; without descriptors while something that was opened through it is open."""
