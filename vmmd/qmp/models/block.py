@@ -60,6 +60,23 @@ BlockInfo = TypedDict(
 """A drive and what is in it."""
 
 
+class BlockDeviceTimedStats(TypedDict):
+    """Statistics over an interval; none is kept, so lists of them are empty."""
+
+    interval_length: int
+    min_rd_latency_ns: int
+    max_rd_latency_ns: int
+    avg_rd_latency_ns: int
+    min_wr_latency_ns: int
+    max_wr_latency_ns: int
+    avg_wr_latency_ns: int
+    min_flush_latency_ns: int
+    max_flush_latency_ns: int
+    avg_flush_latency_ns: int
+    avg_rd_queue_depth: float
+    avg_wr_queue_depth: float
+
+
 class BlockDeviceStats(TypedDict):
     """Counters of a disk since the start."""
 
@@ -89,7 +106,7 @@ class BlockDeviceStats(TypedDict):
     invalid_unmap_operations: int
     account_invalid: bool
     account_failed: bool
-    timed_stats: list[object]
+    timed_stats: list[BlockDeviceTimedStats]
 
 
 BlockStats = TypedDict(

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired
+from typing import NotRequired
 
 from typing_extensions import TypedDict
 
 
 class PciMemoryRegion(TypedDict):
     bar: int
-    type: Literal["io", "memory"]
+    type: str  # "io" or "memory"
     address: int
     size: int
     prefetch: NotRequired[bool]
