@@ -201,15 +201,24 @@ def test_halted_vcpu_is_shown_and_can_be_paused() -> None:
         vm.close()
 
 
-def test_nmi_reaches_the_guest() -> None:
+@pytest.mark.parametrize("lint1", [0x400, 0x1_0400, 0x700], ids=["NMI", "masked", "ExtINT"])
+def test_nmi_reaches_the_guest_as_lint1_says(lint1: int) -> None:
     # NMI handler at 0x100: out 0xf4,al; the guest spins
     vm = TinyVm(SPIN)
+    given: list[Exception | None] = []
     try:
         vm.memory.write(0x100, bytes.fromhex("e6f4ebfe"))
         vm.memory.write(8, bytes.fromhex("00010000"))
+        vcpu = vm.cpus._cpus[0].vcpu  # what firmware does through the APIC's registers
+        lapic = vcpu.lapic()
+        lapic.regs[0xF1] = 1  # spurious vector register, bit 8: APIC on
+        lapic.regs[0x360:0x364] = list(lint1.to_bytes(4, "little"))
+        vcpu.set_lapic(lapic)
         vm.cpus.resume()
-        vm.cpus.inject_nmi()
-        assert vm.finished.wait(5)
+        vm.cpus.inject_nmi(given.append)
+        vm.loop.serve(lambda: bool(given))
+        assert given == [None]
+        assert vm.finished.wait(5 if lint1 == 0x400 else 0.1) is (lint1 == 0x400)
     finally:
         vm.close()
 

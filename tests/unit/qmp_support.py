@@ -27,6 +27,7 @@ from vmmd.core.memory import make_region
 from vmmd.eventloop import EventLoopPort
 from vmmd.machine.memory_map import Slot
 from vmmd.machine.vm import Vm
+from vmmd.options.models import Config
 from vmmd.qmp.server import QmpServer
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class FakeCpus:
     all_parked = True
 
     def __init__(self) -> None:
+        self.nmis = 0
         self.infos = tuple(
             FakeCpu(i, 1000 + i, f"/machine/unattached/device[{i}]", False, 0, 0, i, 0) for i in range(2)
         )
@@ -70,6 +72,10 @@ class FakeCpus:
 
     def run_on_vcpu(self, index: int, function: Callable[..., object], done: Callable[..., None]) -> None:
         raise AssertionError("these vCPUs are parked")
+
+    def inject_nmi(self, done: Callable[[Exception | None], None]) -> None:
+        self.nmis += 1
+        done(None)
 
     def pause_now(self) -> bool:
         return True
@@ -119,7 +125,7 @@ class FakeVm(Vm):
     uuid = UUID
 
     def __init__(self, loop: LoopPort) -> None:
-        config: Any = SimpleNamespace(no_shutdown=False, no_reboot=False)
+        config = Config()
         super().__init__(config, loop)
         self.kvm_present = self.kvm_enabled = True
         self.cpus: Any = FakeCpus()

@@ -198,6 +198,9 @@ class Device:
     def reset(self, kind: ResetKind) -> None:
         """To power-on state. vCPUs are paused; DeviceLock held. Idempotent."""
 
+    def forget_lost_ticks(self) -> None:
+        """A clock that makes up for lost ticks forgets them (rtc-reset-reinjection). DeviceLock held."""
+
     def claim_pio(self, entry: object) -> None:
         """Add an IoRange to the port space until unrealize."""
         from vmmd.core.address_space import IoRange

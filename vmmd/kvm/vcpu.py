@@ -135,7 +135,7 @@ class Vcpu:
         return int(block.physical_address) if block.valid else None
 
     def inject_nmi(self) -> None:
-        """Queue a non-maskable interrupt. Any thread."""
+        """Queue a non-maskable interrupt. Waits while the vCPU is in the guest: for its own thread."""
         ioctl(self.fd, abi.KVM_NMI, name="KVM_NMI")
 
     # --- CPUID and MSRs ---

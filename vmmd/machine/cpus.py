@@ -50,6 +50,10 @@ _OWN_SIGNALS = frozenset(
     (KICK_SIGNAL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGABRT)
 )
 
+#: local vector table of a local APIC
+_LVT_LINT1 = 0x360
+_LVT_MASKED, _LVT_MODE, _LVT_MODE_NMI = 1 << 16, 7 << 8, 4 << 8
+
 #: names of exit reasons, for ``exit_counts``
 EXIT_NAMES = {
     value: name.removeprefix("KVM_EXIT_").lower() for name, value in vars(abi).items() if name.startswith("KVM_EXIT_")
@@ -75,6 +79,15 @@ class CpuConfig(Protocol):
     def cpuid(self, index: int, tsc_khz: int) -> tuple[CpuidEntry, ...]: ...
 
     def msrs(self) -> dict[int, int]: ...
+
+
+def _inject_nmi(vcpu: Vcpu) -> None:
+    """A pulse on LINT1 (SDM vol. 3 §11.5.1); without an APIC in the kernel, straight to the CPU. Its own thread."""
+    if vcpu.vm.has_irqchip:
+        lvt = int.from_bytes(bytes(vcpu.lapic().regs[_LVT_LINT1 : _LVT_LINT1 + 4]), "little")
+        if lvt & _LVT_MASKED or lvt & _LVT_MODE != _LVT_MODE_NMI:
+            return
+    vcpu.inject_nmi()
 
 
 class VcpuInfo(NamedTuple):
@@ -362,10 +375,20 @@ class VcpuManager:
                 cpu.vcpu, cpu.lapic, signature=self.cpu_config.signature, is_bsp=cpu.index == 0, boot=self._boot
             )
 
-    def inject_nmi(self) -> None:
-        """A non-maskable interrupt for every vCPU."""
+    def inject_nmi(self, done: Callable[[Exception | None], None]) -> None:
+        """A non-maskable interrupt for every vCPU whose local APIC lets it through LINT1. By the vCPUs' own threads:
+        KVM_NMI waits while the vCPU is in the guest. ``done(first error)`` is called on the loop when all have it."""
+        left, first = len(self._cpus), None
+
+        def one_done(_result: object, error: Exception | None) -> None:
+            nonlocal left, first
+            left -= 1
+            first = first or error
+            if not left:
+                done(first)
+
         for cpu in self._cpus:
-            cpu.vcpu.inject_nmi()
+            self.run_on_vcpu(cpu.index, _inject_nmi, one_done)
 
     # --- looking at vCPUs ---
     def run_on_vcpu(

@@ -160,6 +160,16 @@ class Vm:
             with self.lock:
                 self.press_power_button()
 
+    def set_action(self, name: str, action: str) -> None:
+        """What happens from now on when the guest does ``name`` (reboot, shutdown, panic, watchdog); as ``-action``."""
+        setattr(self.config.action, name, action)
+
+    def forget_lost_ticks(self) -> None:
+        """No clock makes up for the ticks that it could not deliver so far (lost_tick_policy=slew)."""
+        with self.lock:
+            for device in self.devices:
+                device.forget_lost_ticks()
+
     async def quit(self, cause: ShutdownCause = ShutdownCause.HOST_QMP_QUIT) -> None:
         """End the process with status 0, whatever -no-shutdown says."""
         async with self._turn:

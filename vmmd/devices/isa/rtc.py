@@ -272,6 +272,10 @@ class Mc146818Rtc(Device):
             self._backlog += ticks if self._flags & B_PERIODIC else ticks - 1
         self._flags |= B_PERIODIC
 
+    def forget_lost_ticks(self) -> None:
+        self._backlog = 0
+        self._update()
+
     def _alarm(self) -> Alarm:
         cmos = self._cmos
         return Alarm.from_registers(

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmd.qmp.registry import Context, command
+from vmmd.errors import DeviceNotActiveError, UsageError, VmmdError
+from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
-    from vmmd.qmp.models.machine import CpuInfoFast, KvmInfo, MachineInfo, UuidInfo
+    from vmmd.qmp.models.machine import BalloonInfo, CpuInfoFast, GuidInfo, KvmInfo, MachineInfo, UuidInfo
 
 NO_UUID = "00000000-0000-0000-0000-000000000000"
 
@@ -66,3 +67,72 @@ def query_machines(ctx: Context) -> list[MachineInfo]:
             info["is-default"] = True
         found.append(info)
     return found
+
+
+@command("balloon", since="0.14", example=Example({"value": 536870912}, error="DeviceNotActive"))
+def balloon(ctx: Context, *, value: int) -> dict[str, object]:
+    """Ask the guest to give memory back until ``value`` bytes are left to it. It needs a balloon device."""
+    if value <= 0:
+        raise UsageError("Parameter 'value' expects a size")
+    raise _no_balloon()
+
+
+@command("query-balloon", since="0.14", example=Example(error="DeviceNotActive"))
+def query_balloon(ctx: Context) -> BalloonInfo:
+    """The memory that the balloon has left to the guest."""
+    raise _no_balloon()
+
+
+def _no_balloon() -> DeviceNotActiveError:
+    # QEMU-COMPAT: clients know the sentence and the class
+    return DeviceNotActiveError("No balloon device has been activated")
+
+
+@command("query-vm-generation-id", since="2.9", example=Example(error="GenericError"))
+def query_vm_generation_id(ctx: Context) -> GuidInfo:
+    """The id that tells a guest that it was copied or restored. It needs a vmgenid device."""
+    # QEMU-COMPAT: QEMU's sentence
+    raise VmmdError("VM Generation ID device not found")
+
+
+@command("inject-nmi", since="0.14")
+async def inject_nmi(ctx: Context) -> dict[str, object]:
+    """Send a non-maskable interrupt to every vCPU, as the NMI button of a server; guests are set up to dump or panic
+    then. A vCPU whose local APIC masks it ignores it."""
+    cpus = ctx.vm.cpus
+    if cpus is None:
+        # QEMU-COMPAT: QEMU's sentence
+        raise VmmdError("this feature or command is not currently supported", "machine 'none' has no vCPUs")
+    finished = ctx.vm.loop.create_future()
+    failed: list[Exception] = []
+
+    def done(error: Exception | None) -> None:
+        if error is not None:
+            failed.append(error)
+        finished.set_result(None)
+
+    cpus.inject_nmi(done)
+    await finished
+    if failed:
+        raise failed[0]
+    return {}
+
+
+@command("memsave", since="0.14", example=Example({"val": 10, "size": 100, "filename": "/dev/null"}))
+async def memsave(
+    ctx: Context, *, val: int, size: int, filename: str, cpu_index: int | None = None
+) -> dict[str, object]:
+    """Save ``size`` bytes from linear address ``val``, as a vCPU sees them, to a file."""
+    from vmmd.qmp.save_memory import save_virtual
+
+    await save_virtual(ctx.vm, val, size, filename, cpu_index or 0)
+    return {}
+
+
+@command("pmemsave", since="0.14", example=Example({"val": 10, "size": 100, "filename": "/dev/null"}))
+async def pmemsave(ctx: Context, *, val: int, size: int, filename: str) -> dict[str, object]:
+    """Save ``size`` bytes from guest-physical address ``val`` to a file; what is no memory is zeroes there."""
+    from vmmd.qmp.save_memory import save_physical
+
+    await save_physical(ctx.vm, val, size, filename)
+    return {}

@@ -87,3 +87,11 @@ def query_fdsets(ctx: Context) -> list[FdsetInfo]:
 
 def _member(member: FdInSet) -> FdsetFdInfo:
     return {"fd": member.fd} if member.opaque is None else {"fd": member.fd, "opaque": member.opaque}
+
+
+@command("rtc-reset-reinjection", since="2.1")
+def rtc_reset_reinjection(ctx: Context) -> dict[str, object]:
+    """Forget the periodic interrupts of the real-time clock that are still owed (``lost_tick_policy=slew``): for after
+    the guest's time was set."""
+    ctx.vm.forget_lost_ticks()
+    return {}

@@ -77,6 +77,18 @@ class PhysicalMemory:
             gpa += take
         return data
 
+    def contents(self, gpa: int, length: int) -> bytes:
+        """Bytes of RAM and ROM; what is neither reads as zeroes, and no device notices. Any thread."""
+        data = bytearray(length)
+        memory_map = self._vm.memory_map
+        for slot in () if memory_map is None else memory_map.slots():
+            start, stop = max(gpa, slot.gpa), min(gpa + length, slot.gpa + slot.size_bytes)
+            if start < stop:
+                part = self._host_bytes(slot.hva + start - slot.gpa, stop - start)
+                if part is not None:
+                    data[start - gpa : stop - gpa] = part
+        return bytes(data)
+
     def _host_bytes(self, hva: int, length: int) -> bytes | None:
         for region in self._vm.memory.regions:
             offset = hva - region.hva

@@ -54,3 +54,15 @@ MachineInfo = TypedDict(
     },
 )
 """A board that -machine takes."""
+
+
+class BalloonInfo(TypedDict):
+    """What the guest has left."""
+
+    actual: int
+
+
+class GuidInfo(TypedDict):
+    """The VM generation id."""
+
+    guid: str

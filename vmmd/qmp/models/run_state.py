@@ -19,3 +19,9 @@ class StatusInfo(TypedDict):
     running: bool
     singlestep: bool
     status: RunStateName
+
+
+RebootAction = Literal["reset", "shutdown"]
+ShutdownAction = Literal["poweroff", "pause"]
+PanicAction = Literal["pause", "shutdown", "exit-failure", "none"]
+WatchdogAction = Literal["reset", "shutdown", "poweroff", "pause", "debug", "none", "inject-nmi"]
