@@ -24,7 +24,7 @@ def query_name(ctx: Context) -> NameInfo:
     return {} if name is None else {"name": name}
 
 
-@command("human-monitor-command", since="0.14")
+@command("human-monitor-command", since="0.14", example=Example({"command-line": "info status"}))
 async def human_monitor_command(ctx: Context, *, command_line: str, cpu_index: int | None = None) -> str:
     """Run a command of the monitor for people; its text is the reply, even where it says that something failed."""
     from vmmd.qmp.hmp.monitor import HumanMonitor
