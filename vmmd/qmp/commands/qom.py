@@ -31,9 +31,16 @@ def qom_get(ctx: Context, *, path: str, property: str) -> object:  # noqa: A002 
     since="1.2",
     example=Example({"path": "/machine", "property": "type", "value": "x"}, error="GenericError"),
 )
-def qom_set(ctx: Context, *, path: str, property: str, value: object) -> None:  # noqa: A002  # the argument's name
+def qom_set(
+    ctx: Context,
+    *,
+    path: str,
+    property: str,  # noqa: A002  # the argument's name
+    value: object,
+) -> dict[str, object]:
     """Change a property of an object; most can be set only before it is in use."""
     _one(ctx, path).set(property, value)
+    return {}
 
 
 def _one(ctx: Context, path: str) -> Node:
