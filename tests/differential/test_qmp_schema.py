@@ -10,7 +10,7 @@ import pytest
 
 from tests.framework.qapi import OWN, Comparison, Schema
 from tests.framework.vm import Vm, emulator
-from vmmd.qmp.introspect import schema
+from vmmd.qmp.introspect import build_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.qemu
 #: of a later QEMU: name → the release that has it
 NEWER = {"query-accelerators": "11.1"}
 
-OURS = Schema([dict(entity) for entity in schema()])
+OURS = Schema([dict(entity) for entity in build_schema()])
 COMMANDS = sorted(name for name in OURS.names("command") if not name.startswith(OWN))
 EVENTS = sorted(name for name in OURS.names("event") if not name.startswith(OWN))
 

@@ -4,14 +4,14 @@
     Literal, Enum → enum     TypedDict → object     Annotated[A | B, Tagged("k")] → object with tag and variants
     list[T] → array          int, float, bool, str, object → builtins     Annotated[A | B, Alternate(…)] → alternate
 
-Names of types mean nothing (QMP introspection: «not ABI»): they are numbers, equal types share one. ``dict[str,
+The answer is built when the source changes, not when it is asked for (``commands.introspect`` reads the file). Names of
+types mean nothing (QMP introspection: «not ABI»): they are numbers, equal types share one. ``dict[str,
 object]`` as the result of a command is QAPI's empty object.
 """
 
 from __future__ import annotations
 
 import enum
-import functools
 import importlib
 import types
 import typing
@@ -45,13 +45,12 @@ _EMPTY = dict[str, object]
 _Member = tuple[str, Any, bool]
 
 
-@functools.cache
-def schema() -> list[SchemaInfo]:
-    """The whole schema. Takes some 30 ms the first time."""
+def build_schema() -> list[SchemaInfo]:
+    """The whole schema, from the declarations."""
     builder = SchemaBuilder()
-    for spec in load().values():
+    for _name, spec in sorted(load().items()):
         builder.add_command(spec)
-    for event in EVENTS:
+    for event in sorted(EVENTS, key=lambda event: EVENTS[event].wire_name):
         builder.add_event(event)
     return cast("list[SchemaInfo]", builder.entities)
 
