@@ -25,6 +25,9 @@ from vmmd.core.address_space import IoRange
 from vmmd.core.backend import BlockStats
 from vmmd.core.memory import make_region
 from vmmd.eventloop import EventLoopPort
+from vmmd.kvm.runloop import REASONS
+from vmmd.kvm.stats import Statistic
+from vmmd.machine.exit_meter import ExitMeter
 from vmmd.machine.memory_map import Slot
 from vmmd.machine.vm import Vm
 from vmmd.options.models import Config
@@ -50,6 +53,9 @@ class FakeCpu(NamedTuple):
     core_thread_id: int
 
 
+HISTOGRAM = Statistic("halt_wait_hist", "log2-histogram", "seconds", 10, -9, 0, (0, 3, 1))
+
+
 class FakeCpus:
     """Two vCPUs at rest whose page tables map one to one below 1 GiB."""
 
@@ -60,6 +66,14 @@ class FakeCpus:
         self.infos = tuple(
             FakeCpu(i, 1000 + i, f"/machine/unattached/device[{i}]", False, 0, 0, i, 0) for i in range(2)
         )
+
+        self.exit_meter = ExitMeter([[0] * REASONS for _ in self.infos])
+
+    def statistics(self, index: int) -> list[Statistic]:
+        return [Statistic("exits", "cumulative", None, 10, 0, 0, (1000 + index,)), HISTOGRAM]
+
+    def vm_statistics(self) -> list[Statistic]:
+        return [Statistic("pages_4k", "instant", None, 10, 0, 0, (77,))]
 
     def registers(self, index: int) -> dict[str, int]:
         return {"rax": 0x1234, "rip": 0xFFF0, "rflags": 2, "cs": 0xF000, "cs_base": 0xFFFF_0000, "cs_limit": 0xFFFF}

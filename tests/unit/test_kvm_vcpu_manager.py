@@ -47,6 +47,8 @@ class FakeVcpu:
         self.bytes_ = bytearray(4096)
         self.clock_notices = 0
 
+    def open_stats(self, like: object) -> None: ...
+
     def tsc_khz(self) -> int:
         return 0
 

@@ -207,7 +207,7 @@ def test_info_pci_is_laid_out_as_qemus(vm: FakeVm) -> None:
 def test_short_info_texts_are_qemus(vm: FakeVm) -> None:
     assert say(vm, "info name") == "foo\r\n"
     assert say(vm, "info uuid") == "11111111-2222-3333-4444-555555555555\r\n"
-    assert say(vm, "info kvm") == "kvm support: enabled\r\n"
+    assert say(vm, "info kvm").startswith("kvm support: enabled\r\n")
     assert say(vm, "info chardev") == "c0: filename=null\r\n"
     assert say(vm, "info cpus", 1) == "  CPU #0: thread_id=1000\r\n* CPU #1: thread_id=1001\r\n"
     assert say(vm, "info version").startswith("7.2.0vmmd-")

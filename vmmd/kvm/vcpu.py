@@ -20,7 +20,7 @@ from vmmd.kvm.system import pack_cpuid, read_cpuid
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vmmd.kvm.stats import Statistic
+    from vmmd.kvm.stats import Statistic, StatsFile
     from vmmd.kvm.system import CpuidEntry
     from vmmd.kvm.vm import KvmVm
 
@@ -38,6 +38,7 @@ class Vcpu:
         self.apic_id = apic_id
         self.mce_banks = 0
         self.fd = fd
+        self.stats_file: StatsFile | None = None
         # SAFETY: the kernel guarantees vcpu_mmap_size bytes behind the descriptor; the casts pin the mapping, and
         # close() drops them before unmapping
         self.page = mmap.mmap(fd, vm.kvm.vcpu_mmap_size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -56,6 +57,8 @@ class Vcpu:
             self.page.close()
         except BufferError:  # a run loop still holds views: the mapping goes when they do
             pass
+        if self.stats_file is not None:
+            self.stats_file.close()
         os.close(self.fd)
         self.fd = -1
 
@@ -203,11 +206,15 @@ class Vcpu:
             if error.errno not in (errno.EINVAL, errno.ENOTTY):
                 raise
 
-    def stats(self) -> list[Statistic]:
-        """This vCPU's statistics (KVM_GET_STATS_FD)."""
-        from vmmd.kvm.stats import read_once
+    def open_stats(self, like: Vcpu | None = None) -> None:
+        """Open this vCPU's statistics; before it first runs. ``like``: a vCPU whose statistics are open already."""
+        from vmmd.kvm.stats import open_stats
 
-        return read_once(self.fd)
+        self.stats_file = open_stats(self.fd, like.stats_file if like is not None else None)
+
+    def stats(self) -> list[Statistic]:
+        """This vCPU's statistics (KVM_GET_STATS_FD); none before ``open_stats``. Any thread, never waits."""
+        return self.stats_file.read() if self.stats_file is not None else []
 
 
 def _pack_msrs(entries: list[tuple[int, int]]) -> ctypes.Array[ctypes.c_uint32]:

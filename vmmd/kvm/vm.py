@@ -16,7 +16,7 @@ from vmmd.kvm.ioctl import KvmError, ioctl, short_ioctl
 from vmmd.units import PAGE_BYTES
 
 if TYPE_CHECKING:
-    from vmmd.kvm.stats import Statistic
+    from vmmd.kvm.stats import Statistic, StatsFile
     from vmmd.kvm.system import Kvm
     from vmmd.kvm.vcpu import Vcpu
 
@@ -54,6 +54,7 @@ class KvmVm:
         self._irq_level_ref = ctypes.byref(self._irq_level)
         self._msi_blocks: dict[tuple[int, int], tuple[abi.Msi, object]] = {}
         self._msr_indices: tuple[int, ...] | None = None
+        self._stats_file: StatsFile | None = None
         self.has_irqchip = False
         self.has_xcrs = bool(kvm.check_extension(abi.KVM_CAP_XCRS))
 
@@ -68,6 +69,8 @@ class KvmVm:
         """Release the machine."""
         for vcpu in self.vcpus:
             vcpu.close()
+        if self._stats_file is not None:
+            self._stats_file.close()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -238,7 +241,9 @@ class KvmVm:
         return vcpu
 
     def stats(self) -> list[Statistic]:
-        """The machine's statistics (KVM_GET_STATS_FD)."""
-        from vmmd.kvm.stats import read_once
+        """The machine's statistics (KVM_GET_STATS_FD); none on kernels without. Any thread, never waits."""
+        from vmmd.kvm.stats import open_stats
 
-        return read_once(self.fd)
+        if self._stats_file is None:
+            self._stats_file = open_stats(self.fd)
+        return self._stats_file.read() if self._stats_file is not None else []

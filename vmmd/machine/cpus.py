@@ -24,6 +24,7 @@ from vmmd.kvm import abi, cpustate
 from vmmd.kvm.ioctl import KICK_SIGNAL, install_kick_handler, set_thread_name
 from vmmd.kvm.runloop import REASONS, Dispatch, RunLoop
 from vmmd.log import get_logger
+from vmmd.machine.exit_meter import ExitMeter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from vmmd.core.notify import LoopPort
     from vmmd.kvm.pagewalk import WalkStep
     from vmmd.kvm.runloop import HiddenMemory
+    from vmmd.kvm.stats import Statistic
     from vmmd.kvm.system import CpuidEntry
     from vmmd.kvm.vcpu import Vcpu
     from vmmd.kvm.vm import KvmVm
@@ -207,12 +209,13 @@ class VcpuManager:
         self._clock_ns: int | None = None
         self.run_allowed = False
         self.stopping = False
+        self.exit_meter = ExitMeter(())
 
     # --- life ---
     def start(self) -> None:
         """Make the vCPUs, in power-on state, and their threads, paused. Raises KvmError."""
         install_kick_handler()
-        cpus = []
+        cpus: list[_VcpuThread] = []
         for index in range(self.count):
             vcpu = self.vm.create_vcpu(self.cpu_config.apic_id(index))
             vcpu.set_cpuid(self.cpu_config.cpuid(index, vcpu.tsc_khz()))
@@ -221,8 +224,10 @@ class VcpuManager:
             refused = vcpu.set_msrs(self.cpu_config.msrs())
             if refused and not index:
                 log.warning("KVM does not take the CPU model's MSR %s", ", ".join(f"{msr:#x}" for msr in refused))
+            vcpu.open_stats(like=cpus[0].vcpu if cpus else None)
             cpus.append(_VcpuThread(self, index, vcpu, RunLoop(vcpu, self._dispatch)))
         self._cpus = tuple(cpus)
+        self.exit_meter = ExitMeter([cpu.run_loop.exit_counts for cpu in cpus])
         self.reset()
         for cpu in cpus:
             cpu.thread.start()
@@ -438,6 +443,14 @@ class VcpuManager:
         """How often the vCPU left the guest, by reason; zeroes left out. Any thread."""
         counts = self._cpus[index].run_loop.exit_counts
         return {EXIT_NAMES.get(reason, str(reason)): counts[reason] for reason in range(REASONS) if counts[reason]}
+
+    def statistics(self, index: int) -> list[Statistic]:
+        """KVM's statistics of a vCPU; none on kernels without. Any thread, never waits for the vCPU."""
+        return self._cpus[index].vcpu.stats()
+
+    def vm_statistics(self) -> list[Statistic]:
+        """KVM's statistics of the machine. Any thread, never waits for a vCPU."""
+        return self.vm.stats()
 
     @property
     def infos(self) -> tuple[VcpuInfo, ...]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slow work off the loop: imports and reads that would hold up the other clients and the vCPUs."""
+"""Work that must not hold up others: on a thread of its own, or in several turns of the loop."""
 
 from __future__ import annotations
 
@@ -33,3 +33,10 @@ async def on_thread(loop: LoopPort, function: Callable[[], T], name: str) -> T:
     if raised:
         raise raised[0]
     return returned[0]
+
+
+async def breathe(loop: LoopPort) -> None:
+    """Let others on the loop have their turn. For a handler with much to do."""
+    turn = loop.create_future()
+    loop.post(turn.set_result, None)
+    await turn

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vmmd.core.notify import LoopPort
     from vmmd.core.tree import ObjectTree
     from vmmd.devices.pci.bus import PciDeviceInfo
+    from vmmd.kvm.stats import Statistic
+    from vmmd.machine.exit_meter import ExitReport
     from vmmd.runstate import RunStateMachine
 
 
@@ -38,8 +40,17 @@ class VcpuInfoApi(Protocol):
     def core_thread_id(self) -> int: ...
 
 
+class ExitMeterApi(Protocol):
+    """machine.exit_meter.ExitMeter."""
+
+    def report(self) -> ExitReport: ...
+
+
 class CpusApi(Protocol):
     """machine.cpus.VcpuManager."""
+
+    @property
+    def exit_meter(self) -> ExitMeterApi: ...
 
     @property
     def infos(self) -> Sequence[VcpuInfoApi]: ...
@@ -51,6 +62,10 @@ class CpusApi(Protocol):
     def registers_text(self, index: int) -> str: ...
 
     def translate(self, index: int, gva: int) -> int | None: ...
+
+    def statistics(self, index: int) -> list[Statistic]: ...
+
+    def vm_statistics(self) -> list[Statistic]: ...
 
     def run_on_vcpu(
         self, index: int, function: Callable[..., object], done: Callable[[object, Exception | None], None]

@@ -1,2 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands about what is vmmd's own: names begin with ``__org.vmmd_``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmd.qmp.registry import Context, command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from vmmd.kvm.stats import Statistic
+    from vmmd.qmp.models.vmmd import ExitReason, KvmCounter, KvmInsight, VcpuInsight
+
+#: vCPUs whose statistics are read in one turn of the loop
+_VCPUS_A_TURN = 8
+
+
+@command("__org.vmmd_query-kvm", since="7.2")
+async def query_kvm_insight(ctx: Context) -> KvmInsight:
+    """Tell what KVM is on this host and how the vCPUs use it: exits by reason with rates, and KVM's own counters.
+
+    Rates are over ``window-ns``: the time since somebody last asked, a second at least, or since the vCPUs were made
+    when nobody did. Histograms are left out; ``query-stats`` has them.
+    """
+    from vmmd.kvm.host import host_kvm
+    from vmmd.qmp.background import breathe
+
+    host, cpus = host_kvm(), ctx.vm.cpus
+    insight: KvmInsight = {
+        "vendor": host.vendor,
+        "module": host.module,
+        "paging": host.paging,
+        "uptime-ns": 0,
+        "window-ns": 0,
+        "vcpus": [],
+        "counters": [],
+    }
+    if cpus is None:
+        return insight
+    report = cpus.exit_meter.report()
+    insight["uptime-ns"], insight["window-ns"] = report.uptime_ns, report.window_ns
+    for index, (counts, recent) in enumerate(zip(report.counts, report.recent, strict=True)):
+        if index and not index % _VCPUS_A_TURN:
+            await breathe(ctx.vm.loop)
+        insight["vcpus"].append(_vcpu(index, counts, recent, report.window_ns, cpus.statistics(index)))
+    insight["counters"] = _counters(cpus.vm_statistics())
+    return insight
+
+
+def _vcpu(
+    index: int, counts: Sequence[int], recent: Sequence[int], window_ns: int, statistics: Iterable[Statistic]
+) -> VcpuInsight:
+    from vmmd.machine.cpus import EXIT_NAMES
+
+    def rate(exits: int) -> float:
+        return round(exits * 1e9 / window_ns, 1) if window_ns else 0.0
+
+    reasons: list[ExitReason] = [
+        {"reason": EXIT_NAMES.get(number, str(number)), "count": count, "per-second": rate(recent[number])}
+        for number, count in enumerate(counts)
+        if count
+    ]
+    reasons.sort(key=lambda each: each["count"], reverse=True)
+    return {
+        "cpu-index": index,
+        "exits": sum(counts),
+        "exits-per-second": rate(sum(recent)),
+        "reasons": reasons,
+        "counters": _counters(statistics),
+    }
+
+
+def _counters(statistics: Iterable[Statistic]) -> list[KvmCounter]:
+    return [{"name": each.name, "value": each.values[0]} for each in statistics if len(each.values) == 1]

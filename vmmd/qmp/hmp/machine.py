@@ -31,12 +31,3 @@ def info_name(monitor: HumanMonitor, arguments: Arguments) -> str:
 async def info_uuid(monitor: HumanMonitor, arguments: Arguments) -> str:
     arguments.done()
     return f"{(await monitor.qmp('query-uuid'))['UUID']}\n"
-
-
-@hmp("info kvm", help="whether KVM is used")
-async def info_kvm(monitor: HumanMonitor, arguments: Arguments) -> str:
-    arguments.done()
-    found = await monitor.qmp("query-kvm")
-    if not found["present"]:
-        return "kvm support: not compiled\n"
-    return f"kvm support: {'enabled' if found['enabled'] else 'disabled'}\n"

@@ -33,6 +33,7 @@ MODULES = (
     "char",
     "cpu",
     "help",
+    "kvm",
     "machine",
     "memory",
     "mtree",
