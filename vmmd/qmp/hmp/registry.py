@@ -39,6 +39,7 @@ MODULES = (
     "mtree",
     "pci",
     "run_state",
+    "stats",
 )
 
 

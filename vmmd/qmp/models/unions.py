@@ -21,7 +21,14 @@ CHOICE = "\0"
 #: type of the error when no arm fits; its context has ``tag`` or ``expected``
 NO_ARM = "no_arm"
 
-_KINDS: tuple[tuple[type, str], ...] = ((bool, "bool"), (str, "str"), (int, "int"), (float, "number"), (dict, "object"))
+_KINDS: tuple[tuple[type, str], ...] = (
+    (bool, "bool"),
+    (str, "str"),
+    (int, "int"),
+    (float, "number"),
+    (list, "array"),
+    (dict, "object"),
+)
 
 
 class Tagged:
@@ -80,6 +87,8 @@ def json_kind(arm: Any) -> str:
     """The kind of JSON value that an arm of an alternate takes."""
     if typing.get_origin(arm) is typing.Annotated:
         arm = typing.get_args(arm)[0]
+    if typing.get_origin(arm) is list:
+        return "array"
     return {bool: "bool", str: "str", int: "int", float: "number"}.get(arm, "object")
 
 
