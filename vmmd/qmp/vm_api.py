@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from vmmd.core.address_space import AddressSpace
     from vmmd.core.backend import BlockStats
+    from vmmd.core.device import Device
     from vmmd.core.fdsets import FdSets
     from vmmd.core.memory import GuestMemory
     from vmmd.core.notify import LoopPort
@@ -209,6 +210,8 @@ class VmApi(Protocol):
     def block(self) -> BlockApi | None: ...
     @property
     def pci(self) -> PciApi | None: ...
+    @property
+    def devices(self) -> Sequence[Device]: ...
     @property
     def qom(self) -> ObjectTree: ...
     @property

@@ -73,13 +73,27 @@ class QueueState:
         self.position = (0, 0)
 
 
+class QueueCounters:
+    """What happened on one queue since the device was made; no reset clears it. Written on the loop only."""
+
+    __slots__ = ("interrupts", "notifications", "requests")
+
+    def __init__(self) -> None:
+        self.notifications = 0  # of the driver, that woke the loop
+        self.requests = 0  # given back to the driver
+        self.interrupts = 0  # sent for them
+
+
 class QueueWorker(Protocol):
     """The loop's side of one active queue. All methods on the loop, without the lock."""
 
     ring: VirtQueue
 
     def kick(self) -> None:
-        """The driver rang, or may have."""
+        """The driver rang."""
+
+    def look(self) -> None:
+        """There may be chains that nobody rang for."""
 
     def stop(self, done: Callable[[], None]) -> None:
         """Take no more chains, forget parked ones; ``done()`` once nothing is in flight (maybe at once)."""
@@ -133,6 +147,7 @@ class VirtioDevice:
         self.log = log
         self.transport: Transport
         self.queues = [QueueState(size) for size in queue_sizes]
+        self.counters = [QueueCounters() for _ in queue_sizes]
         #: active queues by index
         self.workers: dict[int, QueueWorker] = {}
         #: offered through the modern interface, and through the legacy one (32 bits)
@@ -240,7 +255,7 @@ class VirtioDevice:
                     return
                 self.workers[index] = worker = self.make_worker(index, ring)
                 self.transport.attach_doorbell(index, worker.kick)
-                self.ctx.loop.post(worker.kick)  # chains may be waiting already
+                self.ctx.loop.post(worker.look)  # chains may be waiting already
 
     def _make_ring(self, queue: QueueState) -> VirtQueue:
         features = self.driver_features & (self.offered | self.offered_legacy)

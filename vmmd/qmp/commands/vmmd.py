@@ -10,8 +10,9 @@ from vmmd.qmp.registry import Context, command
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from vmmd.devices.virtio.device import VirtioDevice
     from vmmd.kvm.stats import Statistic
-    from vmmd.qmp.models.vmmd import ExitReason, KvmCounter, KvmInsight, VcpuInsight
+    from vmmd.qmp.models.vmmd import ExitReason, KvmCounter, KvmInsight, VcpuInsight, VirtioDeviceInfo, VirtqueueInfo
 
 #: vCPUs whose statistics are read in one turn of the loop
 _VCPUS_A_TURN = 8
@@ -74,3 +75,42 @@ def _vcpu(
 
 def _counters(statistics: Iterable[Statistic]) -> list[KvmCounter]:
     return [{"name": each.name, "value": each.values[0]} for each in statistics if len(each.values) == 1]
+
+
+@command("__org.vmmd_query-virtqueues", since="7.2")
+def query_virtqueues(ctx: Context) -> list[VirtioDeviceInfo]:
+    """Show the queues of every virtio device: notifications by the driver, requests, interrupts, what is in flight."""
+    from vmmd.devices.virtio.pci_transport import VirtioPciDevice
+
+    found: list[VirtioDeviceInfo] = []
+    with ctx.vm.lock:
+        for device in ctx.vm.devices:
+            if isinstance(device, VirtioPciDevice):
+                info: VirtioDeviceInfo = {
+                    "qdev": device.qom_path,
+                    "driver": device.type_name,
+                    "queues": _queues(device.virtio),
+                }
+                if device.id is not None:
+                    info["id"] = device.id
+                found.append(info)
+    return found
+
+
+def _queues(virtio: VirtioDevice) -> list[VirtqueueInfo]:
+    """DeviceLock held, on the loop."""
+    queues: list[VirtqueueInfo] = []
+    for index, (state, counters) in enumerate(zip(virtio.queues, virtio.counters, strict=True)):
+        worker = virtio.workers.get(index)
+        queues.append(
+            {
+                "index": index,
+                "size": state.size,
+                "enabled": state.enabled,
+                "notifications": counters.notifications,
+                "requests": counters.requests,
+                "interrupts": counters.interrupts,
+                "in-flight": worker.ring.in_flight if worker is not None else 0,
+            }
+        )
+    return queues

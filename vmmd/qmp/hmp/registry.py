@@ -40,6 +40,7 @@ MODULES = (
     "pci",
     "run_state",
     "stats",
+    "virtqueues",
 )
 
 

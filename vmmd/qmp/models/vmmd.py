@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -43,3 +43,26 @@ KvmInsight = TypedDict(
     },
 )
 """What KVM is on this host, and what the vCPUs do with it. Rates are over the last ``window-ns``."""
+
+VirtqueueInfo = TypedDict(
+    "VirtqueueInfo",
+    {
+        "index": int,
+        "size": int,
+        "enabled": bool,
+        "notifications": int,
+        "requests": int,
+        "interrupts": int,
+        "in-flight": int,
+    },
+)
+"""One virtqueue; the counts are since the device was made."""
+
+
+class VirtioDeviceInfo(TypedDict):
+    """A virtio device and its queues; ``qdev`` is its QOM path."""
+
+    qdev: str
+    id: NotRequired[str]
+    driver: str
+    queues: list[VirtqueueInfo]

@@ -55,13 +55,15 @@ class BlkWorker:
     """Handler of one active virtio-blk queue."""
 
     __slots__ = (
-        "_batching", "_blk", "_completed", "_dones", "_flush_posted", "_home", "_index", "_kicks", "_memory",
-        "_poll_limit", "_scheduled", "_slots", "_stop_done", "closed", "in_flight", "parked", "ring", "stale",
+        "_batching", "_blk", "_completed", "_counters", "_dones", "_flush_posted", "_home", "_index", "_kicks",
+        "_memory", "_poll_limit", "_scheduled", "_slots", "_stop_done", "closed", "in_flight", "parked", "ring",
+        "stale",
     )  # fmt: skip
 
     def __init__(self, blk: VirtioBlk, index: int, ring: VirtQueue) -> None:
         self._blk = blk
         self._index = index
+        self._counters = blk.counters[index]
         self.ring = ring
         self._memory = blk.transport.dma
         #: the RAM region that the short way serves: first the largest, then where the last other request lay
@@ -83,6 +85,10 @@ class BlkWorker:
     # -- from the ring -------------------------------------------------------------------------------------
 
     def kick(self) -> None:
+        self._counters.notifications += 1
+        self.look()
+
+    def look(self) -> None:
         """Take and start everything the driver made available, a bounded amount a turn."""
         self._scheduled = False
         if self.closed or self._blk.paused:
@@ -136,7 +142,7 @@ class BlkWorker:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._blk.ctx.loop.post(self.kick)
+            self._blk.ctx.loop.post(self.look)
 
     def _submit(self, chains: list[Chain]) -> None:
         """Start a batch. The hot loop, one level on purpose: the short way calls nothing but the backend."""
@@ -348,7 +354,9 @@ class BlkWorker:
             self._answer(completed)
             ring = self.ring
             ring.push_batch(completed)
+            self._counters.requests += len(completed)
             if ring.publish():
+                self._counters.interrupts += 1
                 self._blk.transport.interrupt_queue(self._index)
 
     def _answer(self, completed: list[Slot]) -> None:
@@ -423,7 +431,7 @@ class BlkWorker:
             slot = self._slots[head]
             if slot is not None and not self.closed:
                 self._start(slot)
-        self.kick()
+        self.look()
 
     def stop(self, done: Callable[[], None]) -> None:
         self.closed = True
