@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connection to the peer, over qemu.qmp: one session, or sessions again and again with back-off.
+
+Every wait has a limit. Event-loop thread only. Errors are ShellError; the schema and the greeting are fetched once per
+connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
+from qemu.qmp.error import ProtocolError
+
+from vmmd.shell.errors import CommandFailed, ConnectionFailed, ShellError
+from vmmd.shell.schema import Schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from qemu.qmp import Message
+
+CONNECT_TIMEOUT_S = 5.0
+SCHEMA_TIMEOUT_S = 10.0
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 5.0
+#: a reply with more is the end of the connection (QEMU's schema has 0.2 MB)
+REPLY_MAX_BYTES = 64 << 20
+PORT_MAX = 65535
+
+Address = str | tuple[str, int]
+
+# qemu.qmp logs what it raises too; the shell tells it once, where it is waited for
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+logging.getLogger("qemu.qmp").propagate = False
+
+
+def address(text: str) -> Address:
+    """A UNIX socket's path (``unix:PATH`` too), or HOST:PORT (``tcp:HOST:PORT`` too). Raises ShellError."""
+    if text.startswith("unix:"):
+        return text.removeprefix("unix:")
+    host, colon, port = text.removeprefix("tcp:").rpartition(":")
+    if "/" not in text and colon and port.isascii() and port.isdigit() and not os.path.exists(text):
+        if int(port) > PORT_MAX:
+            raise ShellError(f"{port} is no port number")
+        return host.strip("[]") or "localhost", int(port)
+    if text.startswith("tcp:"):
+        raise ShellError(f"'{text}' is not tcp:HOST:PORT")
+    return text
+
+
+class _Events(EventListener):
+    """Hands every event on at once; the base class would keep all of them."""
+
+    def __init__(self, take: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__()
+        self._take = take
+
+    async def put(self, event: Message) -> None:
+        self._take(dict(event))
+
+
+class Session:
+    """One connection, from greeting to end."""
+
+    def __init__(self, to: Address, on_event: Callable[[dict[str, Any]], None] = lambda _event: None) -> None:
+        self._to = to
+        self._client = QMPClient("vmmd-shell", readbuflen=REPLY_MAX_BYTES)
+        self._client.remove_listener(self._client.events)
+        self._client.register_listener(_Events(on_event))
+        self.schema: Schema | None = None
+        self._schema_task: asyncio.Task[Schema] | None = None
+
+    @property
+    def version(self) -> str:
+        """What the greeting says of the peer: ``7.2.22 (Debian …)``."""
+        greeting = self._client.greeting
+        if greeting is None:
+            return ""
+        try:
+            version: Any = greeting.QMP.version
+            number, package = version["qemu"], version.get("package", "")
+            return f"{number['major']}.{number['minor']}.{number['micro']} {package}".strip()
+        except (KeyError, TypeError, AttributeError):
+            return "unknown version"
+
+    async def open(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+        """Connect and negotiate; raises ConnectionFailed."""
+        _check_path(self._to)
+        try:
+            await asyncio.wait_for(self._client.connect(self._to), timeout_s)
+        except TimeoutError:
+            hint = "QEMU serves one client per monitor: is another one connected?"
+            raise ConnectionFailed(f"no greeting within {timeout_s:g} s; {hint}") from None
+        except ConnectError as error:
+            cause = error.exc
+            if isinstance(cause, EOFError):
+                raise ConnectionFailed("the peer closed the connection before its greeting") from None
+            text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+            raise ConnectionFailed(text or type(cause).__name__) from None
+        except (OSError, QMPError, AssertionError) as error:
+            raise ConnectionFailed(str(error)) from None
+
+    def has(self, command: str) -> bool:
+        """Whether the peer has a command, as far as is known yet."""
+        return self.schema is not None and command in self.schema
+
+    async def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        out_of_band: bool = False,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """The return of a command; CommandFailed for QMP's errors, ConnectionFailed when there is no answer."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._client.execute(command, arguments, oob=out_of_band)
+        except TimeoutError:
+            raise ConnectionFailed(f"no answer to {command} within {timeout_s:g} s") from None
+        except ExecuteError as error:
+            answer = error.received.get("error")
+            raise CommandFailed(answer if isinstance(answer, dict) else {"desc": str(error)}) from None
+        except ExecInterruptedError:
+            raise ConnectionFailed(f"the connection was lost before {command} was answered; it may have run") from None
+        except (QMPError, OSError, EOFError) as error:
+            raise ConnectionFailed(f"not connected: {_reason(error)}") from None
+
+    async def load_schema(self) -> Schema:
+        """The peer's schema, asked once; without query-qmp-schema the names of its commands."""
+        if self._schema_task is None:
+            self._schema_task = asyncio.get_running_loop().create_task(self._fetch_schema())
+        return await asyncio.shield(self._schema_task)
+
+    async def _fetch_schema(self) -> Schema:
+        try:
+            answer = await self.execute("query-qmp-schema", timeout_s=SCHEMA_TIMEOUT_S)
+            schema = Schema(answer if isinstance(answer, list) else [])
+        except CommandFailed:
+            answer = await self.execute("query-commands", timeout_s=SCHEMA_TIMEOUT_S)
+            names = [each.get("name") for each in answer if isinstance(each, dict)] if isinstance(answer, list) else []
+            schema = Schema.untyped(str(name) for name in names)
+        self.schema = schema
+        return schema
+
+    async def ended(self) -> str:
+        """Wait until the connection ends; why it did."""
+        while self._client.runstate is Runstate.RUNNING:
+            await self._client.runstate_changed()
+        return await self.close()
+
+    async def close(self) -> str:
+        """End the connection; what had ended it before, if anything."""
+        if self._schema_task is not None:
+            self._schema_task.cancel()
+        try:
+            await asyncio.wait_for(self._client.disconnect(), CONNECT_TIMEOUT_S)
+        except Exception as error:  # whatever the reader died of; it is told, not handled
+            return _reason(error)
+        return "closed"
+
+
+def _check_path(to: Address) -> None:
+    """A better sentence than the kernel's for the two common mistakes."""
+    if isinstance(to, tuple):
+        return
+    try:
+        mode = os.stat(to).st_mode
+    except FileNotFoundError:
+        raise ConnectionFailed(
+            "no such socket; is the machine running, with -qmp unix:PATH,server=on,wait=off?"
+        ) from None
+    except OSError as error:
+        raise ConnectionFailed(error.strerror or str(error)) from None
+    if not stat.S_ISSOCK(mode):
+        raise ConnectionFailed("this is not a socket")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, EOFError):
+        return "the peer closed the connection"
+    if isinstance(error, ProtocolError):
+        return f"the peer does not speak QMP: {str(error).splitlines()[0]}"
+    return str(error) or type(error).__name__
+
+
+class Link:
+    """Keeps a session with the peer: connects again, with growing pauses, when one ends.
+
+    ``on_state`` is told of every change with a text for people; ``on_event`` of every event.
+    """
+
+    def __init__(
+        self,
+        to: Address,
+        on_event: Callable[[dict[str, Any]], None],
+        on_state: Callable[[str], None],
+        on_session: Callable[[Session], None],
+    ) -> None:
+        self._to = to
+        self._on_event = on_event
+        self._on_state = on_state
+        self._on_session = on_session
+        self.session: Session | None = None
+        self.state = "connecting"
+
+    async def open(self) -> None:
+        """The first connection; raises ConnectionFailed."""
+        session = Session(self._to, self._on_event)
+        await session.open()
+        self._use(session)
+
+    def _use(self, session: Session) -> None:
+        self.session = session
+        self.state = "connected"
+        self._on_session(session)
+
+    async def keep(self) -> None:
+        """Connect again whenever the connection ends; runs until it is cancelled."""
+        while True:
+            if self.session is not None:
+                reason = await self.session.ended()
+                self.session = None
+                self.state = "connection lost"
+                self._on_state(f"connection lost: {reason}; connecting again")
+            await self._connect_again()
+
+    async def _connect_again(self) -> None:
+        pause_s = BACKOFF_FIRST_S
+        while True:
+            await asyncio.sleep(pause_s)
+            session = Session(self._to, self._on_event)
+            try:
+                await session.open()
+            except ConnectionFailed as error:
+                pause_s = min(2 * pause_s, BACKOFF_MAX_S)
+                self.state = f"no connection ({error}), next try in {pause_s:g} s"
+                continue
+            self._use(session)
+            self._on_state("connected again")
+            return
+
+    def current(self) -> Session:
+        """The session; raises ConnectionFailed when there is none."""
+        if self.session is None:
+            raise ConnectionFailed(self.state)
+        return self.session
+
+    async def close(self) -> None:
+        """End the session."""
+        if self.session is not None:
+            await self.session.close()

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines from the command line or from standard input, run one after the other, without a prompt.
+
+With ``--json`` standard output has one line of JSON per line run, and an error is one line of JSON on standard error.
+The first line that fails ends the run. Statuses are in ``Status``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vmmd.shell.errors import CommandFailed, ConnectionFailed, ShellError
+from vmmd.shell.executor import EventLog, Executor
+from vmmd.shell.line import LineError
+from vmmd.shell.link import Address, Session
+from vmmd.shell.render import error_text, machine_json, safe, with_caret
+from vmmd.shell.words import repeated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Status(IntEnum):
+    """Exit statuses."""
+
+    OK = 0
+    COMMAND_FAILED = 1
+    NO_CONNECTION = 2
+    USAGE = 64
+    NO_PACKAGES = 69
+    INTERRUPTED = 130
+
+
+class Options(NamedTuple):
+    """How lines are run and answers written."""
+
+    json: bool
+    colour: bool
+    timeout_s: float
+
+
+async def run_lines(to: Address, lines: Iterable[str], options: Options) -> Status:
+    """Run every line over one connection."""
+    log = EventLog()
+    session = Session(to, log.add)
+    executor = Executor(lambda: session, log, width=lambda: shutil.get_terminal_size().columns)
+    try:
+        await session.open(options.timeout_s)
+    except ConnectionFailed as error:
+        return _failed(error, "", options)
+    try:
+        for line in lines:
+            if line.strip() and not line.lstrip().startswith("#"):
+                try:
+                    _write(await _answer(line, executor, session, log, options))
+                except (LineError, ShellError) as error:
+                    return _failed(error, line, options)
+        return Status.OK
+    finally:
+        await session.close()
+
+
+async def _answer(line: str, executor: Executor, session: Session, log: EventLog, options: Options) -> str:
+    if line.split()[0] == "top" and not options.json:
+        from vmmd.shell.screens import TopScreen
+
+        what = repeated(line)
+        if not what.once:
+            raise LineError("top needs --once here", 0, len(line))
+        return await TopScreen(lambda: session, log, options.colour).once(
+            what.interval_s, shutil.get_terminal_size().columns
+        )
+    answer = await executor.run(line, options.timeout_s)
+    if not options.json:
+        return answer.text(options.colour)
+    if answer.kind == "text":
+        raise ShellError("this has no answer in JSON")
+    return machine_json(answer.value)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _failed(error: Exception, line: str, options: Options) -> Status:
+    """Tell an error on standard error; the status for it."""
+    status = Status.NO_CONNECTION if isinstance(error, ConnectionFailed) else Status.USAGE
+    shown: dict[str, Any] = {"class": type(error).__name__, "desc": str(error)}
+    if isinstance(error, CommandFailed):
+        status, shown = Status.COMMAND_FAILED, error.error
+    if options.json:
+        text = machine_json({"error": shown})
+    elif isinstance(error, LineError):
+        text = with_caret(line, error)
+    elif isinstance(error, CommandFailed):
+        text = error_text(shown, False)
+    else:
+        text = f"vmmd-shell: {safe(str(error))}"
+    sys.stderr.write(f"{text}\n")
+    return status
