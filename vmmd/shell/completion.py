@@ -38,7 +38,7 @@ WORDS = {
     "exit": "leave the shell; the machine goes on (also Ctrl-D)",
 }
 
-#: arguments whose value is something that exists: command (or how commands begin, with - at its end) -> argument -> source
+#: arguments whose value is something that exists: command (or how commands begin, ending in -), argument, source
 _SOURCES: dict[str, dict[str, str]] = {
     "device_del": {"id": "device"},
     "device_add": {"driver": "driver", "drive": "node", "memdev": "memdev"},

@@ -86,11 +86,13 @@ class Executor:
         log: EventLog,
         live: Callable[[], Live | None] = lambda: None,
         width: Callable[[], int] = lambda: 100,
+        hasty: bool = False,
     ) -> None:
         self._session = session
         self._log = log
         self._live = live
         self._width = width
+        self._hasty = hasty  # a line that is only a command is sent without asking for the schema
 
     async def run(self, line: str, timeout_s: float | None = None) -> Answer:
         """The answer to a line."""
@@ -108,11 +110,9 @@ class Executor:
 
     async def request(self, line: str) -> Request:
         """The request of a line; the schema is asked for only when the line needs it."""
-        bare = line.strip()
-        if bare and not set(bare) & set(" =\t\n'\"{["):
-            session = self._session()
-            if session.schema is None:
-                return Request(bare, {})
+        word = line.strip()
+        if self._hasty and word and not set(word) & set(" =\t\n'\"{["):
+            return Request(word, {})
         schema = await self._session().load_schema()
         properties = await self._driver_properties(line)
         try:
@@ -120,8 +120,8 @@ class Executor:
         except LineError as error:
             if error.hint or not error.message.startswith("there is no command"):
                 raise
-            word = tokens(line)[0]
-            raise unknown("command", word.value, (*schema.commands, *WORDS), word.start, word.end) from None
+            first = tokens(line)[0]
+            raise unknown("command", first.value, (*schema.commands, *WORDS), first.start, first.end) from None
 
     async def _driver_properties(self, line: str) -> Mapping[str, str]:
         """Types of the properties of the driver that a device_add names."""

@@ -16,8 +16,12 @@ from vmmd.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-BAR_CELLS = 24
-NAME_CELLS = 28
+BAR_CELLS_MIN = 8
+BAR_CELLS_MAX = 24
+NAME_CELLS = 22
+NUMBER_CELLS = 11
+#: columns that a row has beside its bar: the name, four numbers, gaps
+ROW_CELLS = NAME_CELLS + 4 * NUMBER_CELLS + 6
 REASONS_SHOWN = 10
 ROWS_SHOWN = 8
 EVENTS_SHOWN = 6
@@ -27,7 +31,7 @@ WIDTH_MIN = 60
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def bar(value: float, full: float, cells: int = BAR_CELLS) -> str:
+def bar(value: float, full: float, cells: int) -> str:
     """A bar of ``cells`` columns, in eighths of a column."""
     share = min(max(value / full, 0.0), 1.0) if full > 0 else 0.0
     eighths = round(share * cells * 8)
@@ -47,12 +51,13 @@ def amount(value: float) -> str:
 def frame(rates: Rates, version: str, events: Sequence[dict[str, Any]], width: int, colour: bool) -> str:
     """The whole picture."""
     parts: list[Any] = [_head(rates, version)]
+    cells = min(max(width - ROW_CELLS, BAR_CELLS_MIN), BAR_CELLS_MAX)
     for title, made in (
-        ("vCPUs", _cpus(rates)),
-        ("exits by reason", _reasons(rates)),
-        ("virtqueues", _queues(rates)),
-        ("disks", _disks(rates)),
-        ("memory", _memory(rates)),
+        ("vCPUs", _cpus(rates, cells)),
+        ("exits by reason", _reasons(rates, cells)),
+        ("virtqueues", _queues(rates, cells)),
+        ("disks", _disks(rates, cells)),
+        ("memory", _memory(rates, cells)),
         ("KVM", _counters(rates)),
         ("events", _events(events, colour)),
     ):
@@ -61,13 +66,14 @@ def frame(rates: Rates, version: str, events: Sequence[dict[str, Any]], width: i
     return ansi(Group(*parts), max(width, WIDTH_MIN), colour)
 
 
-def _grid(*numbers: int) -> Table:
-    """A table without lines: a name, a bar, then columns of numbers of these widths."""
+def _grid(numbers: int, bar_cells: int) -> Table:
+    """A table without lines: a name, a bar, then columns of numbers."""
     table = Table.grid(padding=(0, 1))
     table.add_column(width=NAME_CELLS, no_wrap=True)
-    table.add_column(width=BAR_CELLS, no_wrap=True, style="green")
-    for width in numbers:
-        table.add_column(min_width=width, justify="right", no_wrap=True)
+    if bar_cells:
+        table.add_column(width=bar_cells, no_wrap=True, style="green")
+    for _column in range(numbers):
+        table.add_column(min_width=NUMBER_CELLS, justify="right", no_wrap=True)
     return table
 
 
@@ -106,45 +112,45 @@ def _more(table: Table, rows: int) -> Table:
     return table
 
 
-def _cpus(rates: Rates) -> Table | None:
+def _cpus(rates: Rates, cells: int) -> Table | None:
     cpus = rates.cpus()
-    table = _grid(10, 12)
+    table = _grid(2, cells)
     if cpus:
         full = max(cpu.exits.per_second for cpu in cpus)
         for cpu in cpus[:ROWS_SHOWN]:
-            shown = bar(cpu.exits.per_second, full)
+            shown = bar(cpu.exits.per_second, full, cells)
             table.add_row(f"  {cpu.number}", shown, f"{amount(cpu.exits.per_second)}/s", amount(cpu.exits.total))
         return _more(table, len(cpus))
     answer = rates.now.answers.get("query-cpus-fast")
     known = [cpu for cpu in answer if isinstance(cpu, dict)] if isinstance(answer, list) else []
     for each in known[:ROWS_SHOWN]:
-        table.add_row(f"  {each.get('cpu-index')}", Text(f"thread {each.get('thread-id')}", style="dim"))
+        table.add_row(f"  {each.get('cpu-index')}", "", f"thread {each.get('thread-id')}")
     return _more(table, len(known)) if known else None
 
 
-def _reasons(rates: Rates) -> Table | None:
+def _reasons(rates: Rates, cells: int) -> Table | None:
     reasons = [rate for rate in rates.reasons() if rate.total][:REASONS_SHOWN]
     if not reasons:
         return None
-    table = _grid(10, 12)
+    table = _grid(2, cells)
     full = max(rate.per_second for rate in reasons)
     for rate in reasons:
-        shown = bar(rate.per_second, full)
+        shown = bar(rate.per_second, full, cells)
         table.add_row(_name(rate.name), shown, f"{amount(rate.per_second)}/s", amount(rate.total))
     return table
 
 
-def _queues(rates: Rates) -> Table | None:
+def _queues(rates: Rates, cells: int) -> Table | None:
     queues = rates.queues()
     if not queues:
         return None
-    table = _grid(10, 12, 12, 12)
+    table = _grid(4, cells)
     for queue in queues[:ROWS_SHOWN]:
         table.add_row(
             _name(
                 f"{queue.device} {queue.number} ({queue.driver})" if queue.driver else f"{queue.device} {queue.number}"
             ),
-            bar(queue.in_flight, queue.size),
+            bar(queue.in_flight, queue.size, cells),
             f"{queue.in_flight}/{queue.size}",
             f"{amount(queue.requests)} req/s",
             f"{amount(queue.notifications)} kick/s",
@@ -153,16 +159,16 @@ def _queues(rates: Rates) -> Table | None:
     return _more(table, len(queues))
 
 
-def _disks(rates: Rates) -> Table | None:
+def _disks(rates: Rates, cells: int) -> Table | None:
     disks = rates.disks()
     if not disks:
         return None
-    table = _grid(10, 12, 12, 12)
+    table = _grid(4, cells)
     full = max(disk.read_bytes + disk.written_bytes for disk in disks)
     for disk in disks[:ROWS_SHOWN]:
         table.add_row(
             _name(disk.name),
-            bar(disk.read_bytes + disk.written_bytes, full),
+            bar(disk.read_bytes + disk.written_bytes, full, cells),
             f"{amount(disk.reads)} rd/s",
             f"{format_size(int(disk.read_bytes))}/s",
             f"{amount(disk.writes)} wr/s",
@@ -171,13 +177,13 @@ def _disks(rates: Rates) -> Table | None:
     return _more(table, len(disks))
 
 
-def _memory(rates: Rates) -> Table | None:
+def _memory(rates: Rates, cells: int) -> Table | None:
     memory = rates.memory()
     if memory is None:
         return None
     has, given = memory
-    table = _grid(10)
-    table.add_row("  guest", bar(has, given), f"{format_size(has)} of {format_size(given)}")
+    table = _grid(1, cells)
+    table.add_row("  guest", bar(has, given, cells), f"{format_size(has)} of {format_size(given)}")
     return table
 
 
@@ -185,9 +191,9 @@ def _counters(rates: Rates) -> Table | None:
     counters = sorted(rates.host_counters(), key=lambda rate: (-rate.per_second, -rate.total))[:COUNTERS_SHOWN]
     if not counters:
         return None
-    table = _grid(10, 12)
+    table = _grid(2, 0)
     for rate in counters:
-        table.add_row(_name(rate.name), "", f"{amount(rate.per_second)}/s", amount(rate.total))
+        table.add_row(_name(rate.name), f"{amount(rate.per_second)}/s", amount(rate.total))
     return table
 
 

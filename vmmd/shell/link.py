@@ -13,7 +13,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
+from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
 from qemu.qmp.error import ProtocolError
 
 from vmmd.shell.errors import CommandFailed, ConnectionFailed, ShellError
@@ -53,25 +53,18 @@ def address(text: str) -> Address:
     return text
 
 
-class _Events(EventListener):
-    """Hands every event on at once; the base class would keep all of them."""
-
-    def __init__(self, take: Callable[[dict[str, Any]], None]) -> None:
-        super().__init__()
-        self._take = take
-
-    async def put(self, event: Message) -> None:
-        self._take(dict(event))
-
-
 class Session:
     """One connection, from greeting to end."""
 
     def __init__(self, to: Address, on_event: Callable[[dict[str, Any]], None] = lambda _event: None) -> None:
         self._to = to
         self._client = QMPClient("vmmd-shell", readbuflen=REPLY_MAX_BYTES)
-        self._client.remove_listener(self._client.events)
-        self._client.register_listener(_Events(on_event))
+
+        def hand_on(event: Message) -> bool:
+            on_event(dict(event))
+            return False  # the library's own listener would keep every event for ever
+
+        self._client.events.event_filter = hand_on
         self.schema: Schema | None = None
         self._schema_task: asyncio.Task[Schema] | None = None
 

@@ -16,6 +16,7 @@ from vmmd.shell.errors import CommandFailed, ConnectionFailed, ShellError
 from vmmd.shell.executor import EventLog, Executor
 from vmmd.shell.line import LineError
 from vmmd.shell.link import Address, Session
+from vmmd.shell.live import Live
 from vmmd.shell.render import error_text, machine_json, safe, with_caret
 from vmmd.shell.words import repeated
 
@@ -46,7 +47,10 @@ async def run_lines(to: Address, lines: Iterable[str], options: Options) -> Stat
     """Run every line over one connection."""
     log = EventLog()
     session = Session(to, log.add)
-    executor = Executor(lambda: session, log, width=lambda: shutil.get_terminal_size().columns)
+    live = Live(session)
+    executor = Executor(
+        lambda: session, log, lambda: live, lambda: shutil.get_terminal_size().columns, hasty=options.json
+    )
     try:
         await session.open(options.timeout_s)
     except ConnectionFailed as error:
@@ -60,6 +64,7 @@ async def run_lines(to: Address, lines: Iterable[str], options: Options) -> Stat
                     return _failed(error, line, options)
         return Status.OK
     finally:
+        live.close()
         await session.close()
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from vmmd.shell.schema import Schema
 
+Place = tuple[int, int]
+
 #: commands that take more members than their type says: the properties of the driver
 OPEN_COMMANDS = ("device_add",)
 NEAREST = 3
@@ -32,21 +34,21 @@ class Request(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """A value in the line, from ``start`` to ``end``."""
+    """A value in the line: where it stands, and where its name does."""
 
     value: Any
     is_text: bool
     quoted: bool
-    start: int
-    end: int
+    place: Place
+    name: Place
 
 
 class Branch(NamedTuple):
-    """Members given one by one with dots; ``start`` and ``end`` are those of the first one's name."""
+    """Members given one by one with dots; the places are those of the first one's name."""
 
     members: dict[str, Node]
-    start: int
-    end: int
+    place: Place
+    name: Place
 
 
 Node = Leaf | Branch
@@ -63,7 +65,7 @@ def parse(line: str, schema: Schema, properties: Callable[[str], Mapping[str, st
     if found[0].key is None and isinstance(found[0].value, dict):
         return _raw(found)
     name = _command(found[0], schema)
-    root = Branch({}, 0, len(line))
+    root = Branch({}, (0, len(line)), (0, len(line)))
     for token in found[1:]:
         _plant(root, token, schema, name)
     command = schema.command(name)
@@ -115,26 +117,28 @@ def _plant(root: Branch, token: Token, schema: Schema, command: str) -> None:
     if token.key is None:
         if not isinstance(token.value, dict):
             raise LineError("arguments are name=value or a JSON object", token.start, token.end, f"see help {command}")
+        place = (token.start, token.end)
         for key, value in token.value.items():
-            _set(root, key, Leaf(value, isinstance(value, str), True, token.start, token.end))
+            _set(root, key, Leaf(value, isinstance(value, str), True, place, place))
         return
-    end = token.start + len(token.key)
+    name = (token.start, token.start + len(token.key))
     parts = token.key.split(".")
     if "" in parts:
-        raise LineError("a name is missing before '='" if token.key == "" else "a name is empty", token.start, end)
+        raise LineError("a name is missing before '='" if token.key == "" else "a name is empty", *name)
     branch = root
     for part in parts[:-1]:
-        below = branch.members.setdefault(part, Branch({}, token.start, end))
+        below = branch.members.setdefault(part, Branch({}, name, name))
         if isinstance(below, Leaf):
-            raise LineError(f"'{part}' has a value already, so it has no members", token.start, end)
+            raise LineError(f"'{part}' has a value already, so it has no members", *name)
         branch = below
     is_text = isinstance(token.value, str) and token.form != "json"
-    _set(branch, parts[-1], Leaf(token.value, is_text, token.form == "quoted", token.start, token.end))
+    place = (token.value_start, token.end)
+    _set(branch, parts[-1], Leaf(token.value, is_text, token.form == "quoted", place, name))
 
 
 def _set(branch: Branch, name: str, leaf: Leaf) -> None:
     if name in branch.members:
-        raise LineError(f"'{name}' is given twice", leaf.start, leaf.end)
+        raise LineError(f"'{name}' is given twice", *leaf.name)
     branch.members[name] = leaf
 
 
@@ -168,7 +172,7 @@ class _Builder:
         if meta == "object":
             return self.object(self._as_branch(node, path), type_name, path)
         if isinstance(node, Branch):
-            raise LineError(f"'{path}' has no members", node.start, node.end, f"it is {self._schema.text(type_name)}")
+            raise LineError(f"'{path}' has no members", *node.place, f"it is {self._schema.text(type_name)}")
         return self._scalar(node, type_name, path)
 
     def object(self, branch: Branch, type_name: str, path: str) -> dict[str, Any]:
@@ -184,34 +188,37 @@ class _Builder:
             elif type_name == self.open_type:
                 made[name] = self._property(name, node)
             else:
-                error = unknown("argument", below, [f"{path}.{each}" if path else each for each in members], *_at(node))
-                without_tag = tag is not None and tag not in branch.members
-                raise LineError(
-                    error.message, error.start, error.end, f"give {tag} first" if without_tag else error.hint
-                )
+                raise self._unknown(node, branch, below, [f"{path}.{each}" if path else each for each in members], tag)
         for member in members.values():
             if not member.optional and member.name not in made:
                 what = f"{path}.{member.name}" if path else member.name
-                start, end = (branch.start, branch.end) if path else (self._end, self._end + 1)
+                start, end = branch.place if path else (self._end, self._end + 1)
                 raise LineError(f"'{what}' is missing", start, end, f"it is {schema.text(member.type)}")
         return made
+
+    @staticmethod
+    def _unknown(node: Node, branch: Branch, path: str, known: list[str], tag: str | None) -> LineError:
+        error = unknown("argument", path, known, *node.name)
+        if not error.hint and tag is not None and tag not in branch.members:
+            error.hint = f"give {tag} too: it tells what more there is"
+        return error
 
     def _as_branch(self, node: Node, path: str) -> Branch:
         if isinstance(node, Branch):
             return node
         if not isinstance(node.value, dict):
-            raise LineError(f"'{path}' is an object", node.start, node.end, f"write {path}.NAME=VALUE or {{…}}")
-        return Branch({key: _json_leaf(value, node) for key, value in node.value.items()}, node.start, node.end)
+            raise LineError(f"'{path}' is an object", *node.place, f"write {path}.NAME=VALUE or {{…}}")
+        return Branch({key: _json_leaf(value, node) for key, value in node.value.items()}, node.place, node.place)
 
     def _array(self, node: Node, type_name: str, path: str) -> list[Any]:
         element = self._schema.element(type_name)
         if isinstance(node, Branch):
             wanted = [str(index) for index in range(len(node.members))]
             if sorted(node.members) != sorted(wanted):
-                raise LineError(f"'{path}' is a list", node.start, node.end, f"number its members: {path}.0, {path}.1")
+                raise LineError(f"'{path}' is a list", *node.place, f"number its members: {path}.0, {path}.1")
             return [self.node(node.members[index], element, f"{path}.{index}") for index in wanted]
         if not isinstance(node.value, list):
-            raise LineError(f"'{path}' is a list", node.start, node.end, f'write {path}=["…","…"] or {path}.0=…')
+            raise LineError(f"'{path}' is a list", *node.place, f'write {path}=["…","…"] or {path}.0=…')
         return [self.node(_json_leaf(each, node), element, f"{path}.{at}") for at, each in enumerate(node.value)]
 
     def _alternate(self, node: Node, type_name: str, path: str) -> Any:
@@ -224,7 +231,7 @@ class _Builder:
             except LineError:
                 if isinstance(node, Branch) or isinstance(node.value, dict):
                     raise
-        raise LineError(f"'{path}' does not take this", *_at(node), f"it is {self._schema.text(type_name)}")
+        raise LineError(f"'{path}' does not take this", *node.place, f"it is {self._schema.text(type_name)}")
 
     def _strictness(self, type_name: str) -> int:
         """Strings last: they take any text."""
@@ -235,11 +242,11 @@ class _Builder:
         if schema.meta(type_name) == "enum":
             values = schema.values(type_name)
             if not isinstance(leaf.value, str):
-                raise LineError(f"'{path}' is one of a list of words", leaf.start, leaf.end, schema.text(type_name))
+                raise LineError(f"'{path}' is one of a list of words", *leaf.place, schema.text(type_name))
             if leaf.value not in values:
-                error = unknown("value", leaf.value, values, leaf.start, leaf.end)
+                error = unknown("value", leaf.value, values, *leaf.place)
                 message = f"'{path}' has no value '{leaf.value}'"
-                raise LineError(message, leaf.start, leaf.end, error.hint or f"it is {schema.text(type_name)}")
+                raise LineError(message, *leaf.place, error.hint or f"it is {schema.text(type_name)}")
             return leaf.value
         kind = schema.scalar(type_name) if schema.meta(type_name) == "builtin" else "value"
         return self._typed(leaf, kind, path)
@@ -248,12 +255,12 @@ class _Builder:
         try:
             return scalar(leaf.value, kind, leaf.is_text, leaf.quoted)
         except ValueError as error:
-            raise LineError(f"'{path}' {error}", leaf.start, leaf.end) from None
+            raise LineError(f"'{path}' {error}", *leaf.place) from None
 
     def _property(self, name: str, node: Node) -> Any:
         """A driver's property; without knowledge of the driver its text says what it is."""
         if self.extra and name not in self.extra:
-            raise unknown("property", name, [*self.extra, "driver", "bus", "id"], *_at(node))
+            raise unknown("property", name, [*self.extra, "driver", "bus", "id"], *node.name)
         if isinstance(node, Branch):
             return _untyped(node)
         return self._typed(node, property_kind(name, self.extra.get(name, "")), name)
@@ -272,8 +279,4 @@ def property_kind(name: str, qom_type: str) -> str:
 
 def _json_leaf(value: Any, where: Leaf) -> Leaf:
     """A part of a JSON value: its strings are strings."""
-    return Leaf(value, False, True, where.start, where.end)
-
-
-def _at(node: Node) -> tuple[int, int]:
-    return node.start, node.end
+    return Leaf(value, False, True, where.place, where.place)
