@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vmmd.machine.plan import MachinePlan
     from vmmd.options.models import Config, MonitorOptions
     from vmmd.qmp.server import QmpServer
+    from vmmd.service import ServiceManager
 
 log = get_logger("vmmd.daemon")
 
@@ -53,6 +54,7 @@ class Daemon:
         self.chardevs: list[Chardev] = []
         self.monitor_sockets: list[tuple[MonitorOptions, ListenSocket]] = []
         self.server: QmpServer | None = None
+        self.service: ServiceManager | None = None
         self.status = 0
         self._ended: asyncio.Future[None] | None = None
 
@@ -170,7 +172,18 @@ class Daemon:
         # ORDERING: after the loop has taken over the signals: from here on one that comes is served by the loop
         early_end.check()
         self.daemonizer.ready()
+        self._tell_service_manager()
         return loop
+
+    def _tell_service_manager(self) -> None:
+        if "NOTIFY_SOCKET" not in os.environ:
+            return
+        from vmmd.service import ServiceManager
+
+        manager = self.service = ServiceManager.from_environment(self.port)
+        if manager is not None:
+            manager.ready(self.vm.runstate.state.value)
+            self.vm.runstate.observe(lambda _old, new: manager.status(new.value))
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> NoReturn:
         """Run the loop to the end, and leave."""
@@ -210,6 +223,8 @@ class Daemon:
 
     def _end(self, status: int) -> None:
         self.status = status
+        if self.service is not None:
+            self.service.stopping(f"ended: {self.vm.end_cause}, status {status}")
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 

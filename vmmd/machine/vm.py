@@ -117,6 +117,7 @@ class Vm:
         self.reset_board: Callable[[], None] | None = None
         #: called once with the exit status when the process shall end
         self.on_end: Callable[[int], None] | None = None
+        self.end_cause = ShutdownCause.NONE
         self._turn = _Turnstile(loop)
         self._closers: list[Callable[[], None]] = []
         self._ended = False
@@ -344,6 +345,7 @@ class Vm:
         if self._ended:
             return
         self._ended = True
+        self.end_cause = cause
         self.events.emit(ShutdownEvent(cause.by_guest, cause.value))
         try:
             if self.runstate.running:
