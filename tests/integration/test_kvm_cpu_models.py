@@ -111,7 +111,7 @@ class Observer:
                 current = vcpus[line] = {}
                 continue
             leaf, index, *registers = (int(number, 16) for number in line.split())
-            if any(registers) or (leaf, index) == (7, 0):
+            if any(registers) or leaf == 7:
                 current[(leaf, index)] = (registers[0], registers[1], registers[2], registers[3])
         return Seen(list(vcpus.values()), re.findall(r"warning: (.*requested feature.*|Host phys.*)", done.stderr))
 

@@ -16,6 +16,8 @@ from vmmd.kvm.cpu_models import ALIASES, AMD, HYGON, INTEL, ROWS, CacheShape, Mo
 from vmmd.kvm.msr import MSR_UCODE_REV
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vmmd.kvm.system import CpuidEntry, Kvm
 
 #: switched on for named models under KVM, and off
@@ -39,6 +41,12 @@ _TEXTS = ("vendor", "model-id")
 _LATER = {"host-cache-info": "off", "tsc-frequency": "0", "tsc-freq": "0", "lmce": "off", "start-powered-off": "off",
           "kvm-pv-enforce-cpuid": "off", "kvm-no-smi-migration": "off", "x-migrate-smi-count": "on"}  # fmt: skip
 _DEFAULT_PHYS_BITS = 40
+#: KVM's own, or nothing but numbers in CPUID: there whether or not KVM_GET_SUPPORTED_CPUID says so
+_NO_SUPPORT_NEEDED = frozenset({"hypervisor", "arat", "topoext"})
+#: CPUID.1:EDX bits that AMD repeats in 0x80000001:EDX; KVM leaves them out on Intel hosts
+AMD_ALIASES = 0x0183_F3FF
+#: models that are no versions of a row, and get nothing added for KVM
+UNVERSIONED = frozenset({"base", "host", "max"})
 #: XCR0 components and the feature that each needs; x87 and SSE are always there
 XSAVE_COMPONENTS = ((2, "avx"), (3, "mpx"), (4, "mpx"), (5, "avx512f"), (6, "avx512f"), (7, "avx512f"), (9, "pku"))
 
@@ -91,6 +99,8 @@ class CpuConfig:
         self.caches: tuple[CacheShape, ...] | None = None
         self.level = self.xlevel = 0
         self.warnings: list[str] = []
+        #: wanted features that the host does not have, in QEMU's order; one that needs several bits comes several times
+        self.unavailable: list[str] = []
 
     def has(self, name: str) -> bool:
         """True when the guest sees a feature."""
@@ -185,8 +195,10 @@ class HostCpu:
                     continue
                 if name in features.NOT_BUILT:
                     value &= ~mask
-                elif name in ("hypervisor", "arat"):  # KVM's own; GET_SUPPORTED_CPUID may leave them out
+                elif name in _NO_SUPPORT_NEEDED:
                     value |= mask
+        if (word.leaf, word.register) == (0x8000_0001, EDX):
+            value |= self.registers(1)[EDX] & AMD_ALIASES
         return value
 
 
@@ -216,22 +228,32 @@ def cpu_model_names() -> list[str]:
     return [*sorted(names, key=str.encode), "base", "host", "max"]
 
 
-def _find_row(name: str) -> tuple[ModelRow, set[str]] | None:
-    """The row of a model with all its features spelled out."""
-    version = ALIASES.get(name) or (name if any(row.name == name for row in ROWS) else f"{name}-v1")
-    stem = version[:-1]
-    found: set[str] = set()
+_words_cache: dict[str, tuple[ModelRow, tuple[int, ...]]] = {}
+
+
+def _find_row(name: str) -> tuple[ModelRow, tuple[int, ...]] | None:
+    """A model by any of its names: its row and its feature words."""
+    version = ALIASES.get(name, name)
+    found = _words_cache.get(version) or _words_cache.get(f"{version}-v1")
+    if found is None:
+        _load_family(version)
+        found = _words_cache.get(version) or _words_cache.get(f"{version}-v1")
+    return found
+
+
+def _load_family(name: str) -> None:
+    """Work out the feature words of every version of the model that ``name`` is, or is a version of."""
+    stem = name.rpartition("-v")[0] if name[-1:].isdigit() and name[-3:-1] == "-v" else name
+    words = [0] * len(WORDS)
+    bits = _bits()
     for row in ROWS:
-        if row.name[:-1] != stem:
+        if row.name[:-3] != stem:
             continue
         for item in row.features.split():
-            if item[0] == "-":
-                found.discard(item[1:])
-            else:
-                found.add(item.removeprefix("+"))
-        if row.name == version:
-            return row, found
-    return None
+            drop = item[0] == "-"
+            for index, mask in bits[item.lstrip("+-") if item[0] in "+-" else item]:
+                words[index] = words[index] & ~mask if drop else words[index] | mask
+        _words_cache[row.name] = row, tuple(words)
 
 
 def resolve(
@@ -239,33 +261,53 @@ def resolve(
 ) -> CpuConfig:
     """The CPU of ``-cpu TEXT`` on this host. Raises UsageError. ``warnings`` of the result are for stderr."""
     name, _, rest = text.partition(",")
-    config = CpuConfig(name, host, topology or Topology())
-    wanted = _Wanted(config)
-    wanted.load_model(name)
-    from vmmd.kvm.cpu_compat import properties
-
-    for key, value in properties(name, machine_version).items():
-        wanted.set_property(key, value)
-    if name not in ("base", "host", "max"):
-        for feature in _KVM_ON:
-            wanted.set_feature(feature, True)
-        for feature in _KVM_OFF:
-            wanted.set_feature(feature, False)
-        config.vendor = host.vendor
+    wanted = _Wanted(CpuConfig(name, host, topology or Topology()), machine_version)
     wanted.apply_user(rest)
-    wanted.finish()
-    return config
+    wanted.expand()
+    wanted.restrict()
+    return wanted.config
+
+
+def expand(
+    name: str, properties: Iterable[tuple[str, str]], host: HostCpu, machine_version: tuple[int, int]
+) -> CpuConfig:
+    """What a model stands for: as ``resolve`` has it before it takes away what the host lacks. Raises UsageError."""
+    wanted = _Wanted(CpuConfig(name, host, Topology()), machine_version)
+    for key, value in properties:
+        wanted.set_property(key, value, by_user=True)
+    wanted.expand()
+    return wanted.config
+
+
+def lacking_features(name: str, host: HostCpu, machine_version: tuple[int, int]) -> list[str]:
+    """What keeps a model from running on this host (``unavailable-features``)."""
+    wanted = _Wanted(CpuConfig(name, host, Topology()), machine_version)
+    wanted.expand()
+    wanted.take_away()
+    return wanted.config.unavailable
 
 
 class _Wanted:
     """Builds a CpuConfig step by step."""
 
-    def __init__(self, config: CpuConfig) -> None:
+    def __init__(self, config: CpuConfig, machine_version: tuple[int, int]) -> None:
+        """Begin with the model itself, as a machine version has it. Raises UsageError for a name that is none."""
+        from vmmd.kvm.cpu_compat import properties
+
         self.config = config
         self.host = config.host
         self.by_user: set[str] = set()
         self.automatic = False  # host and max: everything that is supported
         self.fixed_levels: set[str] = set()
+        self.load_model(config.model)
+        for key, value in properties(config.model, machine_version).items():
+            self.set_property(key, value)
+        if config.model not in UNVERSIONED:
+            for feature in _KVM_ON:
+                self.set_feature(feature, True)
+            for feature in _KVM_OFF:
+                self.set_feature(feature, False)
+            config.vendor = self.host.vendor
 
     def load_model(self, name: str) -> None:
         config, host = self.config, self.host
@@ -279,7 +321,7 @@ class _Wanted:
             config.numbers["family"] = family + (signature >> 20 & 0xFF) if family == 0xF else family
             config.numbers["model"] = signature >> 4 & 0xF | signature >> 12 & 0xF0
             config.numbers["stepping"] = signature & 0xF
-            config.level, config.xlevel = host.level, host.xlevel
+            config.numbers |= {"min-level": host.level, "min-xlevel": host.xlevel}
             config.vendor, config.model_id = host.vendor, host.model_id
             config.flags["host-phys-bits"] = True
             config.flags["pmu"] = True
@@ -290,13 +332,12 @@ class _Wanted:
             raise UsageError(
                 f"unable to find CPU model '{name}'", f"did you mean '{near}'?" if near else "see -cpu help"
             )
-        row, names = found
+        row, words = found
         config.numbers |= {"family": row.family, "model": row.model, "stepping": row.stepping}
-        config.level, config.xlevel = row.level, row.xlevel
+        config.numbers |= {"min-level": row.level, "min-xlevel": row.xlevel}
         config.vendor, config.model_id, config.caches = row.vendor, row.model_id, row.caches
         config.flags["legacy-cache"] = row.caches is None
-        for feature in names:
-            self.set_feature(feature, True)
+        config.words = list(words)
 
     def set_feature(self, name: str, on: bool) -> None:
         for index, mask in _bits()[name]:
@@ -388,10 +429,7 @@ class _Wanted:
             raise UsageError(f"Property .{name} doesn't take value {value} (minimum: 0, maximum: {largest})")
         self.config.numbers[name] = number
         if name in ("level", "xlevel"):
-            setattr(self.config, name, number)
             self.fixed_levels.add(name)
-        elif name in ("min-level", "min-xlevel"):
-            setattr(self.config, name[4:], number)
 
     def _set_text(self, name: str, value: str) -> None:
         if name == "model-id":
@@ -402,11 +440,15 @@ class _Wanted:
             self.config.vendor = value
 
     # --- conclusions ---
-    def finish(self) -> None:
+    def expand(self) -> None:
+        """Everything that follows from what was asked for."""
         if self.automatic:
             self._enable_supported()
         self._dependencies()
         self._levels()
+
+    def restrict(self) -> None:
+        """Everything that follows from what the host has."""
         if not self.config.flags["x-force-features"]:
             self._filter()
         self._phys_bits()
@@ -445,57 +487,62 @@ class _Wanted:
     def _levels(self) -> None:
         """Raise the highest leaf so that every wanted feature is inside (unless the user fixed it)."""
         config = self.config
-        if not config.flags["full-cpuid-auto-level"]:
-            return
+        numbers = config.numbers
+        if config.flags["full-cpuid-auto-level"]:
+            self._raise_levels()
+        config.level = numbers["level" if "level" in self.fixed_levels else "min-level"]
+        config.xlevel = numbers["xlevel" if "xlevel" in self.fixed_levels else "min-xlevel"]
+
+    def _raise_levels(self) -> None:
+        config = self.config
+        numbers = config.numbers
         used = [word for index, word in enumerate(WORDS) if config.words[index] and word.register != MSR]
-        level = max([config.level, *(word.leaf for word in used if word.leaf < 0x4000_0000)])
-        xlevel = max([config.xlevel, *(word.leaf for word in used if 0x8000_0000 <= word.leaf < 0xC000_0000)])
+        level = max([numbers["min-level"], *(word.leaf for word in used if word.leaf < 0x4000_0000)])
+        xlevel = max([numbers["min-xlevel"], *(word.leaf for word in used if 0x8000_0000 <= word.leaf < 0xC000_0000)])
         if config.has("svm"):
             xlevel = max(xlevel, 0x8000_000A)
         if config.topology.dies > 1 and config.vendor == INTEL:
             level = max(level, 0x1F)
         if any(word.leaf == 7 and word.subleaf for word in used):
-            config.numbers["level-func7"] = max(config.numbers["level-func7"], 1)
-        if "level" not in self.fixed_levels:
-            config.level = level
-        if "xlevel" not in self.fixed_levels:
-            config.xlevel = xlevel
+            numbers["level-func7"] = max(numbers["level-func7"], 1)
+        numbers |= {"min-level": level, "min-xlevel": xlevel}
 
     def _filter(self) -> None:
         """Take away what KVM does not support. Raises UsageError with ``enforce``."""
         config = self.config
-        missing = False
-        xcr0_lacking = self._lacking_components()
-        for index, word in enumerate(WORDS):
-            if word.register == MSR and xcr0_lacking:
-                missing = True
-                self._warn_components(xcr0_lacking)
-                xcr0_lacking = []
-            lacking = config.words[index] & ~self.host.supported[index]
-            config.words[index] &= ~lacking
-            if not lacking:
-                continue
-            missing = True
-            if config.flags["check"] or config.flags["enforce"]:
-                for bit in range(32):
-                    name = features.name_of(index, bit) if lacking >> bit & 1 else ""
-                    if name:
-                        self._warn("host doesn't support requested feature", index, name)
-        if missing and config.flags["enforce"]:
+        places = self.take_away()
+        if config.flags["check"] or config.flags["enforce"]:
+            config.warnings += [f"host doesn't support requested feature: {place}" for place in places]
+        if places and config.flags["enforce"]:
             shown = "; ".join(config.warnings)
             raise UsageError("Host doesn't support requested features", shown)
 
-    def _warn_components(self, bits: list[int]) -> None:
-        if self.config.flags["check"] or self.config.flags["enforce"]:
-            for bit in bits:
-                self.config.warnings.append(f"host doesn't support requested feature: CPUID.0DH:EAX [bit {bit}]")
+    def take_away(self) -> list[str]:
+        """Take away what KVM does not support; the places of the bits, for warnings."""
+        config = self.config
+        components = self._lacking_components()
+        places: list[str] = []
+        for index, word in enumerate(WORDS):
+            if word.register == MSR and components:
+                places += [f"CPUID.0DH:EAX [bit {bit}]" for bit, _ in components]
+                config.unavailable += [name for _, name in components]
+                components = []
+            lacking = config.words[index] & ~self.host.supported[index]
+            config.words[index] &= ~lacking
+            while lacking:
+                bit = (lacking & -lacking).bit_length() - 1
+                lacking &= lacking - 1
+                name = features.name_of(index, bit)
+                places.append(f"{word.label}.{name} [bit {bit}]")
+                config.unavailable.append(name)
+        return places
 
-    def _lacking_components(self) -> list[int]:
-        """Bits of XCR0 that a wanted feature needs and the host does not have."""
+    def _lacking_components(self) -> list[tuple[int, str]]:
+        """Bits of XCR0, with the feature that wants each, that the host does not have."""
         if not self.config.has("xsave"):
             return []
         possible = self.host.registers(0xD)[0]
-        return [bit for bit, name in XSAVE_COMPONENTS if self.config.has(name) and not possible >> bit & 1]
+        return [(bit, name) for bit, name in XSAVE_COMPONENTS if self.config.has(name) and not possible >> bit & 1]
 
     def _phys_bits(self) -> None:
         config, host = self.config, self.host

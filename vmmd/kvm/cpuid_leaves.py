@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vmmd.kvm.cpu_features import WORDS
 from vmmd.kvm.cpu_models import AMD, LEGACY_AMD, LEGACY_INTEL, CacheShape
-from vmmd.kvm.cpuid import XSAVE_COMPONENTS
+from vmmd.kvm.cpuid import AMD_ALIASES, XSAVE_COMPONENTS
 from vmmd.kvm.system import CpuidEntry
 
 if TYPE_CHECKING:
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 Registers = tuple[int, int, int, int]
 
-#: CPUID.1:EDX bits that AMD repeats in 0x80000001:EDX
-_AMD_ALIASES = 0x0183_F3FF
 _HT = 1 << 28
 _CMP_LEGACY = 1 << 1
 _XSAVE_BASE_BYTES = 576
@@ -187,7 +185,7 @@ class _Leaves:
         self.add(0x8000_0000, (config.xlevel, *self.vendor))
         ecx, edx = self.word(0x8000_0001, 2), self.word(0x8000_0001, 3)
         if config.vendor == AMD:
-            edx |= self.word(1, 3) & _AMD_ALIASES
+            edx |= self.word(1, 3) & AMD_ALIASES
             ecx |= _CMP_LEGACY if self.siblings > 1 else 0
         self.add(0x8000_0001, (config.signature, 0, ecx, edx))
         model_id = config.model_id.encode("latin-1", "replace")[:48].ljust(48, b"\0")
@@ -200,7 +198,7 @@ class _Leaves:
         self._address_sizes()
         if config.has("svm"):
             self.add(0x8000_000A, (1, 0x10, 0, self.word(0x8000_000A, 3)))
-        if config.xlevel >= 0x8000_001D and config.vendor == AMD:
+        if config.xlevel >= 0x8000_001D:
             self._cache_leaves(0x8000_001D, self._amd_caches(), cores_field=False)
             socket, die, core, _ = self.ids
             topology = config.topology
