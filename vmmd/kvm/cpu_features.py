@@ -7,6 +7,7 @@ order in which missing features are reported.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 
@@ -75,6 +76,14 @@ ALIASES = {
     "sse4-2": "sse4.2",
 }  # fmt: skip
 
+#: names that QEMU's CPU objects have with ``_`` as well (others only take it)
+UNDERSCORED = (
+    "cmp_legacy", "ds_cpl", "fxsr_opt", "kvm_asyncpf", "kvm_asyncpf_int", "kvm_mmu", "kvm_nopiodelay",
+    "kvm_poll_control", "kvm_pv_eoi", "kvm_pv_unhalt", "kvm_steal_time", "lahf_lm", "nodeid_msr", "nrip_save",
+    "pause_filter", "perfctr_core", "perfctr_nb", "sse4_1", "sse4_2", "svm_lock", "tsc_adjust", "tsc_scale",
+    "vmcb_clean",
+)  # fmt: skip
+
 #: a feature that is off switches these off
 DEPENDENTS = {
     "svm": (
@@ -103,6 +112,7 @@ NO_AUTO_ENABLE = frozenset({"topoext", "kvm-hint-dedicated"})
 UNMIGRATABLE = frozenset({"invtsc"})
 
 
+@cache
 def bits_by_name() -> dict[str, list[tuple[int, int]]]:
     """name -> [(index into WORDS, mask)]."""
     found: dict[str, list[tuple[int, int]]] = {}
@@ -113,13 +123,14 @@ def bits_by_name() -> dict[str, list[tuple[int, int]]]:
     return found
 
 
-def name_of(word: int, bit: int) -> str:
-    """The feature at a bit, or an empty string."""
+@cache
+def names_of(word: int) -> tuple[str, ...]:
+    """The feature at each of the 32 bits of a word; an empty string where there is none."""
+    found = [""] * 32
     for item in WORDS[word].names.split():
-        number, _, name = item.partition(":")
-        if int(number) == bit:
-            return name
-    return ""
+        bit, _, name = item.partition(":")
+        found[int(bit)] = name
+    return tuple(found)
 
 
 def canonical(name: str) -> str:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.errors import UsageError, nearest
 from vmmd.kvm import cpu_features as features
-from vmmd.kvm.cpu_features import EBX, ECX, EDX, MSR, WORDS
+from vmmd.kvm.cpu_features import EBX, ECX, EDX, MSR, WORDS, bits_by_name
 from vmmd.kvm.cpu_models import ALIASES, AMD, HYGON, INTEL, ROWS, CacheShape, ModelRow
 from vmmd.kvm.msr import MSR_UCODE_REV
+from vmmd.kvm.system import CpuidEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vmmd.kvm.system import CpuidEntry, Kvm
+    from vmmd.kvm.system import Kvm
 
 #: switched on for named models under KVM, and off
 _KVM_ON = (
@@ -27,16 +28,16 @@ _KVM_ON = (
 )  # fmt: skip
 _KVM_OFF = ("acpi", "monitor", "svm")
 
-_BOOLEANS = {
+BOOLEANS = {
     "check": True, "enforce": False, "migratable": True, "pmu": False, "kvm": True, "l3-cache": True,
     "legacy-cache": True, "cpuid-0xb": True, "full-cpuid-auto-level": True, "x-vendor-cpuid-only": True,
     "vmware-cpuid-freq": True, "fill-mtrr-mask": True, "host-phys-bits": False, "x-force-features": False,
 }  # fmt: skip
-_NUMBERS = (
+NUMBERS = (
     "family", "model", "stepping", "level", "xlevel", "min-level", "min-xlevel", "phys-bits", "host-phys-bits-limit",
     "level-func7", "ucode-rev",
 )  # fmt: skip
-_TEXTS = ("vendor", "model-id")
+TEXTS = ("vendor", "model-id")
 #: a property of QEMU that is not in this version -> its default, with which it may be given
 _LATER = {"host-cache-info": "off", "tsc-frequency": "0", "tsc-freq": "0", "lmce": "off", "start-powered-off": "off",
           "kvm-pv-enforce-cpuid": "off", "kvm-no-smi-migration": "off", "x-migrate-smi-count": "on"}  # fmt: skip
@@ -92,7 +93,7 @@ class CpuConfig:
         self.host = host
         self.topology = topology
         self.words = [0] * len(WORDS)
-        self.flags = dict(_BOOLEANS)
+        self.flags = dict(BOOLEANS)
         self.numbers: dict[str, int] = {}
         self.vendor = ""
         self.model_id = ""
@@ -104,7 +105,7 @@ class CpuConfig:
 
     def has(self, name: str) -> bool:
         """True when the guest sees a feature."""
-        return any(self.words[index] & mask for index, mask in _bits()[name])
+        return any(self.words[index] & mask for index, mask in bits_by_name()[name])
 
     @property
     def kvmclock(self) -> bool:
@@ -176,7 +177,14 @@ class HostCpu:
     @classmethod
     def read(cls, kvm: Kvm) -> HostCpu:
         """Ask KVM and /proc/cpuinfo."""
-        return cls(kvm.supported_cpuid(), kvm.feature_msrs((0x10A, 0xCF)), _host_model_id())
+        return cls(kvm.supported_cpuid(), kvm.feature_msrs((0x10A, 0xCF)), _cpuinfo("model name"))
+
+    @classmethod
+    def without_kvm(cls) -> HostCpu:
+        """All that is known of this host without KVM: who made its processor."""
+        vendor = _cpuinfo("vendor_id").encode("ascii", "replace").ljust(12, b"\0")
+        ebx, edx, ecx = (int.from_bytes(vendor[at : at + 4], "little") for at in (0, 4, 8))
+        return cls((CpuidEntry(0, 0, False, 0, ebx, ecx, edx),), {}, "")
 
     def registers(self, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
         """(eax, ebx, ecx, edx) of a leaf; zeroes when there is none."""
@@ -189,7 +197,7 @@ class HostCpu:
         value = self.feature_msrs.get(word.leaf, 0)
         if word.register != MSR:
             value = self.registers(word.leaf, word.subleaf)[word.register]
-        for name, places in _bits().items():
+        for name, places in bits_by_name().items():
             for place, mask in places:
                 if place != index:
                     continue
@@ -202,24 +210,16 @@ class HostCpu:
         return value
 
 
-def _host_model_id() -> str:
+def _cpuinfo(key: str) -> str:
+    """A line of /proc/cpuinfo, of the first processor."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             for line in file:
-                if line.startswith("model name"):
+                if line.startswith(key):
                     return line.partition(":")[2].strip()
     except OSError:
         pass
     return ""
-
-
-_cache: dict[str, list[tuple[int, int]]] = {}
-
-
-def _bits() -> dict[str, list[tuple[int, int]]]:
-    if not _cache:
-        _cache.update(features.bits_by_name())
-    return _cache
 
 
 def cpu_model_names() -> list[str]:
@@ -245,7 +245,7 @@ def _load_family(name: str) -> None:
     """Work out the feature words of every version of the model that ``name`` is, or is a version of."""
     stem = name.rpartition("-v")[0] if name[-1:].isdigit() and name[-3:-1] == "-v" else name
     words = [0] * len(WORDS)
-    bits = _bits()
+    bits = bits_by_name()
     for row in ROWS:
         if row.name[:-3] != stem:
             continue
@@ -311,7 +311,7 @@ class _Wanted:
 
     def load_model(self, name: str) -> None:
         config, host = self.config, self.host
-        config.numbers = dict.fromkeys(_NUMBERS, 0)
+        config.numbers = dict.fromkeys(NUMBERS, 0)
         if name == "base":
             return
         if name in ("host", "max"):
@@ -340,7 +340,7 @@ class _Wanted:
         config.words = list(words)
 
     def set_feature(self, name: str, on: bool) -> None:
-        for index, mask in _bits()[name]:
+        for index, mask in bits_by_name()[name]:
             if on:
                 self.config.words[index] |= mask
             else:
@@ -381,7 +381,7 @@ class _Wanted:
             # QEMU-COMPAT: a feature name up to QEMU 2.x, still in old command lines. The bit mirrors CR4.OSXSAVE and
             # is made by KVM at run time, whatever is asked for.
             self._boolean(key, value)
-        elif name in _bits():
+        elif name in bits_by_name():
             on = self._boolean(key, value)
             if on and name in features.NOT_BUILT:
                 raise UsageError(f"-cpu {config.model}: feature '{key}' is not available in this version")
@@ -390,9 +390,9 @@ class _Wanted:
                 self.by_user.add(name)
         elif name in config.flags:
             config.flags[name] = self._boolean(key, value)
-        elif name in _NUMBERS:
+        elif name in NUMBERS:
             self._set_number(name, value)
-        elif name in _TEXTS:
+        elif name in TEXTS:
             self._set_text(name, value)
         else:
             self._refuse(key, name, value)
@@ -403,7 +403,7 @@ class _Wanted:
         if name.startswith(("hv-", "vmx-", "x-hv-")) or name in features.NOT_BUILT:
             default = "off"
         if default is None:
-            near = nearest(name, [*_bits(), *_BOOLEANS, *_NUMBERS, *_TEXTS])
+            near = nearest(name, [*bits_by_name(), *BOOLEANS, *NUMBERS, *TEXTS])
             # QEMU-COMPAT: the sentence
             raise UsageError(
                 f"Property '{model}-x86_64-cpu.{key}' not found", f"did you mean '{near}'?" if near else None
@@ -451,7 +451,7 @@ class _Wanted:
         """Everything that follows from what the host has."""
         if not self.config.flags["x-force-features"]:
             self._filter()
-        self._phys_bits()
+        self._physbits_by_name()
         self._warn_topology()
 
     def _enable_supported(self) -> None:
@@ -459,7 +459,7 @@ class _Wanted:
         migratable = self.config.flags["migratable"]
         skipped = features.NO_AUTO_ENABLE | self.by_user | (features.UNMIGRATABLE if migratable else frozenset())
         enabled = [0 if migratable else ~0] * len(WORDS)
-        for name, places in _bits().items():
+        for name, places in bits_by_name().items():
             for index, mask in places:
                 if name in skipped:
                     enabled[index] &= ~mask
@@ -474,14 +474,14 @@ class _Wanted:
             if config.has(parent):
                 continue
             for child in children:
-                index, mask = _bits()[child][0]
+                index, mask = bits_by_name()[child][0]
                 if config.words[index] & mask:
                     config.words[index] &= ~mask
                     if child in self.by_user:
                         self._warn("This feature depends on other features that were not requested", index, child)
 
     def _warn(self, sentence: str, index: int, name: str) -> None:
-        bit = next(mask for place, mask in _bits()[name] if place == index).bit_length() - 1
+        bit = next(mask for place, mask in bits_by_name()[name] if place == index).bit_length() - 1
         self.config.warnings.append(f"{sentence}: {WORDS[index].label}.{name} [bit {bit}]")
 
     def _levels(self) -> None:
@@ -532,7 +532,7 @@ class _Wanted:
             while lacking:
                 bit = (lacking & -lacking).bit_length() - 1
                 lacking &= lacking - 1
-                name = features.name_of(index, bit)
+                name = features.names_of(index)[bit]
                 places.append(f"{word.label}.{name} [bit {bit}]")
                 config.unavailable.append(name)
         return places
