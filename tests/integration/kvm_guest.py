@@ -14,6 +14,7 @@ from tests.unit.fakes import RecordingRequests
 from vmmd.core.address_space import AddressSpace, IoRange
 from vmmd.core.bootstate import BootState, SegmentState
 from vmmd.core.memory import GuestAddressError, GuestMemory, make_region
+from vmmd.kvm.cpuid import Topology
 from vmmd.kvm.irqchip import KvmInterrupts
 from vmmd.kvm.system import CpuidEntry, Kvm
 from vmmd.machine.cpus import VcpuManager
@@ -58,6 +59,8 @@ class QueueLoop:
 class PlainCpus:
     """CPU configuration for tests of everything but CPUID: what KVM supports, as it is."""
 
+    model = "qemu64"
+    topology = Topology()
     kvmclock = False
     signature = 0x600
     machine_check = True

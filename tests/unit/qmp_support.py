@@ -25,6 +25,7 @@ from vmmd.core.address_space import IoRange
 from vmmd.core.backend import BlockStats
 from vmmd.core.memory import make_region
 from vmmd.eventloop import EventLoopPort
+from vmmd.kvm.cpu_query import CpuModels
 from vmmd.kvm.runloop import REASONS
 from vmmd.kvm.stats import Statistic
 from vmmd.machine.exit_meter import ExitMeter
@@ -47,8 +48,9 @@ class FakeCpu(NamedTuple):
     thread_id: int
     qom_path: str
     halted: bool
+    node_id: int | None
     socket_id: int
-    die_id: int
+    die_id: int | None
     core_id: int
     core_thread_id: int
 
@@ -60,11 +62,12 @@ class FakeCpus:
     """Two vCPUs at rest whose page tables map one to one below 1 GiB."""
 
     all_parked = True
+    typename = "qemu64-x86_64-cpu"
 
     def __init__(self) -> None:
         self.nmis = 0
         self.infos = tuple(
-            FakeCpu(i, 1000 + i, f"/machine/unattached/device[{i}]", False, 0, 0, i, 0) for i in range(2)
+            FakeCpu(i, 1000 + i, f"/machine/unattached/device[{i}]", False, None, 0, None, i, 0) for i in range(2)
         )
 
         self.exit_meter = ExitMeter([[0] * REASONS for _ in self.infos])
@@ -137,11 +140,13 @@ class FakeVm(Vm):
 
     name = "foo"
     uuid = UUID
+    ram_bytes = RAM_BYTES
 
     def __init__(self, loop: LoopPort) -> None:
         config = Config()
         super().__init__(config, loop)
-        self.kvm_present = self.kvm_enabled = True
+        self.kvm_enabled = True
+        self.cpu_models = CpuModels(None, (7, 2))
         self.cpus: Any = FakeCpus()
         disk = FakeDisk()
         self.block: Any = SimpleNamespace(query=lambda: [disk], flush_all=lambda done: done(0))

@@ -15,6 +15,7 @@ import pytest
 
 from tests.unit.fakes import ImmediateLoop, RecordingRequests, make_context
 from vmmd.errors import StateError
+from vmmd.kvm.cpuid import Topology
 from vmmd.kvm.ioctl import KvmError
 from vmmd.machine import cpus
 from vmmd.machine.cpus import VcpuManager
@@ -80,6 +81,8 @@ class FakeRunLoop:
 
 
 class FakeConfig:
+    model = "qemu64"
+    topology = Topology()
     kvmclock = True
     signature = 0
     machine_check = False

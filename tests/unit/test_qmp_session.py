@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
-import inspect
 import json
 import subprocess
 import sys
@@ -14,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from pydantic import TypeAdapter
 
-from tests.unit.qmp_support import FakeVm, ManualLoop
+from tests.framework.qmp import Qmp
+from tests.unit.qmp_support import FakeVm, ManualLoop, Monitor
 from vmmd.errors import StateError, UsageError
 from vmmd.qmp import registry
 from vmmd.qmp.arguments import argument_check
@@ -24,7 +23,7 @@ from vmmd.qmp.session import QmpSession, Request, greeting, greeting_bytes
 from vmmd.runstate import RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Iterator
 
 COMMANDS = load()
 
@@ -37,6 +36,14 @@ def session() -> QmpSession:
 @pytest.fixture
 def ctx(session: QmpSession) -> Context:
     return Context(FakeVm(ManualLoop()), session)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Qmp]:
+    with Monitor() as monitor:
+        qmp = Qmp.connect(monitor.path)
+        yield qmp
+        qmp.close()
 
 
 def test_greeting_bytes_are_the_greeting() -> None:
@@ -55,10 +62,6 @@ def test_every_command_is_documented_and_dated(spec: CommandSpec) -> None:
     assert "return" in resolved_hints(spec)
 
 
-async def _result(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -67,11 +70,9 @@ async def _result(awaitable: Awaitable[Any]) -> Any:
         if name.removeprefix("__org.vmmd_").startswith("query-") and spec.example.error is None
     ],
 )
-def test_every_query_returns_what_it_declares(ctx: Context, name: str) -> None:
+def test_every_query_returns_what_it_declares(client: Qmp, name: str) -> None:
     spec = COMMANDS[name]
-    value: Any = invoke(ctx, Request(spec, dict(spec.example.arguments), None, oob=False))
-    if inspect.isawaitable(value):
-        value = asyncio.run(_result(value))
+    value = client.cmd(name, spec.example.arguments)
     declared = resolved_hints(spec)["return"]
     assert TypeAdapter(declared).validate_python(value, strict=True, extra="forbid") == value
 

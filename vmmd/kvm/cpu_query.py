@@ -48,10 +48,10 @@ class Definition(NamedTuple):
 class CpuModels:
     """The CPU models of one process. Any thread; ``definitions`` takes some 20 ms when called first."""
 
-    def __init__(self, host: HostCpu | None, machine_version: tuple[int, int] | None) -> None:
-        """``host``: None without KVM. ``machine_version``: of the pc machine; None for ``none``."""
+    def __init__(self, host: HostCpu | None, machine_version: tuple[int, int]) -> None:
+        """``host``: None without KVM."""
         self._host = host
-        self._machine_version = machine_version or (7, 2)
+        self._machine_version = machine_version
         self._definitions: tuple[Definition, ...] = ()
 
     def definitions(self) -> tuple[Definition, ...]:
@@ -85,12 +85,13 @@ class CpuModels:
             raise UsageError(f"CPU model '{name}' requires KVM", "/dev/kvm could not be opened")
         typed = [(key, _text(name, key, value)) for key, value in properties.items()]
         config = expand(name, typed, self._host or HostCpu.without_kvm(), self._machine_version)
-        found = dict(_features(config))
+        found: dict[str, object] = dict(_features(config))
         if static:
             return found | {key: _value(config, key) for key in _STATIC}
         found |= {alias: found[target] for alias, target in features.ALIASES.items()}
         found |= {alias: found[features.canonical(alias)] for alias in features.UNDERSCORED}
-        found |= config.flags | config.numbers
+        found |= config.flags
+        found |= config.numbers
         found |= {key: _value(config, key) for key in (*TEXTS, "level", "xlevel")}
         if name not in ("host", "max"):
             del found["migratable"]

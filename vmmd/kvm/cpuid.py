@@ -42,6 +42,8 @@ TEXTS = ("vendor", "model-id")
 _LATER = {"host-cache-info": "off", "tsc-frequency": "0", "tsc-freq": "0", "lmce": "off", "start-powered-off": "off",
           "kvm-pv-enforce-cpuid": "off", "kvm-no-smi-migration": "off", "x-migrate-smi-count": "on"}  # fmt: skip
 _DEFAULT_PHYS_BITS = 40
+#: index of the word with KVM's own features
+_PARAVIRTUAL = next(i for i, word in enumerate(WORDS) if (word.leaf, word.register) == (0x4000_0001, 0))
 #: KVM's own, or nothing but numbers in CPUID: there whether or not KVM_GET_SUPPORTED_CPUID says so
 _NO_SUPPORT_NEEDED = frozenset({"hypervisor", "arat", "topoext"})
 #: CPUID.1:EDX bits that AMD repeats in 0x80000001:EDX; KVM leaves them out on Intel hosts
@@ -445,13 +447,15 @@ class _Wanted:
         if self.automatic:
             self._enable_supported()
         self._dependencies()
+        if not self.config.flags["kvm"]:
+            self.config.words[_PARAVIRTUAL] = 0
         self._levels()
 
     def restrict(self) -> None:
         """Everything that follows from what the host has."""
         if not self.config.flags["x-force-features"]:
             self._filter()
-        self._physbits_by_name()
+        self._phys_bits()
         self._warn_topology()
 
     def _enable_supported(self) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vmmd.kvm.chips import KernelChips
-    from vmmd.kvm.cpuid import CpuConfig
+    from vmmd.kvm.cpuid import CpuConfig, HostCpu
     from vmmd.kvm.system import Kvm
     from vmmd.kvm.vm import KvmVm
     from vmmd.machine.pc_i440fx import PcI440fx
@@ -42,19 +42,41 @@ class Builder:
 
     def open_kvm(self) -> None:
         """Open KVM and find out what CPU this host can give. Raises VmmdError."""
-        from vmmd.kvm.caps import check_required, check_vcpu_count
-        from vmmd.kvm.system import Kvm
+        from vmmd.kvm.caps import check_vcpu_count
+        from vmmd.kvm.cpu_query import CpuModels
+        from vmmd.kvm.cpuid import HostCpu
 
-        vm = self.vm
-        kvm = self.kvm = Kvm.open("/dev/kvm")
-        vm.on_close(kvm.close)
-        check_required(kvm)
-        vm.kvm_present = vm.kvm_enabled = True
+        vm, config = self.vm, self.config
+        kvm = self._usable_kvm()
+        if kvm is None:
+            vm.cpu_models = CpuModels(None, config.machine_version)
+            return
+        self.kvm = kvm
+        vm.kvm_enabled = True
+        host = HostCpu.read(kvm)
+        vm.cpu_models = CpuModels(host, config.machine_version)
         if self.plan.is_none:
             return
-        smp = self.config.smp
-        self.cpu_config = resolve_cpu(self.config, kvm)
+        smp = config.smp
+        self.cpu_config = resolve_cpu(config, host)
         self.warnings = [*check_vcpu_count(kvm, smp.cpus, smp.maxcpus), *self.cpu_config.warnings]
+
+    def _usable_kvm(self) -> Kvm | None:
+        """KVM, open; None when it cannot be used and machine ``none`` goes on without. Raises VmmdError."""
+        from vmmd.kvm.caps import check_required
+        from vmmd.kvm.system import Kvm
+
+        try:
+            kvm = Kvm.open("/dev/kvm")
+            self.vm.on_close(kvm.close)
+            check_required(kvm)
+        except VmmdError as error:
+            if not self.config.kvm_optional:
+                raise
+            if self.config.accels:
+                self.warnings.append(f"{error}; machine 'none' goes on without an accelerator")
+            return None
+        return kvm
 
     def build(self) -> None:
         """Open images and assemble. Raises VmmdError; ``vm.close`` then gives back what was opened."""
@@ -187,6 +209,7 @@ class Builder:
             cpu_config=self.cpu_config,
             debug_threads=self.config.name.debug_threads,
             hidden=vm.memory_map,
+            node_id=0 if self.config.numa else None,  # LIMIT: one node
         )
 
     def _make_firmware(self, board: PcI440fx, chips: KernelChips) -> None:
@@ -232,15 +255,14 @@ def named(option: str) -> Iterator[None]:
         raise
 
 
-def resolve_cpu(config: Config, kvm: Kvm) -> CpuConfig:
+def resolve_cpu(config: Config, host: HostCpu) -> CpuConfig:
     """The CPU of ``-cpu`` (default qemu64) on this host. Raises UsageError."""
-    from vmmd.kvm.cpuid import HostCpu, Topology, resolve
+    from vmmd.kvm.cpuid import Topology, resolve
 
     smp = config.smp
     topology = Topology(smp.sockets, smp.dies, smp.cores, smp.threads)
-    major, minor = config.machine.type.rpartition("-")[2].split(".")
     with named(f"-cpu {config.cpu}"):
-        return resolve(config.cpu or DEFAULT_CPU, HostCpu.read(kvm), topology, (int(major), int(minor)))
+        return resolve(config.cpu or DEFAULT_CPU, host, topology, config.machine_version)
 
 
 def _settings(backend: MemoryBackend, machine: MachineOptions) -> RamSettings:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from vmmd.core.device import SystemRequests
     from vmmd.core.memory import GuestMemory
     from vmmd.core.notify import LoopPort
+    from vmmd.kvm.cpuid import Topology
     from vmmd.kvm.pagewalk import WalkStep
     from vmmd.kvm.runloop import HiddenMemory
     from vmmd.kvm.stats import Statistic
@@ -64,6 +65,12 @@ EXIT_NAMES = {
 
 class CpuConfig(Protocol):
     """What kind of CPUs these are (``kvm.cpuid.CpuConfig``)."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def topology(self) -> Topology: ...
 
     @property
     def kvmclock(self) -> bool: ...
@@ -99,8 +106,9 @@ class VcpuInfo(NamedTuple):
     thread_id: int  # of the host's kernel
     qom_path: str
     halted: bool
+    node_id: int | None  # None: the machine has no NUMA nodes
     socket_id: int
-    die_id: int
+    die_id: int | None  # None: sockets of one die
     core_id: int
     core_thread_id: int
 
@@ -191,10 +199,12 @@ class VcpuManager:
         cpu_config: CpuConfig,
         debug_threads: bool,
         hidden: HiddenMemory,
+        node_id: int | None = None,
     ) -> None:
         self.vm = vm
         self.count = count
         self.cpu_config = cpu_config
+        self._node_id = node_id
         self.debug_threads = debug_threads
         self._loop = loop
         self._memory = memory
@@ -439,6 +449,11 @@ class VcpuManager:
 
         return walk(self._at_rest(self._cpus[index]).sregs(), self._memory, gva)
 
+    @property
+    def typename(self) -> str:
+        """QOM type of the vCPUs."""
+        return f"{self.cpu_config.model}-x86_64-cpu"
+
     def exit_counts(self, index: int) -> dict[str, int]:
         """How often the vCPU left the guest, by reason; zeroes left out. Any thread."""
         counts = self._cpus[index].run_loop.exit_counts
@@ -458,8 +473,10 @@ class VcpuManager:
         found = []
         for cpu in self._cpus:
             halted = not cpu.active and self.vm.has_irqchip and cpu.vcpu.mp_state() == abi.KVM_MP_STATE_HALTED
-            socket, die, core, thread = self.cpu_config.topology_ids(cpu.index)
+            config = self.cpu_config
+            socket, die, core, thread = config.topology_ids(cpu.index)
             native = cpu.thread.native_id or 0
             path = f"/machine/unattached/device[{cpu.index}]"
-            found.append(VcpuInfo(cpu.index, native, path, halted, socket, die, core, thread))
+            shown_die = die if config.topology.dies > 1 else None
+            found.append(VcpuInfo(cpu.index, native, path, halted, self._node_id, socket, shown_die, core, thread))
         return tuple(found)

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from vmmd.chardev.listen import ListenSocket
     from vmmd.core.device import Device
     from vmmd.core.events import EventSink
+    from vmmd.core.jobs import Job
     from vmmd.core.notify import LoopPort, Promise
     from vmmd.devices.pci.bus import PciBus
+    from vmmd.kvm.cpu_query import CpuModels
     from vmmd.machine.cpus import VcpuManager
     from vmmd.machine.memory_map import MemoryMap
     from vmmd.machine.requests import Pending
@@ -110,8 +112,11 @@ class Vm:
         )
         self.block: BlockGraph | None = None
         self.fdsets = FdSets()
-        self.kvm_present = False
         self.kvm_enabled = False
+        self.cpu_models: CpuModels  # from the moment that KVM is open, or known not to be there
+        self.jobs: dict[str, Job] = {}
+        #: LIMIT: migrations, which would send events then, come later
+        self.migration_events = False
         self.press_power_button: Callable[[], None] | None = None
         #: brings memory and vCPUs to power-on state after the devices; set by the board
         self.reset_board: Callable[[], None] | None = None
@@ -133,6 +138,11 @@ class Vm:
     def uuid(self) -> str | None:
         """``-uuid``."""
         return self.config.uuid
+
+    @property
+    def ram_bytes(self) -> int:
+        """RAM of the guest."""
+        return 0 if self.config.machine.type == "none" else self.config.memory.size_bytes
 
     # --- operations -----------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ def _keys(option: str, model: OptionSet | None) -> Iterator[str]:
 
 def _machine(config: Config) -> Iterator[str]:
     yield from _keys("-machine", config.machine)
-    if not any(accel.accel in ACCELS for accel in config.accels):
+    if config.accels and not any(accel.accel in ACCELS for accel in config.accels):
         yield f"-accel {config.accels[0].accel}"
     for accel in config.accels:
         if accel.accel in ACCELS:

@@ -51,10 +51,11 @@ def complete(draft: Draft) -> None:
 
 
 def _accelerators(config: Config) -> None:
-    """``-machine accel=a:b``, or ``-accel``; KVM when neither is given (QEMU would take TCG, which vmmd has not)."""
+    """``-machine accel=a:b``, or ``-accel``; KVM when neither is given (QEMU would take TCG, which vmmd has not);
+    machine ``none`` needs none."""
     listed = config.machine.accel
     if listed is None:
-        if not config.accels:
+        if not config.accels and config.machine.type != "none":
             config.accels.append(AccelOptions.from_items([("accel", "kvm")], "-accel"))
         return
     if config.accels:

@@ -455,7 +455,7 @@ class Config:
         self.name = NameOptions()
         self.uuid: str | None = None
         self.machine = MachineOptions()
-        self.accels: list[AccelOptions] = []  # in order of preference; never empty after parse
+        self.accels: list[AccelOptions] = []  # in order of preference; after parse empty for machine none only
         self.cpu: str | None = None  # the text of -cpu; vmmd.kvm.cpuid understands it
         self.memory = MemoryOptions()
         self.smp = SmpOptions()
@@ -499,6 +499,18 @@ class Config:
         self.sandbox: SandboxOptions | None = None
         self.later: list[LaterOption] = []
         self.notices: list[str] = []  # lines for stderr: "warning: …"
+
+    @property
+    def machine_version(self) -> tuple[int, int]:
+        """Release of QEMU whose pc machine it is; for machine none the newest."""
+        name = PC_DEFAULT if self.machine.type == "none" else self.machine.type
+        major, minor = name.rpartition("-")[2].split(".")
+        return int(major), int(minor)
+
+    @property
+    def kvm_optional(self) -> bool:
+        """Machine ``none`` runs no guest: it starts without KVM too, unless nothing but KVM was asked for."""
+        return self.machine.type == "none" and not (self.accels and all(each.accel == "kvm" for each in self.accels))
 
     @property
     def no_shutdown(self) -> bool:

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from vmmd.core.backend import BlockStats
     from vmmd.core.device import Device
     from vmmd.core.fdsets import FdSets
+    from vmmd.core.jobs import Job
     from vmmd.core.memory import GuestMemory
     from vmmd.core.notify import LoopPort
     from vmmd.core.tree import ObjectTree
     from vmmd.devices.pci.bus import PciDeviceInfo
+    from vmmd.kvm.cpu_query import CpuModels
     from vmmd.kvm.stats import Statistic
     from vmmd.machine.exit_meter import ExitReport
     from vmmd.runstate import RunStateMachine
@@ -34,7 +36,11 @@ class VcpuInfoApi(Protocol):
     @property
     def halted(self) -> bool: ...
     @property
+    def node_id(self) -> int | None: ...
+    @property
     def socket_id(self) -> int: ...
+    @property
+    def die_id(self) -> int | None: ...
     @property
     def core_id(self) -> int: ...
     @property
@@ -52,7 +58,8 @@ class CpusApi(Protocol):
 
     @property
     def exit_meter(self) -> ExitMeterApi: ...
-
+    @property
+    def typename(self) -> str: ...
     @property
     def infos(self) -> Sequence[VcpuInfoApi]: ...
     @property
@@ -197,9 +204,16 @@ class VmApi(Protocol):
     @property
     def runstate(self) -> RunStateMachine: ...
     @property
-    def kvm_present(self) -> bool: ...
-    @property
     def kvm_enabled(self) -> bool: ...
+    @property
+    def cpu_models(self) -> CpuModels: ...
+    @property
+    def ram_bytes(self) -> int: ...
+    @property
+    def jobs(self) -> Mapping[str, Job]: ...
+
+    migration_events: bool
+
     @property
     def cpus(self) -> CpusApi | None: ...
     @property

@@ -9,7 +9,22 @@ from vmmd.errors import DeviceNotActiveError, UsageError, VmmdError
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
-    from vmmd.qmp.models.machine import BalloonInfo, CpuInfoFast, GuidInfo, KvmInfo, MachineInfo, UuidInfo
+    from vmmd.qmp.models.machine import (
+        AcceleratorInfo,
+        BalloonInfo,
+        CpuInfoFast,
+        CpuInstanceProperties,
+        CurrentMachineParams,
+        GuidInfo,
+        HotpluggableCPU,
+        KvmInfo,
+        MachineInfo,
+        MemoryDeviceInfo,
+        MemoryInfo,
+        TargetInfo,
+        UuidInfo,
+    )
+    from vmmd.qmp.vm_api import VcpuInfoApi
 
 NO_UUID = "00000000-0000-0000-0000-000000000000"
 
@@ -22,8 +37,30 @@ def query_uuid(ctx: Context) -> UuidInfo:
 
 @command("query-kvm", since="0.14")
 def query_kvm(ctx: Context) -> KvmInfo:
-    """Whether KVM is there and used."""
-    return {"enabled": ctx.vm.kvm_enabled, "present": ctx.vm.kvm_present}
+    """Whether KVM is used. It is always ``present``: that says that this program can use it, not that the host has
+    it."""
+    return {"enabled": ctx.vm.kvm_enabled, "present": True}
+
+
+@command("query-accelerators", since="10.2")
+def query_accelerators(ctx: Context) -> AcceleratorInfo:
+    """The accelerator that is used, and those that this program can use."""
+    if not ctx.vm.kvm_enabled:
+        raise VmmdError("No accelerator is in use", "machine 'none' goes on without KVM when it is not there")
+    return {"enabled": "kvm", "present": ["kvm"]}
+
+
+@command("query-target", since="1.2")
+def query_target(ctx: Context) -> TargetInfo:
+    """The guest's architecture."""
+    return {"arch": "x86_64"}
+
+
+@command("query-current-machine", since="4.0")
+def query_current_machine(ctx: Context) -> CurrentMachineParams:
+    """What this machine can do."""
+    # LIMIT: no ACPI S3, so there is nothing to wake up from
+    return {"wakeup-suspend-support": False}
 
 
 @command("query-cpus-fast", since="2.12")
@@ -35,11 +72,49 @@ def query_cpus_fast(ctx: Context) -> list[CpuInfoFast]:
             "cpu-index": info.index,
             "qom-path": info.qom_path,
             "thread-id": info.thread_id,
-            "props": {"socket-id": info.socket_id, "core-id": info.core_id, "thread-id": info.core_thread_id},
+            "props": _place(info),
             "target": "x86_64",
         }
         for info in (() if cpus is None else cpus.infos)
     ]
+
+
+def _place(info: VcpuInfoApi) -> CpuInstanceProperties:
+    """Where a vCPU sits; dies and nodes are named only when there are several, or any."""
+    place: CpuInstanceProperties = {
+        "socket-id": info.socket_id, "core-id": info.core_id, "thread-id": info.core_thread_id
+    }  # fmt: skip
+    if info.die_id is not None:
+        place["die-id"] = info.die_id
+    if info.node_id is not None:
+        place["node-id"] = info.node_id
+    return place
+
+
+@command("query-hotpluggable-cpus", since="2.7", example=Example())
+def query_hotpluggable_cpus(ctx: Context) -> list[HotpluggableCPU]:
+    """The places of the vCPUs that there are. The free ones up to -smp maxcpus are not listed: no machine of this
+    version takes a vCPU by device_add, as query-machines tells (hotpluggable-cpus)."""
+    cpus = ctx.vm.cpus
+    if cpus is None:
+        # QEMU-COMPAT: the sentence
+        raise VmmdError("The feature 'query-hotpluggable-cpus' is not enabled", "machine 'none' has no vCPUs")
+    return [
+        {"type": cpus.typename, "vcpus-count": 1, "props": _place(info), "qom-path": info.qom_path}
+        for info in reversed(cpus.infos)
+    ]
+
+
+@command("query-memory-size-summary", since="2.11")
+def query_memory_size_summary(ctx: Context) -> MemoryInfo:
+    """The size of the guest's RAM."""
+    return {"base-memory": ctx.vm.ram_bytes}
+
+
+@command("query-memory-devices", since="2.1")
+def query_memory_devices(ctx: Context) -> list[MemoryDeviceInfo]:
+    """The memory devices. LIMIT: there are none yet."""
+    return []
 
 
 @command("query-machines", since="1.2")

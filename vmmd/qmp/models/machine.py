@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired
+from typing import Annotated, Literal, NotRequired
 
 from typing_extensions import TypedDict
+
+from vmmd.qmp.models.unions import Tagged
 
 
 class UuidInfo(TypedDict):
@@ -23,7 +25,13 @@ class KvmInfo(TypedDict):
 
 CpuInstanceProperties = TypedDict(
     "CpuInstanceProperties",
-    {"socket-id": NotRequired[int], "core-id": NotRequired[int], "thread-id": NotRequired[int]},
+    {
+        "node-id": NotRequired[int],
+        "socket-id": NotRequired[int],
+        "die-id": NotRequired[int],
+        "core-id": NotRequired[int],
+        "thread-id": NotRequired[int],
+    },
 )
 """Where a vCPU sits in the guest's topology."""
 
@@ -66,3 +74,60 @@ class GuidInfo(TypedDict):
     """The VM generation id."""
 
     guid: str
+
+
+Accelerator = Literal["kvm"]
+
+
+class AcceleratorInfo(TypedDict):
+    """What runs the guest, and what could."""
+
+    enabled: Accelerator
+    present: list[Accelerator]
+
+
+class TargetInfo(TypedDict):
+    """The guest's architecture."""
+
+    arch: Literal["x86_64"]
+
+
+CurrentMachineParams = TypedDict("CurrentMachineParams", {"wakeup-suspend-support": bool})
+"""What this machine can do."""
+
+HotpluggableCPU = TypedDict(
+    "HotpluggableCPU",
+    {
+        "type": str,
+        "vcpus-count": int,
+        "props": CpuInstanceProperties,
+        "qom-path": NotRequired[str],
+    },
+)
+"""A place for a vCPU; with ``qom-path`` there is one."""
+
+MemoryInfo = TypedDict("MemoryInfo", {"base-memory": int})
+"""The guest's RAM in bytes."""
+
+
+class PCDIMMDeviceInfo(TypedDict):
+    """A DIMM."""
+
+    id: NotRequired[str]
+    addr: int
+    size: int
+    slot: int
+    node: int
+    memdev: str
+    hotplugged: bool
+    hotpluggable: bool
+
+
+class PCDIMMDeviceInfoWrapper(TypedDict):
+    """A DIMM among memory devices."""
+
+    type: Literal["dimm"]
+    data: PCDIMMDeviceInfo
+
+
+MemoryDeviceInfo = Annotated[PCDIMMDeviceInfoWrapper, Tagged("type")]
