@@ -91,7 +91,7 @@ class Daemon:
         fdsets = self.vm.fdsets
         for added in self.config.add_fds:
             fdsets.add(added.set, added.fd, added.opaque)
-        monitors = {monitor.chardev: monitor for monitor in self.config.monitors}
+        monitors = {monitor.chardev: monitor for monitor in self.config.monitors if monitor.mode == "control"}
         for options in self.config.chardevs.values():
             monitor = monitors.get(options.id)
             if monitor is not None:
@@ -108,6 +108,14 @@ class Daemon:
                 made = chardev.create(options, self.port, self.vm.lock, fdsets)
                 self.chardevs.append(made)
                 self.vm.chardevs[options.id] = made
+        self._plan_readline_monitors({made.label: made for made in self.chardevs})
+
+    def _plan_readline_monitors(self, chardevs: dict[str, Chardev]) -> None:
+        for monitor in self.config.monitors:
+            if monitor.mode == "readline":
+                from vmmd.qmp.hmp.readline import ReadlineMonitor
+
+                ReadlineMonitor(self.vm, self.port, chardevs[monitor.chardev]).attach(self.vm.lock)
 
     def _open_monitors(self) -> None:
         """Listen and greet. Commands wait until the loop runs; if the rest of the start fails, clients see the end."""

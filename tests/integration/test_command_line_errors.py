@@ -61,7 +61,7 @@ WRONG = [
     ("@OK@ -chardev file,id=log,path=@RUN@/again", "log"),
     ("@OK@ -chardev nosuch,id=c", "nosuch"),
     ("@OK@ -mon chardev=absent,mode=control", "absent"),
-    ("@OK@ -chardev null,id=hmp -mon chardev=hmp,mode=readline", "readline"),
+    ("@OK@ -monitor mon:stdio", "mon:stdio"),
     ("@OK@ -netdev tap,id=n0", "tap"),
     ("@OK@ -vnc :1", "-vnc"),
     ("@OK@ -uuid 1234", "1234"),

@@ -32,12 +32,15 @@ from vmmd.machine.exit_meter import ExitMeter
 from vmmd.machine.memory_map import Slot
 from vmmd.machine.vm import Vm
 from vmmd.options.models import Config
+from vmmd.qmp.hmp import registry as hmp_registry
 from vmmd.qmp.server import QmpServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vmmd.core.notify import LoopPort
+
+hmp_registry.load()  # so that no test is the one that waits for it
 
 RAM_BYTES = 1 << 20
 UUID = "11111111-2222-3333-4444-555555555555"

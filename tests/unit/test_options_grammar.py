@@ -240,7 +240,7 @@ def test_defaults_are_announced_in_one_line():
     config = parse([])
     assert config.notices == [
         "warning: default devices not available in this version: a display adapter, a network card (e1000), "
-        "a CD-ROM drive, a floppy drive, a parallel port, a monitor for people (-nodefaults asks for none)"
+        "a CD-ROM drive, a floppy drive, a parallel port (-nodefaults asks for none)"
     ]
     assert config.serials == [(0, "serial0")]
     assert config.chardevs["serial0"].backend == "null"
@@ -256,6 +256,8 @@ def test_nographic_puts_com1_on_stdio():
     config = parse(["-nographic"])
     assert config.chardevs["serial0"].backend == "stdio"
     assert config.display == "none"
+    assert "a monitor for people beside COM1 on stdio (mon:stdio)" in config.notices[0]
+    assert "a monitor" not in parse(["-nographic", "-monitor", "pty"]).notices[0]
     assert parse(["-nographic", "-nodefaults"]).serials == []
 
 

@@ -50,9 +50,7 @@ LATER = """\
 -chardev udp,id=a,port=1
 -chardev null,id=a,mux=on
 -chardev socket,id=a,path=/x,server=on,wait=off,telnet=on
--monitor stdio
 -serial mon:stdio
--chardev null,id=a -mon chardev=a
 -machine usb=on
 -machine hpet=on
 -machine kernel-irqchip=split
@@ -129,6 +127,8 @@ PHRASES = (
     ("-chardev foo,id=a", "'foo' is not a valid char driver name"),
     ("-chardev null,id=1a", "Parameter 'id' expects an identifier"),
     ("-chardev null,id=a -chardev null,id=a", "Duplicate ID 'a' for chardev"),
+    ("-chardev null,id=a -mon chardev=a,pretty=on", "'pretty' is not compatible with HMP monitors"),
+    ("-chardev null,id=a -mon chardev=a -mon chardev=a,mode=control", "Device 'a' is in use"),
     ("-mon chardev=x", 'chardev "x" not found'),
     ("-uuid x", "failed to parse UUID string: wrong format"),
     ("-smbios type=99", "Don't know how to build fields for SMBIOS type 99"),

@@ -157,6 +157,15 @@ class Chardev:
 
     def _flush(self) -> None:
         """Log and emit what is buffered, then pace. Loop thread."""
+        self._emit_all()
+        if self._closed:
+            return
+        if self._starved:
+            self._feed_starved()
+        self._loop.call_later(PACE_NS, self._paced)
+
+    def _emit_all(self) -> None:
+        """Log and emit what is buffered, as far as the peer takes it. Loop thread."""
         out = self._out
         if self.log is not None and len(out) > self._logged:
             fresh = out[self._logged :]
@@ -171,11 +180,6 @@ class Chardev:
                 self._blocked = True
                 if not self._closed:
                     self._wait_writable()
-        if self._closed:
-            return
-        if self._starved:
-            self._feed_starved()
-        self._loop.call_later(PACE_NS, self._paced)
 
     def _paced(self) -> None:
         """A millisecond after a flush: flush what came meanwhile, or let the next write wake the loop."""

@@ -105,6 +105,7 @@ class StreamChardev(Chardev):
             self._watch_hangup()
         elif data == b"":
             self._unwatch_input()
+            self._emit_rest()
             self._hung_up()
         elif not self._pollable:
             self._loop.post(self._readable)
@@ -128,6 +129,11 @@ class StreamChardev(Chardev):
                 data = bytes(self._inbox[:room])
                 del self._inbox[: len(data)]
                 self.frontend.receive(data)
+
+    def _emit_rest(self) -> None:
+        """The peer sends no more, but may still read: what it was answered goes out before it is dropped."""
+        if self._out and not self._blocked and self._write_fd >= 0:
+            self._emit_all()
 
     # -- hang-ups ----------------------------------------------------------------------------------------------
 

@@ -47,9 +47,6 @@ def refusals(config: Config) -> Iterator[str]:
     for device in config.devices:
         if device.driver in registry.LATER and device.driver not in registry.DEVICES:
             yield f"-device {device.driver}"
-    for monitor in config.monitors:
-        if monitor.mode != "control":
-            yield f"-mon chardev={shown(monitor.chardev)},mode=readline"
 
 
 def _keys(option: str, model: OptionSet | None) -> Iterator[str]:

@@ -152,8 +152,9 @@ def _default_devices(draft: Draft) -> None:
         missing.append("a floppy drive")
     if "parallel" not in draft.given:
         missing.append("a parallel port")
-    if not draft.given & {"monitor", "mon", "qmp", "qmp-pretty"}:
-        missing.append("a monitor for people")
+    if config.nographic and not draft.given & {"monitor", "mon", "qmp", "qmp-pretty"}:
+        # without -nographic QEMU has it in its window
+        missing.append("a monitor for people beside COM1 on stdio (mon:stdio)")
     if missing:
         text = ", ".join(missing)
         config.notices.append(

@@ -83,30 +83,34 @@ def read_parallel(draft: Draft, option: str, text: str) -> None:
 
 def read_qmp(draft: Draft, option: str, text: str) -> None:
     """``-qmp DEV`` and ``-qmp-pretty DEV``."""
-    _short_monitor(draft, option, text, pretty=option == "-qmp-pretty")
+    pretty = "on" if option == "-qmp-pretty" else "off"
+    _short_monitor(draft, option, text, [("mode", "control"), ("pretty", pretty)])
 
 
-def _short_monitor(draft: Draft, option: str, text: str, *, pretty: bool) -> None:
+def _short_monitor(draft: Draft, option: str, text: str, keys: Items) -> None:
     chardev = add_chardev(draft, option, text, f"compat_monitor{draft.monitor_count}")
     if chardev is None:
         if text == "none":
             raise UsageError(f"{option} none: 'none' is not a valid char driver", "leave the option out")
         return
     draft.monitor_count += 1
-    items: Items = [("chardev", chardev), ("mode", "control"), ("pretty", "on" if pretty else "off")]
-    draft.config.monitors.append(MonitorOptions.from_items(items, option))
+    draft.config.monitors.append(MonitorOptions.from_items([("chardev", chardev), *keys], option))
 
 
 def read_monitor(draft: Draft, option: str, text: str) -> None:
-    """``-monitor none``; a monitor for people comes later."""
+    """``-monitor DEV``, or ``none``."""
     if text != "none":
-        draft.later(option, text)
+        _short_monitor(draft, option, text, [("mode", "readline")])
 
 
 def read_mon(draft: Draft, option: str, text: str) -> None:
-    """``-mon chardev=ID,mode=control``."""
+    """``-mon chardev=ID,mode=control|readline``."""
     argument = keyval.parse(option, text, "chardev")
     made: MonitorOptions = MonitorOptions.from_items(argument.items, option)
+    if made.mode == "readline" and made.pretty:
+        raise UsageError(
+            f"{option} chardev={shown(made.chardev)}: 'pretty' is not compatible with HMP monitors", "it is for QMP"
+        )
     if made.id is not None:
         refuse_duplicate(option, "mon", made.id, [monitor.id for monitor in draft.config.monitors])
     draft.chardev_users.append((f"{option} chardev={shown(made.chardev)}", made.chardev))

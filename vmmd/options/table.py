@@ -91,10 +91,13 @@ OPTIONS: tuple[OptionSpec, ...] = (
     ),
     OptionSpec("parallel", "none", CHARDEV, "parallel port; only none", backend.read_parallel),
     OptionSpec("debugcon", "DEV", CHARDEV, "debug port 0xe9, DEV as for -serial", backend.read_debugcon),
-    OptionSpec("mon", "[chardev=]ID,mode=control[,id=,pretty=]", CHARDEV, "monitor", backend.read_mon),
+    OptionSpec(
+        "mon", "[chardev=]ID[,mode=readline|control][,id=,pretty=]", CHARDEV, "monitor for people; mode=control: QMP",
+        backend.read_mon,
+    ),
     OptionSpec("qmp", "DEV", CHARDEV, "QMP monitor, DEV as for -serial", backend.read_qmp),
     OptionSpec("qmp-pretty", "DEV", CHARDEV, "the same with line breaks", backend.read_qmp),
-    OptionSpec("monitor", "none", CHARDEV, "monitor for people; only none", backend.read_monitor),
+    OptionSpec("monitor", "DEV", CHARDEV, "monitor for people, DEV as for -serial", backend.read_monitor),
     OptionSpec("echr", "CODE", CHARDEV, "escape character", machine.read_later, True),
     OptionSpec("tpmdev", "…", CHARDEV, "TPM backend", machine.read_later, True),
     # ---

@@ -27,12 +27,15 @@ def query_name(ctx: Context) -> NameInfo:
 @command("human-monitor-command", since="0.14", example=Example({"command-line": "info status"}))
 async def human_monitor_command(ctx: Context, *, command_line: str, cpu_index: int | None = None) -> str:
     """Run a command of the monitor for people; its text is the reply, even where it says that something failed."""
-    from vmmd.qmp.hmp.monitor import HumanMonitor
+    from vmmd.qmp.hmp import registry
 
     cpus = ctx.vm.cpus
     count = 0 if cpus is None else len(cpus.infos)
     if cpu_index is not None and not 0 <= cpu_index < count:
         raise UsageError("Parameter 'cpu-index' expects a CPU number")
+    await registry.ready(ctx.vm.loop)
+    from vmmd.qmp.hmp.monitor import HumanMonitor
+
     return await HumanMonitor(ctx.vm, cpu_index or 0, ctx.session).run(command_line)
 
 

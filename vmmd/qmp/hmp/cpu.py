@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def vcpu_numbers(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
     cpus = monitor.vm.cpus
-    return () if words or cpus is None else (str(each.index) for each in cpus.infos)
+    return () if len(words) > 1 or cpus is None else (str(each.index) for each in cpus.infos)
 
 
 @hmp("info cpus", help="vCPUs and their threads")

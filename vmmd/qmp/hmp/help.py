@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 
 def _names(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
-    if not words:
+    if len(words) == 1:
         return COMMANDS
-    return TOPICS if words == ["info"] else ()
+    return TOPICS if words[:-1] == ["info"] else ()
+
+
+def _topics_only(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
+    return TOPICS if len(words) == 1 else ()
 
 
 @hmp("help", "?", params="[cmd]", help="list the commands, or explain one", complete=_names)
@@ -33,7 +37,12 @@ def show_help(monitor: HumanMonitor, arguments: Arguments) -> str:
     return f"info {TOPICS[topic].usage}" if topic in TOPICS else f"unknown command: 'info {topic}'\n"
 
 
-@hmp("info", params="[topic]", help="show something of the machine; without a topic, list the topics")
+@hmp(
+    "info",
+    params="[topic]",
+    help="show something of the machine; without a topic, list the topics",
+    complete=_topics_only,
+)
 def info(monitor: HumanMonitor, arguments: Arguments) -> str:
     # with a topic, the topic's own handler is called
     return _topics()

@@ -39,6 +39,8 @@ class HumanMonitor:
         self.vm = vm
         self.cpu_index = cpu_index
         self.session = session if session is not None else _own_session()
+        #: the command was ``quit``: no prompt follows
+        self.ended = False
         self._register_values: dict[str, int] = {}
 
     async def run(self, line: str) -> str:
@@ -80,6 +82,25 @@ class HumanMonitor:
             await on_thread(self.vm.loop, qmp_registry.import_models, "settle")
         result = qmp_registry.invoke(qmp_registry.Context(self.vm, self.session), request)
         return await result if inspect.isawaitable(result) else result
+
+    def completions(self, before: str) -> list[str]:
+        """What the last word before the cursor may be completed to."""
+        words = before.split()
+        if not words or before[-1].isspace():
+            words.append("")
+        if len(words) == 1:
+            return [*COMMANDS]
+        command = COMMANDS.get(split_name(words[0])[0])
+        words = words[1:]
+        if command is not None and command.names == ("info",) and len(words) > 1:
+            command = TOPICS.get(words[0])
+            words = words[1:]
+        if command is None or command.complete is None:
+            return []
+        try:
+            return [*command.complete(self, words)]
+        except VmmdError:
+            return []
 
     # -- vCPUs -----------------------------------------------------------------------------------------------------
 

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from vmmd.core.notify import LoopPort
     from vmmd.qmp.hmp.arguments import Arguments
     from vmmd.qmp.hmp.monitor import HumanMonitor
 
     Handler = Callable[[HumanMonitor, Arguments], str | Awaitable[str]]
-    #: words that may follow the words before the cursor (the command's name and topic not among these)
+    #: what the last of the words may be completed to; without the command's name and topic
     Completer = Callable[[HumanMonitor, list[str]], Iterable[str]]
 
 F = TypeVar("F", bound="Handler")
@@ -83,9 +84,18 @@ def hmp(
     return register
 
 
-def load() -> None:
-    """Import every module of commands (once)."""
+async def ready(loop: LoopPort) -> None:
+    """Have everything imported: the first time on a thread, as it takes 30 ms."""
     if not _loaded:
+        from vmmd.qmp.background import on_thread
+
+        await on_thread(loop, load, "settle")
+
+
+def load() -> None:
+    """Import the monitor and every module of commands (once)."""
+    if not _loaded:
+        importlib.import_module("vmmd.qmp.hmp.monitor")
         for module in MODULES:
             importlib.import_module(f"vmmd.qmp.hmp.{module}")
         _loaded.append(True)

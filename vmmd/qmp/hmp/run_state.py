@@ -45,7 +45,9 @@ async def system_powerdown(monitor: HumanMonitor, arguments: Arguments) -> str:
 
 @hmp("quit", "q", help="end the emulator")
 async def quit_(monitor: HumanMonitor, arguments: Arguments) -> str:
-    return await _plain(monitor, arguments, "quit")
+    text = await _plain(monitor, arguments, "quit")
+    monitor.ended = True
+    return text
 
 
 async def _plain(monitor: HumanMonitor, arguments: Arguments, command: str) -> str:
