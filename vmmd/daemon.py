@@ -239,7 +239,7 @@ class Daemon:
     def _close(self) -> None:
         """Give everything back; also after a start that failed half-way. Monitors see the end when the images are
         free for the next user. What fails does not keep the rest from being given back."""
-        steps = [self.daemonizer.return_home, self.vm.close, *(made.close for made in self.chardevs)]
+        steps = [self.daemonizer.return_home, self.vm.close, self.vm.chardevs.close]
         if self.server is not None:
             steps.append(self.server.close)
         steps += [listener.close for _, listener in self.monitor_sockets]

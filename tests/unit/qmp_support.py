@@ -153,7 +153,8 @@ class FakeVm(Vm):
         self.cpus: Any = FakeCpus()
         disk = FakeDisk()
         self.block: Any = SimpleNamespace(query=lambda: [disk], flush_all=lambda done: done(0))
-        self.chardevs: Any = {"c0": SimpleNamespace(filename="null", frontend_open=True)}
+        device: Any = SimpleNamespace(filename="null", frontend_open=True, close=lambda: None)
+        self.chardevs["c0"] = device
         self._map = mmap.mmap(-1, RAM_BYTES)
         hva = 0x7F00_0000_0000
         self.memory.publish([make_region(0, memoryview(self._map), hva, "pc.ram")])
@@ -309,6 +310,7 @@ class Monitor:
         self._ready.set()
         await self._stop.wait()
         self.server.close()
+        self.vm.chardevs.close()
 
     def _end(self, status: int) -> None:
         self.exit_status = status

@@ -24,7 +24,7 @@ def test_what_fails_at_the_end_does_not_keep_the_rest() -> None:
     daemon.vm.devices.append(failing("device", done))
     daemon.vm.on_close(failing("kvm", done).close)
     daemon.vm.on_close(failing("image", done).close)
-    daemon.chardevs = [failing("chardev", done), failing("second chardev", done)]
+    daemon.vm.chardevs.update({name: failing(name, done) for name in ("chardev", "second chardev")})
     daemon.server = failing("monitors", done)
     daemon.monitor_sockets = [(None, failing("socket", done))]  # type: ignore[list-item]  # only closed
     daemon.pidfile = failing("pid file", done)

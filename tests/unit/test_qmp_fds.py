@@ -24,19 +24,24 @@ NO_FD = "No file descriptor supplied via SCM_RIGHTS"
 class Client:
     """One negotiated session that can send descriptors."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, *, oob: bool = False) -> None:
         self.sock = monitor.connect()
         self._file = self.sock.makefile("rb")
         json.loads(self._file.readline())
-        assert self.run("qmp_capabilities") == {}
+        assert self.run("qmp_capabilities", **({"enable": ["oob"]} if oob else {})) == {}
 
     def send(self, data: bytes, fds: list[int] | None = None) -> None:
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self.sock.sendmsg([data], control)
 
-    def reply(self) -> Any:
+    def message(self) -> dict[str, Any]:
+        """The next message that is no event."""
         while "event" in (message := json.loads(self._file.readline())):
             pass
+        return message
+
+    def reply(self) -> Any:
+        message = self.message()
         return message["error"]["desc"] if "error" in message else message["return"]
 
     def run(self, name: str, fds: list[int] | None = None, **arguments: object) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from vmmd.core.backend import CharEvent
+from vmmd.core.backend import CharEvent, SwappableFrontend
 from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Chardev:
         self._starved = False  # the frontend waits for write_ready
         self._blocked = False  # the peer takes no more; waiting for it to become writable
         self._closed = False
+        self._retiring = False  # no device uses it any more; what is buffered still goes out
+        self.patience_s: float | None = None  # with a peer that does not answer; None: as long as it takes
         self._created: CreatedFile | None = None
 
     # -- what query-chardev shows ------------------------------------------------------------------------------
@@ -65,6 +67,11 @@ class Chardev:
     @property
     def connected(self) -> bool:
         return True
+
+    @property
+    def open_may_wait(self) -> bool:
+        """True when ``open`` may wait for somebody else: with the loop running it then belongs on a thread."""
+        return False
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -96,6 +103,39 @@ class Chardev:
         self._close()
         if self.log is not None:
             self.log.close()
+
+    def retire(self) -> None:
+        """No device uses it any more: close as soon as what is buffered has gone out, but in half a second at the
+        latest; nobody waits for it. Loop thread."""
+        self._retiring = True
+        self._flush()
+        if not self._closed:
+            self._loop.call_later(LAST_WORDS_NS, self._give_up)
+
+    def _give_up(self) -> None:
+        self.dropped_bytes += len(self._out)
+        self._out.clear()
+        self.close()
+
+    def take_over(self, old: Chardev) -> None:
+        """Get the front end of ``old``, which goes. Loop thread, DeviceLock held."""
+        frontend, starved = old.frontend, old._starved
+        was_open, was_connected = old.frontend_open, old.connected
+        old.detach()
+        if not isinstance(frontend, SwappableFrontend):
+            return
+        self.frontend = frontend
+        self.frontend_open = was_open
+        frontend.replace_backend(self)
+        if was_connected:
+            frontend.handle_event(CharEvent.CLOSED)
+        if starved:
+            frontend.write_ready()
+        self._loop.post(self._attached)
+
+    def send_break(self) -> None:
+        """Let the device see a break condition; one that has none ignores it. Loop thread."""
+        self._tell(CharEvent.BREAK)
 
     def remove_created(self) -> None:
         """The start failed, everything is closed: take away the files that ``open`` made."""
@@ -158,6 +198,8 @@ class Chardev:
     def _flush(self) -> None:
         """Log and emit what is buffered, then pace. Loop thread."""
         self._emit_all()
+        if self._retiring and not self._out:
+            self.close()
         if self._closed:
             return
         if self._starved:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from socket import SHUT_RDWR
 from typing import TYPE_CHECKING
 
 from vmmd.chardev import address
@@ -100,6 +101,14 @@ class ListenSocket:
     def left(self, connection: socket.socket) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
+
+    def yank(self) -> None:
+        """Shut every connection down, whatever its peer does. Loop thread."""
+        for connection in self._connections:
+            try:
+                connection.shutdown(SHUT_RDWR)
+            except OSError:
+                pass  # it is gone already
 
     def close(self) -> None:
         """Stop listening; unlink the socket file if it is still the one we made. Idempotent."""

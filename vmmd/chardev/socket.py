@@ -18,6 +18,7 @@ from vmmd.units import NS_PER_S
 if TYPE_CHECKING:
     import socket
     import threading
+    from collections.abc import Callable
 
     from vmmd.chardev.logfile import LogFile
     from vmmd.chardev.options import SocketOptions
@@ -35,11 +36,39 @@ class SocketChardev(StreamChardev):
         self.listen_socket = ListenSocket(config)
         self._connection: socket.socket | None = None
         self._accepting = False
+        self._expecting: list[Callable[[], None]] = []
         self._reported = False  # a failed attempt to connect was reported
 
     @property
     def filename(self) -> str:
         return self.listen_socket.filename
+
+    @property
+    def open_may_wait(self) -> bool:
+        config = self.config
+        return config.host is not None or not (config.server or config.reconnect or config.fd is not None)
+
+    def retire(self) -> None:
+        """Its address is free at once."""
+        self._unlisten()
+        self.listen_socket.close()
+        super().retire()
+
+    def yank(self) -> None:
+        """Shut the connection down, whatever its peer does; the hang-up is then seen as any other. Loop thread."""
+        self.listen_socket.yank()
+
+    def when_connected(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once there is a peer, or never will be (closed). Loop thread."""
+        if self._connection is not None or self._closed:
+            callback()
+        else:
+            self._expecting.append(callback)
+
+    def _tell_expecting(self) -> None:
+        expecting, self._expecting = self._expecting, []
+        for callback in expecting:
+            callback()
 
     def _open(self) -> None:
         self.listen_socket.open()
@@ -50,7 +79,7 @@ class SocketChardev(StreamChardev):
         elif self.config.reconnect:
             self._loop.post(self._try_connect)
         else:
-            self._take(self.listen_socket.connect())
+            self._take(self.listen_socket.connect(self.patience_s))
         if self._connection is not None:
             self._loop.post(self._started)
 
@@ -59,6 +88,7 @@ class SocketChardev(StreamChardev):
         if self._connection is not None:
             self._drop_peer()
         self.listen_socket.close()
+        self._tell_expecting()
 
     # -- connections -------------------------------------------------------------------------------------------
 
@@ -82,7 +112,7 @@ class SocketChardev(StreamChardev):
 
     def _hung_up(self) -> None:
         super()._hung_up()
-        if self._closed:
+        if self._closed or self._retiring:
             return
         if self.config.server:
             self._listen()
@@ -109,6 +139,7 @@ class SocketChardev(StreamChardev):
 
     def _serve(self, connection: socket.socket) -> None:
         self._take(connection)
+        self._tell_expecting()
         self._tell(CharEvent.OPENED)
         if self._connection is connection:
             self._watch_input()
@@ -117,7 +148,7 @@ class SocketChardev(StreamChardev):
 
     def _try_connect(self) -> None:
         """Connect on a thread of its own: name resolution and connect may block. Loop thread."""
-        if self._closed or self._connection is not None:
+        if self._closed or self._retiring or self._connection is not None:
             return
         import threading
 
@@ -132,7 +163,7 @@ class SocketChardev(StreamChardev):
             self._loop.post(self._connect_done, connection)
 
     def _connect_done(self, connection: socket.socket) -> None:
-        if self._closed:
+        if self._closed or self._retiring:
             connection.close()
             return
         self._reported = False

@@ -119,6 +119,23 @@ class StreamChardev(Chardev):
         except OSError:
             return b""
 
+    def take_over(self, old: Chardev) -> None:
+        """Also what ``old`` was sent and could not deliver yet."""
+        if isinstance(old, StreamChardev):
+            self._inbox += old.undelivered()
+        super().take_over(old)
+
+    def undelivered(self) -> bytearray:
+        """Take out all input that the front end has not got, up to a bound. Loop thread."""
+        inbox, self._inbox = self._inbox, bytearray()
+        if self._read_fd < 0 or not self._pollable:
+            return inbox
+        poller = select.poll()  # the descriptor may be a blocking one
+        poller.register(self._read_fd, select.POLLIN)
+        while len(inbox) < INBOX_BYTES and poller.poll(0) and (data := self._receive(CHUNK_BYTES)):
+            inbox += data
+        return inbox
+
     def _deliver_inbox(self) -> None:
         with self._lock:
             while self._inbox:

@@ -7,7 +7,7 @@ Devices see only these protocols; ``chardev`` and ``block`` implement them on th
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +33,14 @@ class CharFrontend(Protocol):
 
     def write_ready(self) -> None:
         """Room again after ``write`` took less than it was given."""
+
+
+@runtime_checkable
+class SwappableFrontend(CharFrontend, Protocol):
+    """A front end whose backend may change while it runs (chardev-change)."""
+
+    def replace_backend(self, backend: CharBackend) -> None:
+        """Use ``backend`` from now on, which has been attached already. DeviceLock held."""
 
 
 class CharBackend(Protocol):

@@ -21,6 +21,7 @@ from vmmd.core.memory import GuestMemory
 from vmmd.core.tree import Folder, Node, ObjectTree
 from vmmd.errors import StateError, VmmdError
 from vmmd.log import get_logger
+from vmmd.machine.chardevs import Chardevs
 from vmmd.machine.requests import Requests
 from vmmd.runstate import RunState, RunStateMachine
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vmmd.block.graph import BlockGraph
-    from vmmd.chardev.base import Chardev
-    from vmmd.chardev.listen import ListenSocket
     from vmmd.core.device import Device
     from vmmd.core.events import EventSink
     from vmmd.core.jobs import Job
@@ -106,12 +105,12 @@ class Vm:
         self.cpus: VcpuManager | None = None
         self.pci: PciBus | None = None
         self.devices: list[Device] = []
-        self.chardevs: dict[str, Chardev | ListenSocket] = {}  # monitors' sockets among them
+        self.fdsets = FdSets()
+        self.chardevs = Chardevs(loop, self.lock, self.fdsets)
         self.qom.root.add(
             "chardevs", Folder(lambda: self.chardevs, lambda each: Node(f"chardev-{each.config.backend}"))
         )
         self.block: BlockGraph | None = None
-        self.fdsets = FdSets()
         self.kvm_enabled = False
         self.cpu_models: CpuModels  # from the moment that KVM is open, or known not to be there
         self.jobs: dict[str, Job] = {}

@@ -74,7 +74,7 @@ class Connection:
         self._context = Context(vm, self.session)
         self._inbox: deque[object] = deque()  # messages (or ParseFaults) that have arrived
         self._queue: deque[object] = deque()  # those that have been admitted and wait for their turn
-        self._busy = False  # a coroutine handler runs
+        self._busy = False  # a coroutine handler runs (in-band)
         self._ended = False  # the client sends no more
         self._reading = False
         self._pumping = False
@@ -270,7 +270,8 @@ class Connection:
     def _begin(self, request: Request, handler: Coroutine[Any, Any, object]) -> None:
         """Run a handler up to its first wait: most of them never wait, and ``stop`` kicks the vCPUs before a task is
         made. The first step has no current task, so a handler must not begin with ``asyncio.timeout`` or the like."""
-        self._busy = True
+        in_band = not request.oob
+        self._busy = self._busy or in_band
         try:
             awaited = handler.send(None)
         except StopIteration as end:
@@ -280,7 +281,7 @@ class Connection:
         else:
             self._loop.spawn(self._finish(request, _rest(handler, awaited)), f"qmp {request.spec.name}")
             return
-        self._busy = False
+        self._busy = self._busy and not in_band
         self._reply(reply, request)
 
     async def _finish(self, request: Request, handler: Awaitable[object]) -> None:
@@ -289,7 +290,7 @@ class Connection:
             reply = success_reply(await handler, request.id)
         except Exception as error:
             reply = _failure(error, request)
-        self._busy = False
+        self._busy = self._busy and request.oob  # an out-of-band command leaves the one that runs alone
         self._reply(reply, request)
         self._pump()
 

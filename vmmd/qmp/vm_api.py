@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vmmd.devices.pci.bus import PciDeviceInfo
     from vmmd.kvm.cpu_query import CpuModels
     from vmmd.kvm.stats import Statistic
+    from vmmd.machine.chardevs import Chardevs
     from vmmd.machine.exit_meter import ExitReport
     from vmmd.runstate import RunStateMachine
 
@@ -80,15 +81,6 @@ class CpusApi(Protocol):
     ) -> None: ...
 
     def inject_nmi(self, done: Callable[[Exception | None], None]) -> None: ...
-
-
-class ChardevApi(Protocol):
-    """chardev.base.Chardev."""
-
-    @property
-    def filename(self) -> str: ...
-    @property
-    def frontend_open(self) -> bool: ...
 
 
 class DiskApi(Protocol):
@@ -217,7 +209,7 @@ class VmApi(Protocol):
     @property
     def cpus(self) -> CpusApi | None: ...
     @property
-    def chardevs(self) -> Mapping[str, ChardevApi]: ...
+    def chardevs(self) -> Chardevs: ...
     @property
     def fdsets(self) -> FdSets: ...
     @property

@@ -48,10 +48,17 @@ class IsaDebugcon(Device):
         backend = ctx.backends.chardev(props.chardev, self.type_name)
         self.on_undo(lambda: ctx.backends.release(backend))
         backend.attach(self)
-        self.on_undo(backend.detach)
         self._backend = backend
+        self.on_undo(self._detach)
         backend.set_open(True)
         self.claim_pio(IoRange(props.iobase, 1, self._read, self._write, name=self.type_name, max_width=1))
+
+    def _detach(self) -> None:
+        if self._backend is not None:
+            self._backend.detach()
+
+    def replace_backend(self, backend: CharBackend) -> None:
+        self._backend = backend
 
     def _read(self, offset: int, size: int) -> int:
         return self.props.readback & 0xFF

@@ -109,14 +109,21 @@ class IsaSerial(Device):
             backend = self.ctx.backends.chardev(self.props.chardev, self.type_name)
             self.on_undo(lambda: self.ctx.backends.release(backend))
             backend.attach(self)
-            self.on_undo(backend.detach)
-            backend.set_open(True)
             self._backend = backend
+            self.on_undo(self._detach)
+            backend.set_open(True)
         self._irq = self.ctx.irqs.line(self.irq_number)
         self.on_undo(self._irq.lower)
         self._timer = self.ctx.clock.timer(self._timed_out)
         self.on_undo(self._timer.cancel)
         self.claim_pio(IoRange(self.io_base, 8, self._read, self._write, name="serial", max_width=1))
+
+    def _detach(self) -> None:
+        if self._backend is not None:
+            self._backend.detach()
+
+    def replace_backend(self, backend: CharBackend) -> None:
+        self._backend = backend
 
     def _choose_port(self) -> None:
         """I/O base and interrupt from index= or the first COM port whose I/O ports are free."""

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work that must not hold up the clients and the vCPUs: on a thread of its own, or in several turns of the loop."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmmd.core.notify import LoopPort
+
+T = TypeVar("T")
+
+
+async def on_thread(loop: LoopPort, function: Callable[[], T], name: str) -> T:
+    """What ``function`` returns or raises when it runs on a thread of its own. For a coroutine on the loop."""
+    returned: list[T] = []
+    raised: list[BaseException] = []
+    finished = loop.create_future()
+
+    def run() -> None:
+        try:
+            returned.append(function())
+        except BaseException as error:
+            raised.append(error)
+        finally:
+            loop.post(finished.set_result, None)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    await finished
+    if raised:
+        raise raised[0]
+    return returned[0]
+
+
+async def breathe(loop: LoopPort) -> None:
+    """Let others on the loop have their turn. For a coroutine with much to do."""
+    turn = loop.create_future()
+    loop.post(turn.set_result, None)
+    await turn

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From QMP's ``ChardevBackend`` to the option models of ``-chardev``, which check what its values say together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from vmmd.options.backends import CHARDEVS, ChardevOptions
+
+if TYPE_CHECKING:
+    from vmmd.options.fields import Items
+    from vmmd.qmp.models.char import ChardevBackend
+    from vmmd.qmp.passed_fds import PassedFds
+
+
+class WantedChardev(NamedTuple):
+    """What a client asks for."""
+
+    options: ChardevOptions
+    #: the reply is to come only when a client is connected
+    wait: bool
+    #: name of the session's descriptor that the device gets
+    fd_name: str | None
+
+
+def wanted_chardev(id_: str, backend: ChardevBackend, fds: PassedFds, where: str) -> WantedChardev:
+    """The checked options. ``where`` starts the sentences of errors. Raises VmmdError."""
+    kind, data = backend["type"], cast("dict[str, Any]", dict(backend["data"]))
+    wait = False
+    fd_name = None
+    items: Items = [("id", id_)]
+    if kind == "file":
+        data["path"] = data.pop("out")
+    elif kind == "socket":
+        data.setdefault("server", True)
+        if data["server"]:
+            wait = data.pop("wait", False)
+            data["wait"] = False  # the start of the whole process does not wait for this one
+        address = data.pop("addr")
+        if address["type"] == "fd":
+            fd_name = address["data"]["str"]
+            data["fd"] = str(fds.named(fd_name))
+        else:
+            items += address["data"].items()
+    items += data.items()
+    return WantedChardev(CHARDEVS[kind].from_items(items, where, is_json=True), wait, fd_name)
