@@ -11,11 +11,13 @@ import pytest
 from tests.framework.qmp import QmpError
 from tests.framework.vm import Vm, emulator
 from vmmd.kvm.cpu_features import NOT_BUILT
+from vmmd.options.introspect import GROUPS, command_line_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.framework.qmp import Qmp
+    from vmmd.options.introspect import Parameter
 
 pytestmark = [pytest.mark.kvm, pytest.mark.qemu]
 
@@ -176,3 +178,36 @@ def test_free_places_are_not_offered() -> None:
     ) as vm:
         places = vm.qmp.cmd("query-hotpluggable-cpus")
         assert [place["qom-path"] for place in places] == [vm.qmp.cmd("query-cpus-fast")[0]["qom-path"]]
+
+
+def test_options_and_their_keys_are_a_part_of_qemus(none: tuple[Qmp, Qmp]) -> None:
+    options = [
+        {entry["option"]: {key["name"]: key["type"] for key in entry["parameters"]} for entry in answer}
+        for answer in (qmp.cmd("query-command-line-options") for qmp in none)
+    ]
+    ours, theirs = options
+    assert {"machine", "memory", "smp-opts", "chardev", "drive", "device", "add-fd"} <= set(ours) <= set(theirs)
+    assert "sandbox" not in ours  # libvirt would switch it on
+    for name, keys in ours.items():
+        assert keys.items() <= theirs[name].items()
+    assert none[0].cmd("query-command-line-options", option="memory")[0]["option"] == "memory"
+    for qmp in none:
+        with pytest.raises(QmpError, match="GenericError: invalid option name: m"):
+            qmp.cmd("query-command-line-options", option="m")
+
+
+#: a value of each key that has some which this version does not take
+TAKEN = {"aio": "io_uring", "if": "virtio"}
+SAMPLES = {"boolean": "on", "number": "1", "size": "1M"}
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name, keys in command_line_options().items() for key in keys], ids=str
+)
+def test_no_key_is_told_that_is_not_available(name: str, key: Parameter) -> None:
+    model = next(model for model in GROUPS[name].models if key.name in model.declared) if GROUPS[name].models else None
+    if model is not None:
+        value = TAKEN.get(key.name) or next(iter(model.declared[key.name].kind.values), SAMPLES.get(key.type, "x"))
+        made = model()
+        made.take([(key.name, value)], name)
+        assert made.first_unavailable() is None

@@ -4,14 +4,23 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from vmmd.errors import UsageError, VmmdError
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
     from vmmd.core.fdsets import FdInSet
-    from vmmd.qmp.models.misc import AddfdInfo, FdsetFdInfo, FdsetInfo, NameInfo
+    from vmmd.options.introspect import Parameter
+    from vmmd.qmp.models.misc import (
+        AddfdInfo,
+        CommandLineOptionInfo,
+        CommandLineParameterInfo,
+        CommandLineParameterType,
+        FdsetFdInfo,
+        FdsetInfo,
+        NameInfo,
+    )
 
 #: characters of the text that a client may give to a descriptor
 MAX_OPAQUE_CHARS = 4096
@@ -98,3 +107,31 @@ def rtc_reset_reinjection(ctx: Context) -> dict[str, object]:
     the guest's time was set."""
     ctx.vm.forget_lost_ticks()
     return {}
+
+
+@command("query-command-line-options", since="1.5", example=Example({"option": "memory"}))
+def query_command_line_options(ctx: Context, *, option: str | None = None) -> list[CommandLineOptionInfo]:
+    """The options of the command line that this version has and their keys, or those of one option. Some have another
+    name here, as in QEMU: smp-opts, boot-opts, memory."""
+    from vmmd.options.introspect import command_line_options
+
+    options = command_line_options()
+    if option is not None and option not in options:
+        # QEMU-COMPAT: the sentence
+        raise UsageError(f"invalid option name: {option}", "without a name all options are listed")
+    return [
+        {"option": name, "parameters": list(map(_parameter, options[name]))}
+        for name in (options if option is None else (option,))
+    ]
+
+
+def _parameter(found: Parameter) -> CommandLineParameterInfo:
+    info: CommandLineParameterInfo = {
+        "name": found.name,
+        "type": cast("CommandLineParameterType", found.type),
+    }
+    if found.help is not None:
+        info["help"] = found.help
+    if found.default is not None:
+        info["default"] = found.default
+    return info

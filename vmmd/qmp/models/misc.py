@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import NotRequired
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -27,3 +27,22 @@ class FdsetFdInfo(TypedDict):
 
 FdsetInfo = TypedDict("FdsetInfo", {"fdset-id": int, "fds": list[FdsetFdInfo]})
 """An fd set; without descriptors while something that was opened through it is open."""
+
+
+CommandLineParameterType = Literal["string", "boolean", "number", "size"]
+
+
+class CommandLineParameterInfo(TypedDict):
+    """A key of an option."""
+
+    name: str
+    type: CommandLineParameterType
+    help: NotRequired[str]
+    default: NotRequired[str]
+
+
+class CommandLineOptionInfo(TypedDict):
+    """An option; without parameters, its keys are told by -OPTION help."""
+
+    option: str
+    parameters: list[CommandLineParameterInfo]
