@@ -93,7 +93,7 @@ def complete(
     current = found.pop() if found and (found[-1].open or found[-1].end == len(text)) else None
     at = current.start if current else len(text)
     if not found:
-        return list(_first_words(text[at:], at, schema)) if current is None or current.key is None else []
+        return _first_words(text[at:], at, schema) if current is None or current.key is None else []
     word = str(found[0].value)
     if word in ("help", "watch", "hmp", "events", "top"):
         return _for_word(word, found, text, at, schema, live)
@@ -104,17 +104,11 @@ def complete(
     return _Arguments(schema, word, command.arguments, given, live).candidates(text, at, current)
 
 
-def _first_words(prefix: str, at: int, schema: Schema) -> Iterator[Candidate]:
-    for name, note in WORDS.items():
-        if name.startswith(prefix):
-            yield Candidate(name, at, note)
-    for name in schema.commands:
-        if name.startswith(prefix):
-            yield Candidate(name, at)
-    if prefix and not prefix.startswith("{"):
-        for name in schema.commands:
-            if prefix in name[1:] and not name.startswith(prefix):
-                yield Candidate(name, at)
+def _first_words(prefix: str, at: int, schema: Schema) -> list[Candidate]:
+    """Words and commands that begin with the prefix; else those that contain it."""
+    notes = {**dict.fromkeys(schema.commands, ""), **WORDS}
+    found = [name for name in notes if name.startswith(prefix)] or [name for name in notes if prefix in name]
+    return [Candidate(name, at, notes[name]) for name in sorted(found) if name.isprintable()]
 
 
 def _for_word(

@@ -124,7 +124,7 @@ def _cpus(rates: Rates, cells: int) -> Table | None:
     answer = rates.now.answers.get("query-cpus-fast")
     known = [cpu for cpu in answer if isinstance(cpu, dict)] if isinstance(answer, list) else []
     for each in known[:ROWS_SHOWN]:
-        table.add_row(f"  {each.get('cpu-index')}", "", f"thread {each.get('thread-id')}")
+        table.add_row(_name(str(each.get("cpu-index"))), "", one_line(f"thread {each.get('thread-id')}", NAME_CELLS))
     return _more(table, len(known)) if known else None
 
 
@@ -199,4 +199,8 @@ def _counters(rates: Rates) -> Table | None:
 
 def _events(events: Iterable[dict[str, Any]], colour: bool) -> Text | None:
     lines = [event_text(event, colour) for event in list(events)[-EVENTS_SHOWN:]]
-    return Text.from_ansi("\n".join(f"  {line}" for line in lines)) if lines else None
+    if not lines:
+        return None
+    text = Text.from_ansi("\n".join(f"  {line}" for line in lines))
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text

@@ -91,7 +91,7 @@ def _help_lines(answer: Any) -> Iterable[Item]:
     for line in str(answer).splitlines():
         head, _dashes, text = line.partition(" -- ")
         names = head.split(" ", 1)[0]
-        if text and names and not names.startswith("info"):
+        if text and names:
             found += [Item(name, text) for name in names.split("|")]
     return found
 

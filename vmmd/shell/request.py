@@ -22,7 +22,9 @@ Place = tuple[int, int]
 
 #: commands that take more members than their type says: the properties of the driver
 OPEN_COMMANDS = ("device_add",)
+#: so many similar names are offered, when they are as similar as that (1 is the same)
 NEAREST = 3
+LIKENESS = 0.5
 
 
 class Request(NamedTuple):
@@ -90,7 +92,7 @@ def _raw(found: list[Token]) -> Request:
         raise LineError("a command in JSON has a member 'execute' with the command's name", start, end)
     for key in message:
         if key not in ("execute", "exec-oob", "arguments", "id"):
-            raise LineError(f"a command in JSON has no member '{key}'", start, end, "use execute, arguments")
+            raise LineError(f"a command in JSON has no member '{key}'", start, end, "use execute, …")
     arguments = message.get("arguments", {})
     if not isinstance(arguments, dict):
         raise LineError("'arguments' is a JSON object", start, end)
@@ -107,7 +109,7 @@ def _command(token: Token, schema: Schema) -> str:
 
 def unknown(what: str, name: str, known: Iterable[str], start: int, end: int) -> LineError:
     """The error for a name that is not known, with the nearest ones."""
-    near = difflib.get_close_matches(name, list(known), NEAREST, 0.6)
+    near = difflib.get_close_matches(name, list(known), NEAREST, LIKENESS)
     hint = "did you mean " + " or ".join(f"'{each}'" for each in near) + "?" if near else ""
     return LineError(f"there is no {what} '{name}'", start, end, hint)
 
