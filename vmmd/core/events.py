@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol, TypeVar
 
 from vmmd.core.device import ShutdownCause
+from vmmd.units import NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,16 +28,24 @@ class EventInfo(NamedTuple):
     rate_limit_ns: int
     rate_key: tuple[str, ...]
     doc: str
+    #: (field, value): events with it are sent whatever the limit says
+    never_limited: tuple[str, object] | None = None
 
 
 EVENTS: dict[type, EventInfo] = {}
 
 
-def event(wire_name: str, *, rate_limit_ns: int = 0, rate_key: tuple[str, ...] = ()) -> Callable[[T], T]:
+def event(
+    wire_name: str,
+    *,
+    rate_limit_ns: int = 0,
+    rate_key: tuple[str, ...] = (),
+    never_limited: tuple[str, object] | None = None,
+) -> Callable[[T], T]:
     """Register a NamedTuple as QMP event ``wire_name``."""
 
     def register(cls: T) -> T:
-        EVENTS[cls] = EventInfo(wire_name, rate_limit_ns, rate_key, cls.__doc__ or "")
+        EVENTS[cls] = EventInfo(wire_name, rate_limit_ns, rate_key, cls.__doc__ or "", never_limited)
         return cls
 
     return register
@@ -89,7 +98,13 @@ class SuspendDiskEvent(NamedTuple):
     """The guest has hibernated (ACPI S4) and powers off; SHUTDOWN follows."""
 
 
-@event("BLOCK_IO_ERROR")
+# a guest that goes on with a broken disk makes thousands of them; one that stops the machine is never held back
+@event(
+    "BLOCK_IO_ERROR",
+    rate_limit_ns=NS_PER_S,
+    rate_key=("device", "node_name", "operation", "action"),
+    never_limited=("action", "stop"),
+)
 class BlockIoErrorEvent(NamedTuple):
     """A disk request failed and the rerror/werror policy was applied."""
 
@@ -101,7 +116,7 @@ class BlockIoErrorEvent(NamedTuple):
     reason: str
 
 
-@event("RTC_CHANGE", rate_limit_ns=1_000_000_000)
+@event("RTC_CHANGE", rate_limit_ns=NS_PER_S)
 class RtcChangeEvent(NamedTuple):
     """The guest set its real-time clock; ``offset`` is seconds from ``-rtc base``."""
 
@@ -122,3 +137,11 @@ class GuestPanickedEvent(NamedTuple):
     """The guest reported a panic."""
 
     action: Annotated[str, Literal["pause", "poweroff", "run"]]
+
+
+@event("__org.vmmd_EVENT_OVERFLOW")
+class EventOverflowEvent(NamedTuple):
+    """This client did not read, and as many events for it were dropped here. ``__org.vmmd_query-events`` may have them
+    still."""
+
+    dropped: int

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vmmd.core.address_space import AddressSpace
 from vmmd.core.clock import VirtualClock
 from vmmd.core.device import ResetKind, ShutdownCause
+from vmmd.core.event_ring import EventRing
 from vmmd.core.events import PowerdownEvent, ResetEvent, ResumeEvent, ShutdownEvent, StopEvent
 from vmmd.core.fdsets import FdSets
 from vmmd.core.lock import DeviceLock
@@ -94,6 +95,7 @@ class Vm:
         self.lock: threading.Lock = DeviceLock()
         self.runstate = RunStateMachine()
         self.events = EventRelay()
+        self.event_ring = EventRing()  # filled by the monitor server with what it sends
         self.clock = VirtualClock(loop, self.lock)
         self.memory = GuestMemory()
         self.pio = AddressSpace("io", 1 << 16)

@@ -51,8 +51,6 @@ LINGER_GAP_NS = 300_000
 LINGER_LOOKS = 48
 LINGER_TURN_NS = 300_000
 
-OVERFLOW_EVENT = "__org.vmmd_EVENT_OVERFLOW"
-
 
 class Connection:
     """A client of a monitor."""
@@ -414,9 +412,10 @@ def _rest(handler: Any, awaited: object) -> Generator[object, Any, object]:
 
 
 def _overflow(dropped: int, pretty: bool) -> bytes:
+    from vmmd.core.events import EventOverflowEvent
     from vmmd.qmp.events import event_message, wall_clock_ns
 
-    return encode(event_message(OVERFLOW_EVENT, {"dropped": dropped}, wall_clock_ns()), pretty)
+    return encode(event_message(EventOverflowEvent(dropped), wall_clock_ns()), pretty)
 
 
 def _id_of(request: Request | None) -> object:

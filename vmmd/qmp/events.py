@@ -3,7 +3,7 @@
 
 An event emitted on the loop is delivered before ``emit`` returns, so STOP precedes the reply of ``stop``. One from
 another thread is posted. Rate-limited events (``core.events``): the first goes out at once, of those that follow within
-the limit only the last, when the time is over (QMP specification §2.5).
+the limit only the last, when the time is over (QMP specification §2.5), or just before a RESET.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from vmmd.core.events import EVENTS, event_data
+from vmmd.core.events import EVENTS, ResetEvent, event_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ class EventRouter:
             self._route(now_ns, instance)
             return
         info = EVENTS[type(instance)]
-        if not info.rate_limit_ns:
+        if not _is_limited(info, instance):
             self._loop.post(self._route, now_ns, instance)
             return
         key = _key(info, instance)
@@ -60,8 +60,10 @@ class EventRouter:
 
     def _route(self, now_ns: int, instance: _Instance) -> None:
         info = EVENTS[type(instance)]
-        message = event_message(info.wire_name, event_data(instance), now_ns)
-        if not info.rate_limit_ns:
+        message = event_message(instance, now_ns)
+        if not _is_limited(info, instance):
+            if type(instance) is ResetEvent:
+                self._send_waiting()
             self._deliver(message)
             return
         key = _key(info, instance)
@@ -74,6 +76,13 @@ class EventRouter:
         self._limited[key] = None
         self._loop.call_later(limit_ns, self._limit_over, key, limit_ns)
         self._deliver(message)
+
+    def _send_waiting(self) -> None:
+        """What the guest did before a reset is told before it: a client must not take it for the new boot's doing."""
+        for key, waiting in self._limited.items():
+            if waiting is not None:
+                self._limited[key] = None
+                self._deliver(waiting)
 
     def _limit_over(self, key: _Key, limit_ns: int) -> None:
         waiting = self._limited.pop(key)
@@ -89,16 +98,24 @@ def wall_clock_ns() -> int:
         return -1
 
 
-def event_message(name: str, data: dict[str, object], now_ns: int) -> dict[str, object]:
+def event_message(instance: _Instance, now_ns: int) -> dict[str, object]:
     """An event as it goes over the wire; empty ``data`` is left out. ``now_ns`` is wall-clock time, -1: unknown."""
     seconds, rest_ns = divmod(now_ns, 1_000_000_000)
     stamp = {"seconds": seconds, "microseconds": rest_ns // 1000}
     if now_ns < 0:
         stamp = {"seconds": -1, "microseconds": -1}
-    message: dict[str, object] = {"timestamp": stamp, "event": name}
+    message: dict[str, object] = {"timestamp": stamp, "event": EVENTS[type(instance)].wire_name}
+    data = event_data(instance)
     if data:
         message["data"] = data
     return message
+
+
+def _is_limited(info: EventInfo, instance: _Instance) -> bool:
+    if not info.rate_limit_ns:
+        return False
+    exempt = info.never_limited
+    return exempt is None or getattr(instance, exempt[0]) != exempt[1]
 
 
 def _key(info: EventInfo, instance: _Instance) -> _Key:

@@ -201,6 +201,7 @@ class QmpServer:
     def _deliver(self, message: dict[str, object]) -> None:
         from vmmd.qmp.wire import encode
 
+        self._vm.event_ring.add(message)
         encoded: dict[bool, bytes] = {}
         for connection in list(self._connections):
             if connection.session.negotiated:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vmmd.core.address_space import AddressSpace
     from vmmd.core.backend import BlockStats
     from vmmd.core.device import Device
+    from vmmd.core.event_ring import EventRing
     from vmmd.core.fdsets import FdSets
     from vmmd.core.jobs import Job
     from vmmd.core.memory import GuestMemory
@@ -210,6 +211,8 @@ class VmApi(Protocol):
     def cpus(self) -> CpusApi | None: ...
     @property
     def chardevs(self) -> Chardevs: ...
+    @property
+    def event_ring(self) -> EventRing: ...
     @property
     def fdsets(self) -> FdSets: ...
     @property

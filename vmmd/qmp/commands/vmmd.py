@@ -5,14 +5,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmd.qmp.registry import Context, command
+from vmmd.errors import UsageError
+from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from vmmd.devices.virtio.device import VirtioDevice
     from vmmd.kvm.stats import Statistic
-    from vmmd.qmp.models.vmmd import ExitReason, KvmCounter, KvmInsight, VcpuInsight, VirtioDeviceInfo, VirtqueueInfo
+    from vmmd.qmp.models.vmmd import (
+        EventLog,
+        ExitReason,
+        KvmCounter,
+        KvmInsight,
+        VcpuInsight,
+        VirtioDeviceInfo,
+        VirtqueueInfo,
+    )
 
 #: vCPUs whose statistics are read in one turn of the loop
 _VCPUS_A_TURN = 8
@@ -114,3 +123,20 @@ def _queues(virtio: VirtioDevice) -> list[VirtqueueInfo]:
             }
         )
     return queues
+
+
+@command("__org.vmmd_query-events", since="7.2", example=Example({"since": 0}))
+def query_events(ctx: Context, *, since: int, limit: int | None = None) -> EventLog:
+    """The events from number ``since`` on, as they were sent: for a client that was away, or did not keep up. Some
+    thousand are kept; a ``since`` from before a restart of the process is above ``next``."""
+    ring = ctx.vm.event_ring
+    if since < 0:
+        raise UsageError("Parameter 'since' expects a non-negative value")
+    if limit is not None and limit < 1:
+        raise UsageError("Parameter 'limit' expects a value above 0")
+    found = ring.since(since, ring.next if limit is None else limit)
+    return {
+        "events": [{"number": each.number, "event": each.message} for each in found],
+        "next": found[-1].number + 1 if found else ring.next,
+        "lost": ring.lost(since),
+    }

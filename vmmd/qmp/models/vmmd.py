@@ -66,3 +66,18 @@ class VirtioDeviceInfo(TypedDict):
     id: NotRequired[str]
     driver: str
     queues: list[VirtqueueInfo]
+
+
+class NumberedEvent(TypedDict):
+    """An event as it was sent, and its number: the first one of the process has 1."""
+
+    number: int
+    event: object
+
+
+class EventLog(TypedDict):
+    """Events that are kept. ``next``: what to ask for later; ``lost``: how many that were asked for are gone."""
+
+    events: list[NumberedEvent]
+    next: int
+    lost: int
