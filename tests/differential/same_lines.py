@@ -3,7 +3,7 @@
 
 A row is a line: ``name {"json": "arguments"}`` for QMP, or ``!text`` for the monitor for people. vmmd's error must have
 QEMU's class and be QEMU's sentence, with or without a hint behind ``; ``; other answers and the events before them must
-be equal after ``normal``. Where vmmd differs on purpose the row says how and why; such a row fails when QEMU answers
+be equal. Where vmmd differs on purpose the row says how and why; such a row fails when QEMU answers
 the same after all.
 """
 
@@ -17,7 +17,8 @@ from tests.framework.qmp import QmpError
 from tests.framework.vm import Vm, emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
 
 class Row(NamedTuple):
@@ -48,10 +49,25 @@ def ask(vm: Vm, line: str) -> dict[str, Any]:
     return {**answer, "events": events}
 
 
-def run(name: str, arguments: Sequence[str], rows: Sequence[Row], normal: Callable[[Any], Any]) -> list[Any]:
-    """What emulator ``name`` answers to every row, in order."""
-    with Vm(emulator(name), arguments, serial=False) as vm:
-        return [normal(ask(vm, row.line)) for row in rows]
+def run(name: str, arguments: Sequence[str], rows: Sequence[Row], directory: Path) -> list[Any]:
+    """What emulator ``name`` answers to every row, in order. ``@/`` in arguments, rows and answers is ``directory``."""
+    here = f"{directory}/"
+    with Vm(emulator(name), [each.replace("@/", here) for each in arguments], serial=False) as vm:
+        answers = [ask(vm, row.line.replace("@/", here)) for row in rows]
+    return [_normal(each, here) for each in answers]
+
+
+def _normal(value: Any, here: str) -> Any:
+    """Without what differs from run to run: the directory, numbers of generated names, the order of members."""
+    if isinstance(value, list):
+        return [_normal(each, here) for each in value]
+    if isinstance(value, dict):
+        return {key: _normal(each, here) for key, each in value.items()}
+    if isinstance(value, str):
+        value = re.sub(r"#block\d+", "#block", value).replace(here, "@/")
+        if value.startswith("json:"):
+            value = "json:" + json.dumps(json.loads(value[5:]), sort_keys=True)
+    return value
 
 
 def check(row: Row, ours: dict[str, Any], qemus: dict[str, Any]) -> None:
@@ -77,8 +93,3 @@ def _same(ours: dict[str, Any], qemus: dict[str, Any]) -> bool:
         first = text.removesuffix("\r\n")
         return bool(ours["return"] == text or ours["return"].startswith(first + "; "))
     return bool(ours.get("return") == text)
-
-
-def without_numbers(answer: Any) -> Any:
-    """Generated node names are numbers."""
-    return json.loads(re.sub(r"#block\d+", "#block", json.dumps(answer)))

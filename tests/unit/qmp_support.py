@@ -113,19 +113,11 @@ class FakeCpus:
         """Nothing runs."""
 
 
-class FakeDisk:
-    """A raw image behind virtio-blk."""
+class FakeNode:
+    """One node of its chain."""
 
-    name = "d0"
-    node_name = "#block137"
-    qdev = "/machine/peripheral/disk0/virtio-backend"
-    inserted = True
-    removable = False
-    io_status = "ok"
-    driver = "raw"
+    may_be_dirty = True
     filename = "/images/d.img"
-    protocol_driver = "file"
-    protocol_node_name = "#block051"
     virtual_size = 1 << 20
     actual_size = 0
     read_only = False
@@ -134,7 +126,25 @@ class FakeDisk:
     cache_writeback = True
     detect_zeroes = "off"
 
+    def __init__(self, name: str, driver: str, below: FakeNode | None = None) -> None:
+        self.node_name = name
+        self.driver = driver
+        self.file = below
+        self.discards = (0, 0, 0) if driver == "file" else None
+
+
+class FakeDisk(FakeNode):
+    """A raw image behind virtio-blk."""
+
+    name = "d0"
+    qdev = "/machine/peripheral/disk0/virtio-backend"
+    inserted = True
+    removable = False
+    io_status = "ok"
+
     def __init__(self) -> None:
+        super().__init__("#block137", "raw", FakeNode("#block051", "file"))
+        self.node = self
         self.stats = BlockStats()
 
 
@@ -152,7 +162,9 @@ class FakeVm(Vm):
         self.cpu_models = CpuModels(None, (7, 2))
         self.cpus: Any = FakeCpus()
         disk = FakeDisk()
-        self.block: Any = SimpleNamespace(query=lambda: [disk], flush_all=lambda done: done(0))
+        self.block: Any = SimpleNamespace(
+            query=lambda: [disk], all_nodes=lambda: [disk.file, disk], flush_all=lambda done: done(0)
+        )
         device: Any = SimpleNamespace(filename="null", frontend_open=True, close=lambda: None)
         self.chardevs["c0"] = device
         self._map = mmap.mmap(-1, RAM_BYTES)

@@ -250,7 +250,7 @@ def faulty(graph, image):
         config = NodeConfig("faulty")
         for name, value in settings.items():
             setattr(config, name, value)
-        node = FileNode(config, str(image), graph._threads())
+        node = FileNode(config, str(image), graph.threads())
         node.engine = FaultEngine(*script)
         node.open()
         node._inline = None
@@ -486,7 +486,7 @@ def test_named_node_below_takes_nothing_over_and_may_make_the_disk_read_only(gra
 
 def test_aio_of_the_protocol_is_honoured(graph, image):
     drive = graph.add_drive(drive_options(image, file_options=[("aio", "threads")]))
-    assert drive.node.file.engine is graph._threads()
+    assert drive.node.file.engine is graph.threads()
 
 
 @pytest.mark.parametrize("cache", ["none", "writeback"])
@@ -559,8 +559,8 @@ def test_libvirts_pair_of_nodes(graph, loop, image):
     graph.add(blockdev("file", "st", filename=str(image), cache_direct=True, auto_read_only=True, discard="unmap"))
     graph.add(blockdev("raw", "fm", file="st", cache_direct=True))
     drive = graph.claim("fm", "virtio-blk-device")
-    assert (drive.name, drive.node_name, drive.driver, drive.protocol_driver) == ("", "fm", "raw", "file")
-    assert (drive.protocol_node_name, drive.filename, drive.virtual_size) == ("st", str(image), 4 * MIB)
+    assert (drive.name, drive.node_name, drive.driver, drive.node.file.driver) == ("", "fm", "raw", "file")
+    assert (drive.node.file.node_name, drive.filename, drive.virtual_size) == ("st", str(image), 4 * MIB)
     assert drive.cache_direct
     assert graph.query() == [drive]
     with pytest.raises(UsageError, match="Drive 'fm' is already in use by another device"):

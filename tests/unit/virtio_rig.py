@@ -124,6 +124,10 @@ class FakeDrive:
         self.io_status: str | None = "ok"
         self.share_rw = False
         self.stats = BlockStats()
+        self.lost: Callable[[], None] | None = None
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        self.lost = callback
 
 
 class Rig:

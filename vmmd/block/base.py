@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmmd.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from vmmd.block.file import FileNode
     from vmmd.block.lock import LockState
     from vmmd.core.backend import IoDone
 
@@ -35,6 +38,7 @@ class BlockNode:
 
     driver = ""
     detect_zeroes = "off"
+    cache_writeback = True  # what a device says about its cache stands in its drive
 
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
@@ -48,13 +52,23 @@ class BlockNode:
         self.cache_no_flush = config.cache_no_flush
         self.file: BlockNode | None = None  # the node below
         self.user: str | None = None  # who has it: a device or a node above
+        self.parent: BlockNode | None = None  # when that is a node
+        self.is_monitors = False  # added by itself, and removed by itself: -blockdev, blockdev-add
         self._resized: list[Callable[[], None]] = []
 
     # -- for query-block -----------------------------------------------------------------------------------------
 
     @property
     def filename(self) -> str:
-        return ""
+        """The image's name; ``json:`` and options where a name alone would not open the same."""
+        import json
+
+        return "json:" + json.dumps(self.options_shown)
+
+    @property
+    def options_shown(self) -> dict[str, object]:
+        """The options that say what is in the node."""
+        return {"driver": self.driver}
 
     @property
     def actual_size(self) -> int | None:
@@ -64,6 +78,37 @@ class BlockNode:
     @property
     def size_bytes(self) -> int:
         return 0
+
+    @property
+    def may_block(self) -> bool:
+        """Whether ``open`` and ``close`` may: not when they only look at memory."""
+        return False
+
+    @property
+    def virtual_size(self) -> int:
+        return self.size_bytes
+
+    @property
+    def discards(self) -> tuple[int, int, int] | None:
+        """Of an image on the host: discards that succeeded, that failed, and bytes of the first."""
+        return None
+
+    @property
+    def may_be_dirty(self) -> bool:
+        """The image can be marked as not closed cleanly: QEMU shows the mark for all but null drivers."""
+        return self.file is not None and self.file.may_be_dirty
+
+    # -- users ---------------------------------------------------------------------------------------------------
+
+    def take(self, parent: BlockNode) -> None:
+        """``parent`` lies on top from now on. Raises UsageError when somebody else has the node."""
+        if self.user is not None:
+            raise UsageError(f"Node '{self.node_name}' is busy: {self.user} uses it")
+        self.user, self.parent = f"node '{parent.node_name}'", parent
+
+    def release(self) -> None:
+        """Undo ``take``."""
+        self.user = self.parent = None
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -96,6 +141,11 @@ class BlockNode:
         raise NotImplementedError
 
     # -- size ----------------------------------------------------------------------------------------------------
+
+    def resizable(self, size_bytes: int) -> tuple[FileNode, int]:
+        """The image to truncate, and to how many bytes, so that this node has ``size_bytes``. Raises UsageError."""
+        # QEMU-COMPAT: QEMU's sentence
+        raise UsageError("Image format driver does not support resize", f"driver {self.driver} has a fixed size")
 
     def on_resize(self, callback: Callable[[], None]) -> None:
         self._resized.append(callback)

@@ -9,16 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.block import lock
+from vmmd.block.base import NodeConfig
+from vmmd.block.null import NoMedium
 from vmmd.core.backend import BlockStats
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vmmd.block.base import BlockNode
+
+_NO_MEDIUM = NoMedium(NodeConfig(""))
 
 
 class Drive:
     """From ``-drive`` (``name`` is its id; ``node`` may be missing), or a claimed ``-blockdev`` (``name`` is "")."""
-
-    removable = False
 
     def __init__(self, name: str, node: BlockNode | None) -> None:
         self.name = name
@@ -33,12 +37,29 @@ class Drive:
         self.io_status: str | None = None
         self.cache_writeback = True
         self.share_rw = False
+        self._lost: Callable[[], None] | None = None
 
     @property
     def backend(self) -> BlockNode:
-        if self.node is None:
-            raise RuntimeError(f"drive {self.name} is empty")  # claim() refuses these
-        return self.node
+        """The node; one that fails every request when there is none."""
+        return _NO_MEDIUM if self.node is None else self.node
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """The device that has the drive wants to know when its medium is taken away."""
+        self._lost = callback
+
+    def tell_lost(self) -> None:
+        """The medium is gone; ``backend`` is another from now on."""
+        self.io_status = None
+        if self._lost is not None:
+            self._lost()
+
+    def let_go(self) -> None:
+        """The device is gone."""
+        self.user = self.qdev = self._lost = None
+        self.share_rw = False
+        self.backend.forget_all_resize()
+        self.lock_idle()
 
     @property
     def node_name(self) -> str:
@@ -57,6 +78,11 @@ class Drive:
     # -- query-block ---------------------------------------------------------------------------------------------
 
     @property
+    def removable(self) -> bool:
+        """QEMU-COMPAT: a drive without a device could be anything."""
+        return self.user is None
+
+    @property
     def inserted(self) -> bool:
         return self.node is not None
 
@@ -69,22 +95,16 @@ class Drive:
         return self.backend.filename
 
     @property
-    def protocol_driver(self) -> str | None:
-        below = self.backend.file
-        return None if below is None else below.driver
-
-    @property
-    def protocol_node_name(self) -> str | None:
-        below = self.backend.file
-        return None if below is None else below.node_name
-
-    @property
     def virtual_size(self) -> int:
         return self.backend.size_bytes
 
     @property
     def actual_size(self) -> int | None:
         return self.backend.actual_size
+
+    @property
+    def may_be_dirty(self) -> bool:
+        return self.backend.may_be_dirty
 
     @property
     def read_only(self) -> bool:

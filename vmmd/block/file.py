@@ -21,7 +21,7 @@ from vmmd.block.base import BlockNode, NodeConfig, skip, total
 from vmmd.block.gate import CopyBudget, WriteGate
 from vmmd.block.lock import NOTHING, ImageLock, LockState
 from vmmd.core.fdsets import PREFIX, open_path
-from vmmd.errors import BackendError
+from vmmd.errors import BackendError, UsageError
 from vmmd.units import SECTOR_BYTES, KiB, MiB
 
 if TYPE_CHECKING:
@@ -77,9 +77,17 @@ class FileNode(BlockNode):
         self._write_flags = 0
         self._gate: WriteGate | None = None
         self._copies = CopyBudget(COPY_BYTES)
+        self._discards_ok = self._discards_failed = self._discarded_bytes = 0
         self._flushing = False
         self._flush_next: list[IoDone] = []  # flushes that one call will serve when the current one has ended
         self._lost = 0  # errno of a flush that failed: the page cache may have dropped the data
+
+    may_be_dirty = True
+
+    @property
+    def may_block(self) -> bool:
+        """A passed descriptor is duplicated at once; the sets are the loop's."""
+        return self._fd >= 0 or not self.path.startswith(PREFIX)
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -132,7 +140,10 @@ class FileNode(BlockNode):
         if self.driver == "file" and not stat.S_ISREG(mode):
             raise BackendError(f"'file' driver requires '{self.path}' to be a regular file")
         if self.driver == "host_device" and not stat.S_ISBLK(mode):
-            raise BackendError(f"'host_device' driver requires '{self.path}' to be a block device")
+            raise BackendError(
+                f"'host_device' driver requires '{self.path}' to be either a character or block device",
+                "this version takes block devices",
+            )
 
     def _probe(self) -> None:
         if self.writes_through:
@@ -178,6 +189,10 @@ class FileNode(BlockNode):
         return self.path
 
     @property
+    def options_shown(self) -> dict[str, object]:
+        return {**super().options_shown, "filename": self.path}
+
+    @property
     def actual_size(self) -> int | None:
         return os.fstat(self._fd).st_blocks * 512 if self._fd >= 0 else None
 
@@ -191,6 +206,23 @@ class FileNode(BlockNode):
         self._bytes = probe.size_of(self._fd)
         if self._bytes != before:
             self.tell_resized()
+
+    def resizable(self, size_bytes: int) -> tuple[FileNode, int]:
+        if self.read_only:
+            raise UsageError(f"Block node '{self.node_name}' is read-only")
+        if self.driver == "host_device" and size_bytes > self._bytes:
+            # QEMU-COMPAT: QEMU's sentence
+            raise UsageError("Cannot grow device files")
+        return self, size_bytes
+
+    def truncate(self, size_bytes: int) -> None:
+        """Change the length of the file; what a block device has stays. Blocks. Raises BackendError."""
+        if self.driver == "host_device":
+            return
+        try:
+            os.ftruncate(self._fd, size_bytes)
+        except OSError as error:
+            raise BackendError.from_os(f"Failed to resize the file '{self.path}'", error) from error
 
     def head(self, count: int) -> bytes:
         """The first bytes of the image, for probing. Blocks."""
@@ -377,7 +409,21 @@ class FileNode(BlockNode):
         elif not self.supports_discard or not length:
             done(0)
         else:
-            self._exclusive(partial(self._punch, offset, length), done)
+            self._exclusive(partial(self._punch, offset, length), partial(self._discarded, length, done))
+
+    def _discarded(self, length: int, done: IoDone, error: int) -> None:
+        """Count it. A host that cannot discard is as good as one that did: discard is a hint."""
+        if error:
+            self._discards_failed += 1
+        else:
+            self._discards_ok += 1
+            self._discarded_bytes += length
+        # EINVAL: a block device takes whole sectors of its own only
+        done(0 if error in (*_UNSUPPORTED, errno.EINVAL) else error)
+
+    @property
+    def discards(self) -> tuple[int, int, int]:
+        return self._discards_ok, self._discards_failed, self._discarded_bytes
 
     def write_zeroes(self, offset: int, length: int, may_unmap: bool, done: IoDone) -> None:
         if self.read_only:
@@ -399,13 +445,8 @@ class FileNode(BlockNode):
             start(done)
 
     def _punch(self, offset: int, length: int) -> None:
-        """Blocks. A host that cannot discard is as good as one that did: discard is a hint."""
-        try:
-            syscalls.fallocate(self._fd, syscalls.FALLOC_PUNCH_HOLE | syscalls.FALLOC_KEEP_SIZE, offset, length)
-        except OSError as error:
-            # EINVAL: a block device takes whole sectors of its own only
-            if error.errno not in (*_UNSUPPORTED, errno.EINVAL):
-                raise
+        """Blocks."""
+        syscalls.fallocate(self._fd, syscalls.FALLOC_PUNCH_HOLE | syscalls.FALLOC_KEEP_SIZE, offset, length)
 
     def _zero(self, offset: int, length: int, unmap: bool) -> None:
         """Blocks: a hole, a zeroed range, or zeroes, whichever the host can do first."""

@@ -8,258 +8,122 @@
     graph.close()                        # flushes
 
 Loop thread, or start-up before the loop runs. ``add`` and ``add_drive`` open files; when they fail nothing is left.
+While the machine runs, ``add_later`` and its kin do that on a thread.
 """
 
 from __future__ import annotations
 
-import stat
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vmmd.block import lock
-from vmmd.block import options as opts
-from vmmd.block.base import BlockNode, NodeConfig
+from vmmd.block.addition import Addition, remove
 from vmmd.block.drives import Drive
-from vmmd.errors import BackendError, UsageError
+from vmmd.block.steps import run_later, run_now
+from vmmd.core.background import on_thread
+from vmmd.errors import UsageError, VmmdError
 
 if TYPE_CHECKING:
     from vmmd.block.auto import AutoEngine
-    from vmmd.block.file import Engine, FileNode
+    from vmmd.block.base import BlockNode
+    from vmmd.block.file import Engine
     from vmmd.block.pool import ThreadPool
     from vmmd.block.uring import UringEngine
     from vmmd.core.backend import IoDone
     from vmmd.core.fdsets import FdSets
     from vmmd.core.notify import LoopPort
 
+_THREAD = "block"
+
 
 class BlockGraph:
     def __init__(self, loop: LoopPort, fdsets: FdSets | None = None) -> None:
         self.nodes: dict[str, BlockNode] = {}
         self.drives: dict[str, Drive] = {}
-        self._claimed: list[Drive] = []  # of nodes, in the order of claims
-        self._loop = loop
-        self._fdsets = fdsets
+        #: names of what is being added or removed just now
+        self.reserved: set[str] = set()
+        self.loop = loop
+        self.fdsets = fdsets
+        self._claimed: list[Drive] = []  # of nodes, and of drives that drive_del took from under their device
         self._pool: ThreadPool | None = None
         self._uring: UringEngine | None = None
         self._auto: AutoEngine | None = None
         self._numbered = 0
 
-    # -- nodes ---------------------------------------------------------------------------------------------------
+    # -- adding and removing -------------------------------------------------------------------------------------
 
-    def add(self, options: object, *, parent: NodeConfig | None = None) -> BlockNode:
-        """Open the node of a ``-blockdev``; ``parent`` is that of the node inside whose options it is defined. Raises
-        UsageError, BackendError."""
-        driver = str(getattr(options, "driver", "") or getattr(options, "kind", ""))
-        where = f"-blockdev {driver}"
-        opts.check_format(driver, where)
-        opts.check_common(options, where)
-        name = getattr(options, "node_name", None)
-        if not name and parent is None:
-            raise UsageError("'node-name' must be specified for the root node", where)
-        config = self._config(name)
-        opts.fill(config, options, parent)
-        if driver in opts.NULL_DRIVERS:
-            node: BlockNode = self._null(config, driver, options)
-        elif driver == "raw":
-            return self._add_raw(config, options)
-        else:
-            node = self._file(config, str(getattr(options, "filename", "")), driver, options)
-        return self._opened(node)
-
-    def _config(self, name: str | None) -> NodeConfig:
-        if not name:
-            self._numbered += 1
-            name = f"#block{self._numbered:03d}"
-        elif not (
-            name[0].isalpha() and name.isascii() and len(name) < 32 and all(c.isalnum() or c in "-._" for c in name)
-        ):
-            raise UsageError(
-                f"Invalid node-name: '{name}'", "letters, digits, '-', '.', '_', starting with a letter, 31 at most"
-            )
-        if name in self.nodes:
-            raise UsageError(f"Duplicate nodes with node-name='{name}'")
-        if name in self.drives:
-            raise UsageError(f"node-name={name} is conflicting with a device id")
-        return NodeConfig(name)
-
-    def _opened(self, node: BlockNode) -> BlockNode:
-        node.open()
-        self.nodes[node.node_name] = node
-        return node
-
-    def _null(self, config: NodeConfig, driver: str, options: object) -> BlockNode:
-        from vmmd.block.null import NullNode
-
-        given = getattr(options, "given", ())
-        size = getattr(options, "size", None)
-        node = NullNode(config, self._loop, driver, size if not given or "size" in given else None)
-        node.latency_ns = int(getattr(options, "latency_ns", None) or 0)
-        node.read_zeroes = bool(getattr(options, "read_zeroes", None))
-        return node
-
-    def _file(self, config: NodeConfig, path: str, driver: str, options: object, aio: str | None = None) -> FileNode:
-        from vmmd.block.file import FileNode
-
-        if aio is None and opts.is_given(options, "aio"):
-            aio = getattr(options, "aio", None)
-        node = FileNode(config, path, self._threads(), driver)
-        node.auto_read_only = bool(getattr(options, "auto_read_only", None))
-        node.locking = getattr(options, "locking", None) or "auto"
-        node.fdsets = self._fdsets
-        node.engine = self._engine(aio)
-        return node
-
-    def _add_raw(self, config: NodeConfig, options: object) -> BlockNode:
-        from vmmd.block.raw import RawNode
-
-        reference = getattr(options, "file", None)
-        inline = not isinstance(reference, str)
-        if not isinstance(reference, str):
-            below = self.add(reference, parent=config)
-        else:
-            found = self.nodes.get(reference)
-            if found is None:
-                raise UsageError(f"Cannot find device='{reference}' nor node-name='{reference}'")
-            below = found
-        try:
-            if below.user is not None:
-                raise UsageError(f"Node '{below.node_name}' is busy: {below.user} uses it")
-            size = getattr(options, "size", None)
-            if below.read_only and getattr(options, "auto_read_only", None):
-                config.read_only = True
-            node = self._opened(RawNode(config, below, int(getattr(options, "offset", None) or 0), size))
-        except BaseException:
-            if inline:
-                self._forget(below)
-            raise
-        below.user = f"node '{node.node_name}'"
-        return node
-
-    def _forget(self, node: BlockNode) -> None:
-        node.close()
-        self.nodes.pop(node.node_name, None)
-
-    # -- drives --------------------------------------------------------------------------------------------------
+    def add(self, options: object) -> BlockNode:
+        """Open the node of a ``-blockdev``. Blocks. Raises UsageError, BackendError."""
+        return run_now(Addition(self).node(options))
 
     def add_drive(self, options: object) -> Drive:
-        """Open a ``-drive``. Raises UsageError, BackendError."""
-        name = str(getattr(options, "id", None) or "")
-        where = f"-drive id={name}" if name else "-drive"
-        opts.check_drive(options, where)
-        if not name:
-            name = f"drive{len(self.drives)}"
-        if name in self.drives:
-            raise UsageError(f"Duplicate ID '{name}' for drive")
-        if name in self.nodes:
-            raise UsageError(f"Device id '{name}' is already a node-name")
-        cache = opts.cache_mode(options)
-        drive = Drive(name, self._drive_node(options, cache, where))
-        drive.cache_writeback = cache.writeback
-        drive.rerror = getattr(options, "rerror", None) or "auto"
-        drive.werror = getattr(options, "werror", None) or "auto"
-        drive.serial = getattr(options, "serial", None)
-        if drive.node is not None:
-            drive.node.name = name
-            drive.node.user = f"drive '{name}'"
-            try:
-                drive.lock_idle()
-            except BackendError:
-                self._close_nodes(drive.node)
-                raise
-        self.drives[name] = drive
-        return drive
+        """Open a ``-drive``. Blocks. Raises UsageError, BackendError."""
+        return run_now(Addition(self).drive(options))
 
-    def _drive_node(self, options: object, cache: opts.CacheMode, where: str) -> BlockNode | None:
-        file_keys = dict(getattr(options, "file_options", ()))
-        text = getattr(options, "file", None) or file_keys.get("filename")
-        form = getattr(options, "format", None)
-        if form is not None:
-            opts.check_format(form, where)
-        if form in opts.NULL_DRIVERS:
-            return self._opened(self._null(self._drive_config(options, cache), form, options))
-        if not text:
-            return None
-        name = opts.split_file_name(str(text), where)
-        protocol = name.protocol or str(file_keys.get("driver") or "")
-        if protocol in opts.NULL_DRIVERS:
-            below = self._null(self._drive_config(options, cache, top=form in opts.NULL_DRIVERS), protocol, None)
-        else:
-            below = self._drive_file(options, cache, name.path, protocol, form)
-        return self._stack(options, cache, self._opened(below), form)
+    async def add_later(self, options: object) -> BlockNode:
+        """``add`` while the loop goes on."""
+        return await run_later(self.loop, Addition(self).node(options), _THREAD)
 
-    def _drive_file(
-        self, options: object, cache: opts.CacheMode, path: str, protocol: str, form: str | None
-    ) -> FileNode:
-        file_keys = dict(getattr(options, "file_options", ()))
-        driver = protocol or (form if form in opts.FILE_DRIVERS else None) or _driver_for(path)
-        config = self._drive_config(options, cache, top=form in opts.FILE_DRIVERS)
-        if file_keys.get("node-name"):
-            config = self._named(config, str(file_keys["node-name"]))
-        node = self._file(config, path, driver, options, file_keys.get("aio"))
-        node.locking = str(file_keys.get("locking") or "auto")
+    async def add_drive_later(self, options: object) -> Drive:
+        """``add_drive`` while the loop goes on."""
+        return await run_later(self.loop, Addition(self).drive(options), _THREAD)
+
+    async def remove(self, name: str) -> None:
+        """Close a node that ``add`` made (blockdev-del). Raises VmmdError: none of that name, or somebody uses it."""
+        node = self.nodes.get(name)
+        # QEMU-COMPAT: QEMU's sentences, in its order
+        if node is None:
+            raise VmmdError(f"Failed to find node with node-name='{name}'")
+        if node.user is not None and node.parent is None:
+            raise VmmdError(f"Node {name} is in use", f"{node.user} uses it")
+        if not node.is_monitors:
+            raise VmmdError(f"Node {name} is not owned by the monitor", "it goes with the node or drive it belongs to")
+        if node.parent is not None:
+            raise VmmdError(f"Block device {name} is in use", f"{node.user} uses it")
+        await self.discard(node)
+
+    def empty(self, drive: Drive) -> BlockNode | None:
+        """Forget a drive (drive_del); its node is left for ``discard``. A device that has the drive keeps it, empty and
+        without name: nothing of the device may be in flight."""
+        node, drive.node = drive.node, None
+        del self.drives[drive.name]
+        drive.name = ""
+        if drive.user is not None:
+            self._claimed.append(drive)
+            drive.tell_lost()
+        if node is not None:
+            node.user = None
         return node
 
-    def _named(self, config: NodeConfig, name: str) -> NodeConfig:
-        named = self._config(name)
-        for slot in NodeConfig.__slots__:
-            if slot != "node_name":
-                setattr(named, slot, getattr(config, slot))
-        return named
+    async def discard(self, node: BlockNode) -> None:
+        """Close a node that nobody uses any more."""
+        await run_later(self.loop, remove(self, node), _THREAD)
 
-    def _drive_config(self, options: object, cache: opts.CacheMode, *, top: bool = True) -> NodeConfig:
-        config = self._config(getattr(options, "node_name", None) if top else None)
-        config.read_only = bool(getattr(options, "read_only", None))
-        config.cache_direct, config.cache_no_flush = cache.direct, cache.no_flush
-        config.writes_through = not cache.writeback
-        config.discard = opts.wants_discard(options)
-        config.force_share = bool(getattr(options, "force_share", None))
-        return config
+    async def resize(self, node: BlockNode, size_bytes: int) -> None:
+        """Make an image larger or smaller; who has it is told. Raises UsageError, BackendError."""
+        image, image_bytes = node.resizable(size_bytes)
+        await on_thread(self.loop, partial(image.truncate, image_bytes), _THREAD)
+        image.refresh_size()
 
-    def _stack(self, options: object, cache: opts.CacheMode, below: BlockNode, form: str | None) -> BlockNode:
-        """The format node on top of the protocol node."""
-        from vmmd.block.raw import RawNode
+    def find(self, name: str) -> BlockNode:
+        """A node by its name, or the one of a drive by its id. Raises UsageError."""
+        found = self.nodes.get(name)
+        if found is None and name in self.drives:
+            found = self.drives[name].node
+        if found is None:
+            raise UsageError(f"Cannot find device='{name}' nor node-name='{name}'")
+        return found
 
-        if form in opts.FILE_DRIVERS:
-            return below
-        try:
-            if form is None and below.driver in opts.FILE_DRIVERS:
-                self._probe(below)
-            config = self._drive_config(options, cache)
-            config.read_only = below.read_only
-            node = RawNode(config, below)
-            node.probed = form is None and below.driver in opts.FILE_DRIVERS
-            self._opened(node)
-        except BaseException:
-            self._forget(below)
-            raise
-        below.user = f"node '{node.node_name}'"
-        return node
+    def new_name(self) -> str:
+        """For a node to which the user gave none."""
+        self._numbered += 1
+        return f"#block{self._numbered:03d}"
 
-    def _probe(self, below: BlockNode) -> None:
-        """No format= was given. Raises UsageError for an image of another format; warns about raw ones."""
-        import sys
-
-        from vmmd.block.file import FileNode
-        from vmmd.block.raw import probe_format
-
-        assert isinstance(below, FileNode)  # the caller looked at the driver
-        try:
-            found = probe_format(below.head(512))
-        except OSError as error:
-            raise BackendError.from_os(
-                f"Could not read image for determining its format '{below.path}'", error
-            ) from error
-        if found != "raw":
-            raise UsageError(
-                f"Image '{below.path}' looks like {found}, which is not available in this version",
-                "give format=raw if its bytes are the disk",
-            )
-        # QEMU-COMPAT: the first sentence is QEMU's
-        print(
-            f"WARNING: Image format was not specified for '{below.path}' and probing guessed raw.\n"
-            "         A guest could write another format's header, so such writes to the first sector are refused.\n"
-            "         Give format=raw to lift this.",
-            file=sys.stderr,
-        )
+    def new_drive_id(self) -> str:
+        """For a drive to which the user gave none."""
+        # QEMU-COMPAT: the name
+        start = len(self.drives)
+        return next(name for number in range(start, 2 * start + 1) if (name := f"none{number}") not in self.drives)
 
     # -- claims --------------------------------------------------------------------------------------------------
 
@@ -289,35 +153,37 @@ class BlockGraph:
         """Give a claimed drive back. Idempotent; not for backends of other kinds."""
         if not isinstance(drive, Drive) or drive.user is None:
             return
-        drive.user = drive.qdev = None
-        drive.share_rw = False
-        drive.backend.forget_all_resize()
-        drive.lock_idle()
+        drive.let_go()
         if drive in self._claimed:
             self._claimed.remove(drive)
-            drive.backend.user = None
+            if drive.node is not None:
+                drive.node.user = None
 
     def query(self) -> list[Drive]:
         """Every -drive, then the claimed nodes."""
         return [*self.drives.values(), *self._claimed]
 
+    def all_nodes(self) -> list[BlockNode]:
+        """In the order in which they were added."""
+        return list(self.nodes.values())
+
     # -- engines and the end -------------------------------------------------------------------------------------
 
-    def _threads(self) -> ThreadPool:
+    def threads(self) -> ThreadPool:
         if self._pool is None:
             from vmmd.block.pool import ThreadPool
 
-            self._pool = ThreadPool(self._loop)
+            self._pool = ThreadPool(self.loop)
         return self._pool
 
-    def _engine(self, aio: str | None) -> Engine:
+    def engine(self, aio: str | None) -> Engine:
         if aio == "threads":
-            return self._threads()
+            return self.threads()
         if aio is None:
             if self._auto is None:
                 from vmmd.block.auto import AutoEngine
 
-                self._auto = AutoEngine(self._threads(), self._io_uring)
+                self._auto = AutoEngine(self.threads(), self._io_uring)
             return self._auto
         return self._io_uring()
 
@@ -325,7 +191,7 @@ class BlockGraph:
         if self._uring is None:
             from vmmd.block.uring import UringEngine
 
-            self._uring = UringEngine(self._loop)
+            self._uring = UringEngine(self.loop)
         return self._uring
 
     def drain(self) -> None:
@@ -352,11 +218,6 @@ class BlockGraph:
         for node in waiting:
             node.flush(flushed)
 
-    def _close_nodes(self, node: BlockNode) -> None:
-        self._forget(node)
-        if node.file is not None:
-            self._close_nodes(node.file)
-
     def close(self) -> None:
         """Finish what is in flight, flush, close every image. Blocks. Idempotent."""
         self.drain()
@@ -371,16 +232,6 @@ class BlockGraph:
             if engine is not None:
                 engine.close()
         self._uring = self._pool = self._auto = None
-
-
-def _driver_for(path: str) -> str:
-    """``host_device`` for a block device, as -drive chooses by itself."""
-    import os
-
-    try:
-        return "host_device" if stat.S_ISBLK(os.stat(path).st_mode) else "file"
-    except OSError:
-        return "file"  # open() gives the error
 
 
 __all__ = ["BlockGraph", "lock"]

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``null-co`` and ``null-aio``: a disk that keeps nothing. Reads give zeroes with ``read-zeroes=on``, else leave the
-buffers as they are (as QEMU; for measuring only). ``latency-ns`` delays every request.
+"""``null-co`` and ``null-aio``: a disk that keeps nothing, and what an empty drive has.
+
+Reads give zeroes with ``read-zeroes=on``, else leave the buffers as they are (as QEMU; for measuring only).
+``latency-ns`` delays every request.
 """
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from vmmd.block.base import BlockNode, NodeConfig
@@ -30,16 +33,16 @@ class NullNode(BlockNode):
 
     @property
     def filename(self) -> str:
-        import json
+        return f"{self.driver}://" if len(self.options_shown) == 1 else super().filename
 
-        keys: dict[str, object] = {"driver": self.driver}
+    @property
+    def options_shown(self) -> dict[str, object]:
+        keys = super().options_shown
         if self._given_size is not None:
             keys["size"] = self._given_size
         if self.read_zeroes:
             keys["read-zeroes"] = True
-        if self.latency_ns:
-            keys["latency-ns"] = self.latency_ns
-        return "json:" + json.dumps(keys)
+        return keys
 
     @property
     def actual_size(self) -> int:
@@ -78,3 +81,21 @@ class NullNode(BlockNode):
 
     def write_zeroes(self, offset: int, length: int, may_unmap: bool, done: IoDone) -> None:
         self._end(done)
+
+
+class NoMedium(BlockNode):
+    """Every request fails: the medium was taken away from a device that goes on."""
+
+    def readv(self, offset: int, buffers: Sequence[memoryview], done: IoDone) -> None:
+        done(errno.ENOMEDIUM)
+
+    writev = readv
+
+    def flush(self, done: IoDone) -> None:
+        done(errno.ENOMEDIUM)
+
+    def discard(self, offset: int, length: int, done: IoDone) -> None:
+        done(errno.ENOMEDIUM)
+
+    def write_zeroes(self, offset: int, length: int, may_unmap: bool, done: IoDone) -> None:
+        done(errno.ENOMEDIUM)

@@ -80,17 +80,17 @@ def check_format(name: str, where: str) -> None:
 
 def check_drive(options: object, where: str) -> None:
     """What ``-drive`` may ask for and vmmd lacks. Raises UsageError."""
-    check_common(options, where)
+    check_common(options)
     for key, _ in getattr(options, "file_options", ()):
         if key not in ("filename", "locking", "driver", "node-name", "aio"):
             raise UsageError(f"{where}: file.{key}= is not available in this version")
 
 
-def check_common(options: object, where: str) -> None:
+def check_common(options: object) -> None:
     """Keys of both options. Raises UsageError."""
     if getattr(options, "force_share", None) and not getattr(options, "read_only", None):
         # QEMU-COMPAT: QEMU's sentence
-        raise UsageError("force-share=on can only be used with read-only images", where)
+        raise UsageError("force-share=on can only be used with read-only images")
 
 
 def is_given(options: object, wire_name: str) -> bool:

@@ -17,6 +17,7 @@ from vmmd.units import SECTOR_BYTES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vmmd.block.file import FileNode
     from vmmd.core.backend import IoDone
 
 #: format -> (offset, magic) in the first sector, from the formats' public specifications
@@ -66,7 +67,9 @@ class RawNode(BlockNode):
                 f"Block node '{below.node_name}' is read-only", f"add read-only=on to '{self.node_name}'"
             )
         if self.offset > below.size_bytes:
-            raise UsageError(f"offset ({self.offset}) is behind the end of the containing file ({below.size_bytes})")
+            raise UsageError(
+                f"Offset ({self.offset}) cannot be greater than size of the containing file ({below.size_bytes})"
+            )
         if self._window is not None and self.offset + self._window > below.size_bytes:
             # QEMU-COMPAT: QEMU's sentence
             raise UsageError(
@@ -74,7 +77,7 @@ class RawNode(BlockNode):
                 f" actual size of the containing file ({below.size_bytes})"
             )
         if self._window is not None and self._window % SECTOR_BYTES:
-            raise UsageError(f"size ({self._window}) of a raw window", f"it takes a multiple of {SECTOR_BYTES}")
+            raise UsageError(f"Specified size is not multiple of {SECTOR_BYTES}", f"size is {self._window}")
         if self.offset % self.request_alignment:
             raise UsageError(f"offset ({self.offset})", f"it takes a multiple of {self.request_alignment} here")
         below.on_resize(self.tell_resized)
@@ -96,7 +99,16 @@ class RawNode(BlockNode):
 
     @property
     def filename(self) -> str:
-        return self._below.filename
+        return super().filename if self.offset or self._window is not None else self._below.filename
+
+    @property
+    def options_shown(self) -> dict[str, object]:
+        keys = super().options_shown
+        if self.offset:
+            keys["offset"] = self.offset
+        if self._window is not None:
+            keys["size"] = self._window
+        return {**keys, "file": self._below.options_shown}
 
     @property
     def actual_size(self) -> int | None:
@@ -105,6 +117,14 @@ class RawNode(BlockNode):
     @property
     def size_bytes(self) -> int:
         return max(0, self._below.size_bytes - self.offset) if self._window is None else self._window
+
+    def resizable(self, size_bytes: int) -> tuple[FileNode, int]:
+        if self._window is not None:
+            # QEMU-COMPAT: QEMU's sentence
+            raise UsageError("Cannot resize fixed-size raw disks", f"'{self.node_name}' has size=")
+        if self.read_only:
+            raise UsageError(f"Block node '{self.node_name}' is read-only")
+        return self._below.resizable(size_bytes + self.offset)
 
     def readv(self, offset: int, buffers: Sequence[memoryview], done: IoDone) -> None:
         self._below.readv(offset + self.offset, buffers, done)

@@ -127,6 +127,10 @@ class DriveHandle(Protocol):
     @property
     def node_name(self) -> str | None: ...
 
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` when the medium is taken away: ``backend`` is then one that fails every request. Nothing is
+        in flight at that moment. On the loop, without the DeviceLock."""
+
 
 class BlockStats:
     """Counters of one disk, single writer: the loop."""

@@ -181,10 +181,7 @@ class Builder:
         """Every -blockdev node and -drive. Raises VmmdError."""
         if not (self.config.blockdevs or self.config.drives):
             return
-        from vmmd.block.graph import BlockGraph
-
-        graph = self.vm.block = BlockGraph(self.vm.loop, self.vm.fdsets)
-        self.vm.on_close(graph.close)
+        graph = self.vm.block_graph()
         for node in self.config.blockdevs:
             with named(f"-blockdev node-name={node.node_name}"):
                 graph.add(node)

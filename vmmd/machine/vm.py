@@ -9,6 +9,7 @@ in flight; then the new state is entered and its event is sent (architecture §1
 from __future__ import annotations
 
 import os
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from vmmd.core.address_space import AddressSpace
@@ -28,7 +29,7 @@ from vmmd.runstate import RunState, RunStateMachine
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from vmmd.block.graph import BlockGraph
     from vmmd.core.device import Device
@@ -186,6 +187,28 @@ class Vm:
         """End the process with status 0, whatever -no-shutdown says."""
         async with self._turn:
             await self._end(cause, 0)
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncIterator[None]:
+        """Inside, no vCPU runs, nothing is in flight, and no other operation begins; the guest is not told."""
+        async with self._turn:
+            was_running = self.runstate.running
+            if was_running:
+                await self._quiesce()
+            try:
+                yield
+            finally:
+                if was_running:
+                    self._unquiesce()
+
+    def block_graph(self) -> BlockGraph:
+        """The disks; made when there was none."""
+        if self.block is None:
+            from vmmd.block.graph import BlockGraph
+
+            self.block = BlockGraph(self.loop, self.fdsets)
+            self.on_close(self.block.close)
+        return self.block
 
     def on_close(self, closer: Callable[[], None]) -> None:
         """Remember how to give a host resource back; ``close`` runs the last one first."""

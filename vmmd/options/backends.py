@@ -179,7 +179,8 @@ CHARDEVS_LATER = (
 
 ON_ERROR_READ = enum_type("BlockdevOnError", "report", "ignore", "stop", "auto")
 ON_ERROR_WRITE = enum_type("BlockdevOnError", "report", "ignore", "stop", "enospc", "auto")
-DISCARD = enum_type("BlockdevDiscardOptions", "ignore", "off", "unmap", "on")
+DISCARD = enum_type("BlockdevDiscardOptions", "ignore", "unmap")
+DRIVE_DISCARD = enum_type("BlockdevDiscardOptions", "ignore", "off", "unmap", "on")
 DETECT_ZEROES = enum_type("BlockdevDetectZeroesOptions", "off", "on", "unmap")
 AIO = enum_type("BlockdevAioOptions", "threads", "native", "io_uring")
 CACHE = enum_type("str", "none", "writethrough", "writeback", "directsync", "unsafe")
@@ -222,7 +223,7 @@ class DriveOptions(OptionSet):
     cache_no_flush = prop(BOOL, None, "ignore flushes", wire="cache.no-flush")
     cache_writeback = prop(BOOL, None, "guest writes may stay in caches until a flush", wire="cache.writeback")
     aio = prop(AIO, None, "how the host file is accessed")
-    discard = prop(DISCARD, None, "ignore, or unmap: pass discards to the host")
+    discard = prop(DRIVE_DISCARD, None, "ignore, or unmap: pass discards to the host")
     detect_zeroes = prop(DETECT_ZEROES, "off", "turn writes of zeroes into cheaper ones")
     copy_on_read = prop(BOOL, False, "copy from the backing file when read")
     werror = prop(ON_ERROR_WRITE, None, "what a failed write does (default enospc)")

@@ -158,6 +158,12 @@ def read_blockdev(draft: Draft, option: str, text: str) -> None:
     draft.config.blockdevs.append(made)
 
 
+def block_node(arguments: dict[str, Any], where: str) -> backends.BlockdevOptions:
+    """A node from a JSON object as QMP has it; ``where`` starts the error sentences. Raises UsageError."""
+    argument = keyval.Argument(where, keyval.flatten(arguments, where), is_json=True)
+    return _block_node(_selector(argument, "driver", ""), argument, where)
+
+
 def _block_node(driver: str, argument: keyval.Argument, where: str) -> backends.BlockdevOptions:
     """A typed block node with its inline children."""
     if driver in backends.BLOCKDEVS_LATER:

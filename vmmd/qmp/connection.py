@@ -17,9 +17,9 @@ from time import monotonic_ns
 from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from vmmd.core.background import on_thread
 from vmmd.errors import VmmdError
 from vmmd.log import get_logger
-from vmmd.qmp.background import on_thread
 from vmmd.qmp.registry import COMMANDS, Context, import_models, invoke, load, models_loaded
 from vmmd.qmp.session import NO_ID, QmpSession, error_reply, success_reply
 from vmmd.qmp.streams import UnixStream

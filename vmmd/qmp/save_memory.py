@@ -12,8 +12,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from vmmd.core.background import on_thread
 from vmmd.errors import BackendError, UsageError, VmmdError
-from vmmd.qmp.background import on_thread
 from vmmd.units import PAGE_BYTES, GiB, MiB
 
 if TYPE_CHECKING:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
+    from vmmd.block.graph import BlockGraph
     from vmmd.core.address_space import AddressSpace
     from vmmd.core.backend import BlockStats
     from vmmd.core.device import Device
@@ -84,7 +86,50 @@ class CpusApi(Protocol):
     def inject_nmi(self, done: Callable[[Exception | None], None]) -> None: ...
 
 
-class DiskApi(Protocol):
+class ImageApi(Protocol):
+    """What a node of the block graph, or the disk on top of one, tells of its image."""
+
+    @property
+    def node_name(self) -> str:
+        """The node's name; ``#blockNNN`` when the user gave none."""
+
+    @property
+    def driver(self) -> str:
+        """Name of the driver: "raw", "file", "null-co"."""
+
+    @property
+    def filename(self) -> str: ...
+    @property
+    def virtual_size(self) -> int: ...
+    @property
+    def actual_size(self) -> int | None: ...
+    @property
+    def may_be_dirty(self) -> bool: ...
+    @property
+    def read_only(self) -> bool: ...
+    @property
+    def cache_direct(self) -> bool: ...
+    @property
+    def cache_no_flush(self) -> bool: ...
+    @property
+    def cache_writeback(self) -> bool: ...
+    @property
+    def detect_zeroes(self) -> str: ...
+
+
+class NodeApi(ImageApi, Protocol):
+    """block.base.BlockNode."""
+
+    @property
+    def file(self) -> NodeApi | None:
+        """The node below."""
+
+    @property
+    def discards(self) -> tuple[int, int, int] | None:
+        """Of an image on the host: discards that succeeded, that failed, and bytes of the first."""
+
+
+class DiskApi(ImageApi, Protocol):
     """One disk that a guest device, or a ``-drive`` without one, holds: what query-block and query-blockstats show."""
 
     @property
@@ -92,8 +137,7 @@ class DiskApi(Protocol):
         """The ``-drive`` id, "" for a ``-blockdev`` node."""
 
     @property
-    def node_name(self) -> str:
-        """The node's name; ``#blockNNN`` when the user gave none."""
+    def node(self) -> NodeApi | None: ...
 
     @property
     def qdev(self) -> str | None:
@@ -109,39 +153,16 @@ class DiskApi(Protocol):
         """ "ok", "failed", "nospace"; None when rerror/werror never stop."""
 
     @property
-    def driver(self) -> str:
-        """Name of the top driver: "raw", "file", "null-co"."""
-
-    @property
-    def filename(self) -> str: ...
-    @property
-    def protocol_driver(self) -> str | None:
-        """The driver below a format driver ("file" below "raw"); None when ``driver`` is a protocol itself."""
-
-    @property
-    def protocol_node_name(self) -> str | None: ...
-    @property
-    def virtual_size(self) -> int: ...
-    @property
-    def actual_size(self) -> int | None: ...
-    @property
-    def read_only(self) -> bool: ...
-    @property
-    def cache_direct(self) -> bool: ...
-    @property
-    def cache_no_flush(self) -> bool: ...
-    @property
-    def cache_writeback(self) -> bool: ...
-    @property
-    def detect_zeroes(self) -> str: ...
-    @property
     def stats(self) -> BlockStats: ...
 
 
 class BlockApi(Protocol):
-    """block.graph.BlockGraph."""
+    """block.graph.BlockGraph: what queries see of it."""
 
     def query(self) -> Sequence[DiskApi]: ...
+
+    def all_nodes(self) -> Sequence[NodeApi]:
+        """In the order in which they were added."""
 
 
 class PciApi(Protocol):
@@ -217,6 +238,10 @@ class VmApi(Protocol):
     def fdsets(self) -> FdSets: ...
     @property
     def block(self) -> BlockApi | None: ...
+
+    def block_graph(self) -> BlockGraph:
+        """The disks, to add and remove some."""
+
     @property
     def pci(self) -> PciApi | None: ...
     @property
@@ -243,5 +268,7 @@ class VmApi(Protocol):
     def set_action(self, name: str, action: str) -> None: ...
 
     def forget_lost_ticks(self) -> None: ...
+
+    def at_rest(self) -> AbstractAsyncContextManager[None]: ...
 
     async def quit(self) -> None: ...

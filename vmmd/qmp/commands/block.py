@@ -6,14 +6,28 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, cast
 
-from vmmd.qmp.registry import Context, command
+from vmmd.core.backend import BlockStats as Counters
+from vmmd.core.background import on_thread
+from vmmd.errors import UsageError
+from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
     from typing import Literal
 
-    from vmmd.core import backend
-    from vmmd.qmp.models.block import BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, ImageInfo
-    from vmmd.qmp.vm_api import DiskApi
+    from vmmd.block.graph import BlockGraph
+    from vmmd.qmp.models.block import (
+        BlockDeviceInfo,
+        BlockDeviceStats,
+        BlockdevOptions,
+        BlockInfo,
+        BlockJobInfo,
+        BlockStats,
+        ImageInfo,
+    )
+    from vmmd.qmp.vm_api import DiskApi, ImageApi, NodeApi, VmApi
+
+_NODE: dict[str, object] = {"driver": "null-co", "node-name": "disk0", "size": 1048576, "read-zeroes": True}
+_ADDED = (("blockdev-add", _NODE),)
 
 
 @command("query-block", since="0.14")
@@ -23,14 +37,93 @@ def query_block(ctx: Context) -> list[BlockInfo]:
     return [] if block is None else [_drive(disk) for disk in block.query()]
 
 
-@command("query-blockstats", since="0.14")
-def query_blockstats(ctx: Context, *, query_nodes: bool = False) -> list[BlockStats]:
-    """Counters of the drives, or with ``query-nodes`` of every node with a name."""
+@command("query-named-block-nodes", since="2.0", example=Example({"flat": True}, before=_ADDED))
+def query_named_block_nodes(ctx: Context, *, flat: bool = False) -> list[BlockDeviceInfo]:
+    """The nodes of the block graph, the newest first. ``flat`` leaves out the information about backing images, which
+    no image of this version has."""
     block = ctx.vm.block
-    disks = () if block is None else block.query()
-    if query_nodes:
-        return [_node_stats(disk) for disk in disks if disk.inserted]
-    return [_drive_stats(disk) for disk in disks]
+    return [] if block is None else [_inserted(node) for node in reversed(block.all_nodes())]
+
+
+@command("query-blockstats", since="0.14", example=Example({"query-nodes": True}, before=_ADDED))
+def query_blockstats(ctx: Context, *, query_nodes: bool = False) -> list[BlockStats]:
+    """Counters of the drives, or with ``query-nodes`` of every node."""
+    block = ctx.vm.block
+    if block is None:
+        return []
+    disks = block.query()
+    if not query_nodes:
+        return [_drive_stats(disk) for disk in disks]
+    highest = {node.node_name: disk.stats.wr_highest_offset for disk in disks for node in _chain(disk.node)}
+    return [_node_stats(node, highest.get(node.node_name, 0)) for node in block.all_nodes()]
+
+
+@command("query-block-jobs", since="1.1")
+def query_block_jobs(ctx: Context) -> list[BlockJobInfo]:
+    """Background jobs on disks; this version has none."""
+    return []
+
+
+@command("blockdev-add", since="2.9", example=Example(_NODE))
+async def blockdev_add(ctx: Context, options: BlockdevOptions) -> dict[str, object]:
+    """Add a node to the block graph, as -blockdev: a device can have it then, or another node. A node that is defined
+    inside another comes and goes with that."""
+    from vmmd.options.read_backends import block_node
+
+    made = block_node(options, "blockdev-add")
+    if made.node_name is None:
+        # QEMU-COMPAT: QEMU's sentence
+        raise UsageError("'node-name' must be specified for the root node")
+    await (await block_graph(ctx.vm)).add_later(made)
+    return {}
+
+
+@command("blockdev-del", since="2.9", example=Example({"node-name": "disk0"}, before=_ADDED))
+async def blockdev_del(ctx: Context, *, node_name: str) -> dict[str, object]:
+    """Remove a node that blockdev-add or -blockdev has added and nobody uses. When it returns, the image is free."""
+    await (await block_graph(ctx.vm)).remove(node_name)
+    return {}
+
+
+@command(
+    "block_resize",
+    since="0.14",
+    example=Example({"node-name": "disk0", "size": 1073741824}, before=_ADDED, error="GenericError"),
+)
+async def block_resize(
+    ctx: Context, *, device: str | None = None, node_name: str | None = None, size: int
+) -> dict[str, object]:
+    """Give a disk another size, in bytes; the guest is told. ``device`` is the id of a drive, ``node-name`` a node;
+    raw images on files can change. What is cut off is lost."""
+    graph = await block_graph(ctx.vm)
+    drive = graph.drives.get(device or "")
+    node = graph.nodes.get(node_name or "") if node_name is not None or drive is None else drive.node
+    # QEMU-COMPAT: QEMU's sentences
+    if node is None:
+        if drive is not None:
+            raise UsageError(f"Device '{device}' has no medium")
+        raise UsageError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
+    if size < 0:
+        raise UsageError("Parameter 'size' expects a >0 size")
+    if size >= node.virtual_size:
+        await graph.resize(node, size)
+        return {}
+    async with ctx.vm.at_rest():  # a request beyond the new end would make the file long again
+        await graph.resize(node, size)
+    return {}
+
+
+async def block_graph(vm: VmApi) -> BlockGraph:
+    """The disks. The first of a machine that started without imports the block layer."""
+    if vm.block is None:
+        await on_thread(vm.loop, _import_block_layer, "import")
+    return vm.block_graph()
+
+
+def _import_block_layer() -> None:
+    import vmmd.block.file
+    import vmmd.block.graph
+    import vmmd.block.raw  # noqa: F401  # so that they are there
 
 
 def _drive(disk: DiskApi) -> BlockInfo:
@@ -44,7 +137,7 @@ def _drive(disk: DiskApi) -> BlockInfo:
     return info
 
 
-def _inserted(disk: DiskApi) -> BlockDeviceInfo:
+def _inserted(disk: ImageApi) -> BlockDeviceInfo:
     image: ImageInfo = {
         "filename": disk.filename,
         "format": disk.driver,
@@ -52,6 +145,8 @@ def _inserted(disk: DiskApi) -> BlockDeviceInfo:
     }
     if disk.actual_size is not None:
         image["actual-size"] = disk.actual_size
+    if disk.may_be_dirty:
+        image["dirty-flag"] = False
     return {
         "file": disk.filename,
         "node-name": disk.node_name,
@@ -72,41 +167,40 @@ def _inserted(disk: DiskApi) -> BlockDeviceInfo:
     }
 
 
+def _chain(node: NodeApi | None) -> list[NodeApi]:
+    """A node and those below it."""
+    return [] if node is None else [node, *_chain(node.file)]
+
+
 def _drive_stats(disk: DiskApi) -> BlockStats:
-    stats: BlockStats = {"device": disk.name, "stats": _counters(disk.stats)}
+    node = disk.node
+    stats: BlockStats = {} if node is None else _node_stats(node, disk.stats.wr_highest_offset)  # type: ignore[typeddict-item]  # completed below
+    stats["device"] = disk.name
+    stats["stats"] = _counters(disk.stats)
     if disk.qdev is not None:
         stats["qdev"] = disk.qdev
-    if disk.inserted:
-        stats["node-name"] = disk.node_name
-    if disk.protocol_driver is not None:
-        stats["parent"] = _protocol_stats(disk)
     return stats
 
 
-def _node_stats(disk: DiskApi) -> BlockStats:
+def _node_stats(node: NodeApi, highest_offset: int) -> BlockStats:
     """QEMU-COMPAT: nodes have no request counters of their own, only the write high-water mark."""
-    from vmmd.core.backend import BlockStats as Counters
-
     counters = Counters()
-    counters.wr_highest_offset = disk.stats.wr_highest_offset
-    stats: BlockStats = {"node-name": disk.node_name, "stats": _counters(counters, accounts=False)}
-    if disk.protocol_driver is not None:
-        stats["parent"] = _protocol_stats(disk)
+    counters.wr_highest_offset = highest_offset
+    stats: BlockStats = {"node-name": node.node_name, "stats": _counters(counters, accounts=False)}
+    if node.discards is not None:
+        succeeded, failed, discarded_bytes = node.discards
+        stats["driver-specific"] = {
+            "driver": cast("Literal['file', 'host_device']", node.driver),
+            "discard-nb-ok": succeeded,
+            "discard-nb-failed": failed,
+            "discard-bytes-ok": discarded_bytes,
+        }
+    if node.file is not None:
+        stats["parent"] = _node_stats(node.file, highest_offset)
     return stats
 
 
-def _protocol_stats(disk: DiskApi) -> BlockStats:
-    from vmmd.core.backend import BlockStats as Counters
-
-    counters = Counters()
-    counters.wr_highest_offset = disk.stats.wr_highest_offset
-    stats: BlockStats = {"stats": _counters(counters, accounts=False)}
-    if disk.protocol_node_name is not None:
-        stats["node-name"] = disk.protocol_node_name
-    return stats
-
-
-def _counters(stats: backend.BlockStats, *, accounts: bool = True) -> BlockDeviceStats:
+def _counters(stats: Counters, *, accounts: bool = True) -> BlockDeviceStats:
     counters: BlockDeviceStats = {
         "rd_bytes": stats.rd_bytes,
         "wr_bytes": stats.wr_bytes,

@@ -11,9 +11,9 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vmmd.core.background import on_thread
 from vmmd.errors import VmmdError
 from vmmd.qmp import registry as qmp_registry
-from vmmd.qmp.background import on_thread
 from vmmd.qmp.hmp.arguments import ArgumentError, Arguments
 from vmmd.qmp.hmp.registry import COMMANDS, TOPICS, HmpCommand, load
 from vmmd.qmp.session import NO_ID, QmpSession, Request

@@ -3,9 +3,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
+
+from vmmd.options.backends import BLOCK_CHILD, BLOCKDEVS
+from vmmd.qmp.models.options import option_union
+from vmmd.qmp.models.unions import Alternate, Tagged
+
+if TYPE_CHECKING:
+    BlockdevOptions = dict[str, Any]
+else:
+    BlockdevOptions = option_union(__name__, "driver", BLOCKDEVS, {BLOCK_CHILD: "BlockdevRef"})
+    """A node of the block graph, as -blockdev."""
+BlockdevRef = Annotated[str | BlockdevOptions, Alternate("BlockdevRef")]
+"""A node: the name of one that exists, or the options of a new one."""
 
 ImageInfo = TypedDict(
     "ImageInfo",
@@ -109,6 +121,19 @@ class BlockDeviceStats(TypedDict):
     timed_stats: list[BlockDeviceTimedStats]
 
 
+FileDiscardStats = TypedDict(
+    "FileDiscardStats",
+    {
+        "driver": Literal["file", "host_device"],
+        "discard-nb-ok": int,
+        "discard-nb-failed": int,
+        "discard-bytes-ok": int,
+    },
+)
+"""What the host has done with discards."""
+
+BlockStatsSpecific = Annotated[FileDiscardStats, Tagged("driver")]
+
 BlockStats = TypedDict(
     "BlockStats",
     {
@@ -116,7 +141,30 @@ BlockStats = TypedDict(
         "qdev": NotRequired[str],
         "node-name": NotRequired[str],
         "stats": BlockDeviceStats,
+        "driver-specific": NotRequired[BlockStatsSpecific],
         "parent": NotRequired["BlockStats"],
     },
 )
 """Counters of a disk and of the node below it."""
+
+BlockJobInfo = TypedDict(
+    "BlockJobInfo",
+    {
+        "type": str,
+        "device": str,
+        "len": int,
+        "offset": int,
+        "busy": bool,
+        "paused": bool,
+        "speed": int,
+        "io-status": Literal["ok", "failed", "nospace"],
+        "ready": bool,
+        "status": Literal[
+            "undefined", "created", "running", "paused", "ready", "standby", "waiting", "pending", "aborting",
+            "concluded", "null",
+        ],
+        "auto-finalize": bool,
+        "auto-dismiss": bool,
+    },
+)  # fmt: skip
+"""A background job on a disk."""

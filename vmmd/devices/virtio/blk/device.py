@@ -145,6 +145,11 @@ class VirtioBlk(VirtioDevice):
                 self._measure()
                 self.config_changed()
 
+    def lost_medium(self) -> None:
+        """The drive was taken away (drive_del): from now on every request fails, and the guest is told so."""
+        self.backend = self.drive.backend
+        self.rerror = self.werror = "report"
+
     def detach(self) -> None:
         """The device is unplugged: the backend's later calls mean nothing."""
         self._gone = True
@@ -222,6 +227,7 @@ class VirtioBlkPci(VirtioPciDevice):
         self.on_undo(virtio.detach)
         self.on_undo(ctx.requests.on_quiesce(virtio.quiesce))
         self.on_undo(ctx.requests.on_resume(virtio.resume))
+        drive.on_lost(virtio.lost_medium)
         drive.backend.on_resize(virtio.resized)
         return virtio
 

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes and drives that come and go while the loop runs: on a thread, all or nothing, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from vmmd.block import file as block_file
+from vmmd.block.graph import BlockGraph
+from vmmd.errors import VmmdError
+from vmmd.eventloop import EventLoopPort
+from vmmd.options.read_backends import block_node
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    from vmmd.block.base import BlockNode
+
+KIB = 1024
+
+
+def node(name: str | None, driver: str = "file", **keys: object) -> Any:
+    given = {key.replace("_", "-"): value for key, value in keys.items()}
+    return block_node({"driver": driver, **({"node-name": name} if name else {}), **given}, "blockdev-add")
+
+
+def open_files() -> list[str]:
+    """What this process has open, by name."""
+    names = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            names.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except FileNotFoundError:  # the directory's own
+            continue
+    return sorted(name for name in names if not name.startswith(("anon_inode", "socket", "pipe")))
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(64 * KIB))
+    return path
+
+
+def run(story: Callable[[BlockGraph], Awaitable[None]]) -> None:
+    """The story on a loop of its own, with a graph that is closed at the end."""
+
+    async def main() -> None:
+        port = EventLoopPort()
+        port.bind(asyncio.get_running_loop())
+        graph = BlockGraph(port)
+        try:
+            await asyncio.wait_for(story(graph), 10)
+        finally:
+            graph.close()
+
+    asyncio.run(main())
+
+
+class Blocked:
+    """Opening an image waits until the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+        original = getattr(block_file.FileNode, method)
+
+        def wait(node: BlockNode) -> None:
+            assert threading.current_thread() is not threading.main_thread()
+            self.entered.set()
+            assert self.go_on.wait(10)
+            original(node)
+
+        monkeypatch.setattr(block_file.FileNode, method, wait)
+
+    async def wait_entered(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self.entered.wait, 10)
+
+
+@pytest.fixture
+def slow_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[Blocked]:
+    made = Blocked(monkeypatch, "open")
+    yield made
+    made.go_on.set()
+
+
+def test_an_image_that_opens_slowly_holds_nobody_up_and_its_name_is_taken(image: Path, slow_open: Blocked) -> None:
+    async def story(graph: BlockGraph) -> None:
+        adding = asyncio.ensure_future(
+            graph.add_later(node("top", "raw", file={"driver": "file", "filename": str(image)}))
+        )
+        await slow_open.wait_entered()  # and the loop runs
+        assert graph.nodes == {}  # nothing half-open is seen
+        with pytest.raises(VmmdError, match="Duplicate nodes with node-name='top'"):
+            await graph.add_later(node("top", "null-co"))
+        with pytest.raises(VmmdError, match="Failed to find node"):
+            await graph.remove("top")
+        await graph.add_later(node("other", "null-co"))
+        slow_open.go_on.set()
+        made = await adding
+        assert made.file is not None
+        assert list(graph.nodes) == ["other", made.file.node_name, "top"]
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        ({"offset": 1 << 20}, "cannot be greater than size"),
+        ({"size": 513}, "not multiple of 512"),
+        ({"size": 1 << 20}, "has to be smaller or equal"),
+        ({"node-name": "same"}, "Duplicate nodes with node-name='same'"),
+        ({"node-name": "there"}, "Duplicate nodes with node-name='there'"),
+    ],
+)
+def test_what_fails_above_an_open_image_closes_it_again(image: Path, broken: dict[str, Any], sentence: str) -> None:
+    before = open_files()
+
+    async def story(graph: BlockGraph) -> None:
+        await graph.add_later(node("there", "null-co"))
+        inner = {"driver": "file", "filename": str(image), "node-name": "same"}
+        with pytest.raises(VmmdError, match=sentence):
+            await graph.add_later(block_node({"driver": "raw", "node-name": "top", "file": inner, **broken}, ""))
+        assert list(graph.nodes) == ["there"]
+        assert graph.reserved == set()
+        assert open_files() == before
+
+    run(story)
+
+
+def test_what_fails_above_a_named_node_gives_it_back(image: Path) -> None:
+    async def story(graph: BlockGraph) -> None:
+        await graph.add_later(node("f", filename=str(image)))
+        with pytest.raises(VmmdError, match="not multiple"):
+            await graph.add_later(node("top", "raw", file="f", size=1))
+        await graph.add_later(node("top", "raw", file="f"))
+        with pytest.raises(VmmdError, match="Node 'f' is busy: node 'top' uses it"):
+            await graph.add_later(node("top2", "raw", file="f"))
+        await graph.remove("top")
+        await graph.remove("f")
+        assert graph.nodes == {}
+
+    run(story)
+
+
+def test_removal_closes_on_a_thread_and_frees_the_name_then(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(graph: BlockGraph) -> None:
+        await graph.add_later(node("f", filename=str(image)))
+        closing = Blocked(monkeypatch, "close")
+        removing = asyncio.ensure_future(graph.remove("f"))
+        await closing.wait_entered()
+        assert graph.nodes == {}
+        with pytest.raises(VmmdError, match="Duplicate"):
+            await graph.add_later(node("f", "null-co"))
+        closing.go_on.set()
+        await removing
+        await graph.add_later(node("f", "null-co"))
+
+    run(story)
+
+
+def test_a_node_with_a_user_stays(image: Path) -> None:
+    async def story(graph: BlockGraph) -> None:
+        inner = {"driver": "file", "filename": str(image), "node-name": "below"}
+        await graph.add_later(node("top", "raw", file=inner))
+        with pytest.raises(VmmdError, match="Node below is not owned by the monitor"):
+            await graph.remove("below")
+        drive = graph.claim("top", "virtio-blk-device")
+        with pytest.raises(VmmdError, match="Node top is in use; virtio-blk-device uses it"):
+            await graph.remove("top")
+        graph.release(drive)
+        await graph.remove("top")
+        assert graph.nodes == {}
+
+    run(story)
+
+
+@pytest.mark.parametrize("size", [128 * KIB, 4 * KIB, 100_000])
+def test_an_image_changes_its_size_and_its_users_are_told(image: Path, size: int) -> None:
+    async def story(graph: BlockGraph) -> None:
+        top = await graph.add_later(node("top", "raw", offset=512, file={"driver": "file", "filename": str(image)}))
+        told: list[int] = []
+        top.on_resize(lambda: told.append(top.size_bytes))
+        await graph.resize(top, size)
+        assert told == [-(-(size + 512) // 512) * 512 - 512]
+
+    run(story)
+    assert image.stat().st_size == size + 512
+
+
+def test_what_cannot_change_its_size_says_so(image: Path, tmp_path: Path) -> None:
+    async def story(graph: BlockGraph) -> None:
+        file = {"driver": "file", "filename": str(image)}
+        window = await graph.add_later(node("window", "raw", size=512, file={**file, "locking": "off"}))
+        with pytest.raises(VmmdError, match="Cannot resize fixed-size raw disks"):
+            await graph.resize(window, 1024)
+        null = await graph.add_later(node("null", "null-co"))
+        with pytest.raises(VmmdError, match="Image format driver does not support resize"):
+            await graph.resize(null, 1024)
+        fixed = await graph.add_later(node("ro", "raw", read_only=True, file=file))
+        with pytest.raises(VmmdError, match="is read-only"):
+            await graph.resize(fixed, 1024)
+        with pytest.raises(VmmdError, match=r"File too large|Invalid argument"):
+            await graph.resize((await graph.add_later(node("f", filename=str(image)))), (1 << 63) - 1)
+
+    run(story)
+    assert image.stat().st_size == 64 * KIB
+
+
+def test_a_drive_taken_from_its_device_fails_every_request_and_its_image_is_free(image: Path) -> None:
+    from vmmd.options.backends import DriveOptions
+
+    before = open_files()
+
+    async def story(graph: BlockGraph) -> None:
+        items = [("id", "d0"), ("if", "none"), ("file", str(image)), ("format", "raw")]
+        await graph.add_drive_later(DriveOptions.from_items(items, "-drive"))
+        drive = graph.claim("d0", "virtio-blk-device")
+        lost: list[int] = []
+        drive.on_lost(lambda: lost.append(1))
+        left = graph.empty(drive)
+        assert left is not None
+        await graph.discard(left)
+        assert open_files() == before
+        assert (lost, graph.drives, graph.nodes) == ([1], {}, {})
+        assert (drive.inserted, drive.name, graph.query()) == (False, "", [drive])
+        errors: list[int] = []
+        drive.backend.readv(0, [memoryview(bytearray(512))], errors.append)
+        drive.backend.flush(errors.append)
+        assert errors == [errno.ENOMEDIUM] * 2
+        graph.release(drive)
+        assert graph.query() == []
+
+    run(story)
+
+
+def test_a_drive_that_fails_to_be_added_leaves_nothing(image: Path) -> None:
+    from vmmd.options.backends import DriveOptions
+
+    before = open_files()
+    image.write_bytes(b"QFI\xfb" + bytes(512))
+
+    async def story(graph: BlockGraph) -> None:
+        for items in ([("id", "d0"), ("file", str(image))], [("id", "d0"), ("file", str(image) + "x")]):
+            with pytest.raises(VmmdError):
+                await graph.add_drive_later(DriveOptions.from_items(items, "-drive"))
+            assert (graph.nodes, graph.drives, graph.reserved) == ({}, {}, set())
+        assert open_files() == before
+
+    run(story)
