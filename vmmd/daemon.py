@@ -11,11 +11,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
 from vmmd.core.device import ShutdownCause
 from vmmd.core.ending import SIGNALS, early_end
-from vmmd.errors import UsageError
 from vmmd.eventloop import EventLoopPort
 from vmmd.log import get_logger
 from vmmd.machine.vm import Vm
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from vmmd.chardev.base import Chardev
     from vmmd.chardev.listen import ListenSocket
     from vmmd.machine.plan import MachinePlan
+    from vmmd.options.backends import ChardevOptions, ChardevSocket
     from vmmd.options.models import Config, MonitorOptions
     from vmmd.qmp.server import QmpServer
     from vmmd.service import ServiceManager
@@ -53,6 +53,7 @@ class Daemon:
         self.pidfile: PidFile | None = None
         self.chardevs: list[Chardev] = []
         self.monitor_sockets: list[tuple[MonitorOptions, ListenSocket]] = []
+        self.monitor_devices: list[tuple[MonitorOptions, Chardev]] = []  # QMP with one peer at a time
         self.server: QmpServer | None = None
         self.service: ServiceManager | None = None
         self.status = 0
@@ -86,7 +87,6 @@ class Daemon:
 
     def _plan_chardevs(self) -> None:
         from vmmd import chardev
-        from vmmd.options.backends import ChardevSocket
 
         fdsets = self.vm.fdsets
         for added in self.config.add_fds:
@@ -94,12 +94,7 @@ class Daemon:
         monitors = {monitor.chardev: monitor for monitor in self.config.monitors if monitor.mode == "control"}
         for options in self.config.chardevs.values():
             monitor = monitors.get(options.id)
-            if monitor is not None:
-                if not isinstance(options, ChardevSocket):
-                    raise UsageError(
-                        f"-mon chardev={options.id}: a monitor on a {options.backend} is not available in this version",
-                        "it takes a socket",
-                    )
+            if monitor is not None and _serves_clients(options):
                 listener = chardev.listen_socket(options)
                 listener.frontend_open = True
                 self.monitor_sockets.append((monitor, listener))
@@ -108,6 +103,8 @@ class Daemon:
                 made = chardev.create(options, self.port, self.vm.lock, fdsets)
                 self.chardevs.append(made)
                 self.vm.chardevs[options.id] = made
+                if monitor is not None:
+                    self.monitor_devices.append((monitor, made))
         self._plan_readline_monitors({made.label: made for made in self.chardevs})
 
     def _plan_readline_monitors(self, chardevs: dict[str, Chardev]) -> None:
@@ -123,6 +120,8 @@ class Daemon:
 
         server = self.server = QmpServer(self.vm, self.port)
         self.vm.events.sink = server
+        for monitor, device in self.monitor_devices:
+            server.attach(device, self.vm.lock, pretty=monitor.pretty)
         for monitor, listener in self.monitor_sockets:
             early_end.check()
             listener.open()
@@ -251,3 +250,10 @@ class Daemon:
                 step()
             except Exception:
                 log.exception("at the end")
+
+
+def _serves_clients(options: ChardevOptions) -> TypeGuard[ChardevSocket]:
+    """A QMP monitor on it greets early and passes descriptors; on anything else it is the front end of the device."""
+    from vmmd.options.backends import ChardevSocket
+
+    return isinstance(options, ChardevSocket) and (options.server or not (options.reconnect or options.logfile))

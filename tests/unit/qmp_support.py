@@ -34,6 +34,7 @@ from vmmd.machine.vm import Vm
 from vmmd.options.models import Config
 from vmmd.qmp.hmp import registry as hmp_registry
 from vmmd.qmp.server import QmpServer
+from vmmd.qmp.streams import DescriptorStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -253,7 +254,7 @@ class ManualLoop:
         future.add_waiter(lambda: self.spawn(coroutine, name))
 
 
-class FakeStream:
+class FakeStream(DescriptorStream):
     """A client that the test plays: ``room`` is how much it takes before it stops reading."""
 
     read_fd = write_fd = 5

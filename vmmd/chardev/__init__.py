@@ -62,10 +62,13 @@ def create(config: CharOptions, loop: LoopPort, lock: threading.Lock, fdsets: Fd
 
 
 def listen_socket(config: SocketOptions) -> ListenSocket:
-    """The socket of a monitor's ``-chardev socket``, not opened yet. Raises UsageError for what a monitor lacks."""
+    """The socket of a QMP monitor's ``-chardev socket``, not opened yet. Raises UsageError for what a monitor lacks."""
     from vmmd.chardev.listen import ListenSocket
 
-    for key, value in (("reconnect", config.reconnect), ("logfile", config.logfile)):
-        if value:
-            raise UsageError(f"-chardev socket,id={config.id}: {key}= of a monitor is not available in this version")
+    if config.logfile:
+        # LIMIT: which of the clients' output would it have?
+        raise UsageError(
+            f"-chardev socket,id={config.id}: logfile= of a QMP server is not available in this version",
+            "it serves several clients; -trace or a client's own log show what is said",
+        )
     return ListenSocket(config)

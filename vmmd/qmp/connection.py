@@ -103,7 +103,7 @@ class Connection:
             return
         self._set_reading(False)
         if self._unsent:
-            self._loop.remove_writer(self._stream.write_fd)
+            self._stream.unwatch_output(self._loop)
         self.closed = True
         if Connection.latest is self:
             Connection.latest = None
@@ -229,9 +229,9 @@ class Connection:
         if wanted is not self._reading:
             self._reading = wanted
             if wanted:
-                self._loop.add_reader(self._stream.read_fd, self._readable)
+                self._stream.watch_input(self._loop, self._readable)
             else:
-                self._loop.remove_reader(self._stream.read_fd)
+                self._stream.unwatch_input(self._loop)
 
     # -- execution -------------------------------------------------------------------------------------------------
 
@@ -359,7 +359,7 @@ class Connection:
             return
         if self._unsent:
             self._set_reading(False)
-            self._loop.add_writer(self._stream.write_fd, self._writable)
+            self._stream.watch_output(self._loop, self._writable)
 
     def _write(self, data: bytes | memoryview) -> bool:
         try:
@@ -375,7 +375,7 @@ class Connection:
     def _broken(self) -> None:
         """The client is gone: nothing more can be written."""
         if self._unsent:
-            self._loop.remove_writer(self._stream.write_fd)
+            self._stream.unwatch_output(self._loop)
             self._unsent = b""
         self._batch.clear()
         self.close()
@@ -383,7 +383,7 @@ class Connection:
     def _writable(self) -> None:
         if not self._write(self._unsent) or self._unsent:
             return
-        self._loop.remove_writer(self._stream.write_fd)
+        self._stream.unwatch_output(self._loop)
         self._release_held()
         self._pump()
 

@@ -17,8 +17,10 @@ from vmmd.qmp.session import error_reply, greeting, greeting_bytes
 
 if TYPE_CHECKING:
     import socket
+    import threading
     from collections.abc import Callable
 
+    from vmmd.core.backend import CharBackend
     from vmmd.core.notify import LoopPort
     from vmmd.qmp.connection import Connection
     from vmmd.qmp.streams import Stream
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
 
 log = get_logger("vmmd.qmp")
 
-#: clients of one listening socket; further ones get one error line
-MAX_CLIENTS = 32
+#: clients of one listening socket; further ones get one error line. An idle session takes some kilobytes, one whose
+#: client never reads some hundred, and a reply
+MAX_CLIENTS = 64
 #: connections taken by one wake-up of the loop
 ACCEPT_BATCH = 16
 #: pause when the process has no descriptors left
@@ -154,6 +157,12 @@ class QmpServer:
         from vmmd.qmp.streams import FdStream
 
         return self.serve(FdStream(read_fd, write_fd, owned=owned), pretty=pretty)
+
+    def attach(self, chardev: CharBackend, lock: threading.Lock, *, pretty: bool) -> None:
+        """Serve the peers of a character device, one at a time. Raises UsageError when it has a user."""
+        from vmmd.qmp.char_monitor import ChardevMonitor
+
+        ChardevMonitor(self, chardev, pretty=pretty).attach(lock)
 
     def serve(
         self,

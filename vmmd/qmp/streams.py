@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vmmd.core.notify import LoopPort
+
 #: most bytes taken by one read
 READ_BYTES = 65536
 #: most descriptors taken by one read; the kernel closes further ones
@@ -21,35 +23,60 @@ _CONTROL_BYTES = socket.CMSG_SPACE(MAX_FDS * _FD_BYTES)
 class Stream(Protocol):
     """What a connection needs. All calls on the loop thread."""
 
-    @property
-    def read_fd(self) -> int: ...
-    @property
-    def write_fd(self) -> int: ...
-
     def read(self) -> bytes:
         """Some bytes; b"" at the end. Raises BlockingIOError when there are none now, OSError when broken."""
 
     def write(self, data: bytes | memoryview) -> int:
         """Write without waiting; returns how much was taken. Raises BlockingIOError or OSError."""
 
+    def watch_input(self, loop: LoopPort, callback: Callable[[], None]) -> None:
+        """Call ``callback`` whenever there is something to read."""
+
+    def unwatch_input(self, loop: LoopPort) -> None:
+        """Undo ``watch_input``."""
+
+    def watch_output(self, loop: LoopPort, callback: Callable[[], None]) -> None:
+        """Call ``callback`` whenever bytes can be written."""
+
+    def unwatch_output(self, loop: LoopPort) -> None:
+        """Undo ``watch_output``."""
+
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Give back what it has."""
 
 
-class SocketStream:
+class DescriptorStream:
+    """Base of streams over file descriptors, which the loop watches."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        read_fd: int
+        write_fd: int
+
+    def watch_input(self, loop: LoopPort, callback: Callable[[], None]) -> None:
+        loop.add_reader(self.read_fd, callback)
+
+    def unwatch_input(self, loop: LoopPort) -> None:
+        loop.remove_reader(self.read_fd)
+
+    def watch_output(self, loop: LoopPort, callback: Callable[[], None]) -> None:
+        loop.add_writer(self.write_fd, callback)
+
+    def unwatch_output(self, loop: LoopPort) -> None:
+        loop.remove_writer(self.write_fd)
+
+
+class SocketStream(DescriptorStream):
     """A connected stream socket."""
 
-    __slots__ = ("_socket", "read_fd", "write")
+    __slots__ = ("_socket", "read_fd", "write", "write_fd")
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
-        self.read_fd = sock.fileno()
+        self.read_fd = self.write_fd = sock.fileno()
         self.write = sock.send  # SIGPIPE is ignored by the interpreter
-
-    @property
-    def write_fd(self) -> int:
-        return self.read_fd
 
     def read(self) -> bytes:
         return self._socket.recv(READ_BYTES)
@@ -88,7 +115,7 @@ class UnixStream(SocketStream):
                 os.close(fd)
 
 
-class FdStream:
+class FdStream(DescriptorStream):
     """A pair of descriptors, which may be the same (pty).
 
     Unless ``owned`` they stay open and get their blocking mode back: a shell shares its terminal with us (stdio).
