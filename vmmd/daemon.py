@@ -148,7 +148,7 @@ class Daemon:
         if plan.direct_boot is not None:
             self.vm.on_close(plan.direct_boot.close)
         builder = Builder(self.vm, plan)
-        for step in (builder.open_kvm, builder.build, *(made.open for made in self.chardevs)):
+        for step in (builder.make_objects, builder.open_kvm, builder.build, *(made.open for made in self.chardevs)):
             early_end.check()
             step()
         if self.config.pidfile:

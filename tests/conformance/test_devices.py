@@ -259,7 +259,7 @@ def test_whatever_is_refused_while_it_is_plugged_it_leaves_no_trace(type_name: s
     clean = Rig(type_name)
     clean.plug()
     steps = list(clean.calls)
-    assert steps or type_name in ("port92",)
+    assert steps or type_name == "port92" or type_name.startswith("kvm-")  # whose chips are in the kernel
     for number, step in enumerate(steps):
         rig = Rig(type_name, refuse=number)
         before = rig.traces()

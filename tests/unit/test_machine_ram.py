@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vmmd.errors import BackendError
-from vmmd.machine.build import _settings
+from vmmd.machine.objects.memory import settings
 from vmmd.machine.ram import RamBlock, RamSettings
-from vmmd.options.backends import MemoryBackendFile, MemoryBackendRam
 from vmmd.options.models import MachineOptions
+from vmmd.options.objects import MemoryBackendFile, MemoryBackendRam
 from vmmd.units import MiB
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def test_merge_and_dump_mark_the_mapping(merge: bool, dump: bool) -> None:
 def test_backend_that_does_not_say_follows_the_machine() -> None:
     machine = MachineOptions.from_items([("mem-merge", "off"), ("dump-guest-core", "off")], "-machine")
     backend = MemoryBackendRam.from_items([("id", "m"), ("size", "4M")], "-object")
-    assert _settings(backend, machine)[4:6] == (False, False)
+    assert settings(backend, machine)[4:6] == (False, False)
     explicit = MemoryBackendRam.from_items([("id", "m"), ("size", "4M"), ("merge", "on"), ("dump", "on")], "-object")
-    made = _settings(explicit, machine)
+    made = settings(explicit, machine)
     assert (made.merge, made.dump) == (True, True)
 
 
@@ -78,7 +78,7 @@ def test_discard_data_throws_the_content_of_a_file_away(discard: str) -> None:
     path = f"/dev/shm/vmmd-test-{os.getpid()}"
     items = [("id", "m"), ("size", "4M"), ("mem-path", path), ("share", "on"), ("discard-data", discard)]
     try:
-        block = RamBlock("m", _settings(MemoryBackendFile.from_items(items, "-object"), MachineOptions()))
+        block = RamBlock("m", settings(MemoryBackendFile.from_items(items, "-object"), MachineOptions()))
         block.view[:4] = b"data"
         block.close()
         block.close()

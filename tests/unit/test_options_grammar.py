@@ -16,7 +16,6 @@ from vmmd.options import lexer
 from vmmd.options.cmdline import parse
 from vmmd.options.fields import shown
 from vmmd.options.keyval import flatten, split_prefix
-from vmmd.options.load import read_secret, secrets
 from vmmd.options.table import BY_NAME, OPTIONS
 from vmmd.units import GiB, MiB
 
@@ -264,29 +263,6 @@ def test_nographic_puts_com1_on_stdio():
 def test_actions():
     config = parse(["-no-reboot", "-action", "shutdown=pause,panic=none"])
     assert (config.no_reboot, config.no_shutdown, config.action.panic) == (True, True, "none")
-
-
-def test_secret_from_data_and_file(tmp_path):
-    key = tmp_path / "key"
-    key.write_bytes(b"aGVsbG8=\n")
-    config = parse(
-        [
-            "-object",
-            f"secret,id=a,file={key},format=base64",
-            "-object",
-            "secret,id=b,data=x,,y",
-            "-object",
-            f"secret,id=c,file={key}",
-        ]
-    )
-    assert secrets(config) == {"a": b"hello", "b": b"x,y", "c": b"aGVsbG8=\n"}
-
-
-def test_bad_secret_does_not_show_its_content():
-    (secret,) = parse(["-object", "secret,id=a,data=hunter2!,format=base64"]).objects
-    with pytest.raises(UsageError) as caught:
-        read_secret(secret)
-    assert "hunter2" not in str(caught.value)
 
 
 def test_parse_opens_and_creates_nothing(tmp_path):

@@ -11,8 +11,9 @@ import pytest
 
 from vmmd.errors import UsageError
 from vmmd.options import availability
-from vmmd.options.backends import BlockdevFile, BlockdevRaw, ChardevFile, ChardevPty, ChardevSocket, NetdevTap, Secret
+from vmmd.options.backends import BlockdevFile, BlockdevRaw, ChardevFile, ChardevPty, ChardevSocket, NetdevTap
 from vmmd.options.cmdline import parse
+from vmmd.options.objects import Secret
 from vmmd.units import GiB, MiB
 
 #: the user's line as it was handed over: line breaks added, values with spaces not quoted

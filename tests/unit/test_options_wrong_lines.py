@@ -45,8 +45,8 @@ LATER = """\
 -nic user
 -device cirrus-vga
 -device virtio-net-pci
--object iothread,id=io0
--object rng-random,id=r0,filename=/dev/urandom
+-object iothread,id=io0,thread-pool-min=4
+-object tls-creds-x509,id=t0,dir=/x
 -chardev udp,id=a,port=1
 -chardev null,id=a,mux=on
 -chardev socket,id=a,path=/x,server=on,wait=off,telnet=on

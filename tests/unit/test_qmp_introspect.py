@@ -10,7 +10,8 @@ import pytest
 from typing_extensions import TypedDict
 
 from vmmd.errors import UsageError
-from vmmd.options.backends import BLOCK_CHILD, BLOCKDEVS, OBJECTS
+from vmmd.options.backends import BLOCK_CHILD, BLOCKDEVS
+from vmmd.options.objects import OBJECTS
 from vmmd.qmp.arguments import argument_check
 from vmmd.qmp.introspect import SchemaBuilder, build_schema
 from vmmd.qmp.models.options import option_union, read_options

@@ -9,8 +9,9 @@ DeviceLock held. ``realize`` that raises is unwound completely by ``plug``.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from vmmd.core.bootindex import BootIndices
 from vmmd.core.props import PropSet
 from vmmd.log import get_logger
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from vmmd.core.irq import GsiFanIn, InterruptController
     from vmmd.core.memory import GuestMemory
     from vmmd.core.notify import DoorbellFactory, LoopPort
+    from vmmd.core.props import Prop
     from vmmd.core.tree import Node, Property
 
 
@@ -93,8 +95,8 @@ class DeviceContext:
     """The seams that a machine gives to its devices. Immutable after construction."""
 
     __slots__ = (
-        "backends", "clock", "doorbells", "events", "interrupts", "irqs", "lock", "loop", "memory", "mmio", "pio",
-        "requests", "vcpus",
+        "backends", "boot_indices", "clock", "doorbells", "events", "interrupts", "irqs", "lock", "loop", "memory",
+        "mmio", "pio", "requests", "vcpus",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  # the seams, by name, once
@@ -126,6 +128,7 @@ class DeviceContext:
         self.events = events
         self.requests = requests
         self.backends = backends
+        self.boot_indices = BootIndices()
         self.vcpus = vcpus  # at start; what num-queues=auto counts
 
 
@@ -140,6 +143,10 @@ class Device:
     user_creatable: ClassVar[bool] = False
     #: QEMU's type above this one; "" follows from the bus: pci-device, isa-device
     parent_type: ClassVar[str] = ""
+    #: wire names of properties that must keep their default. LIMIT: not available in this version
+    UNAVAILABLE: ClassVar[tuple[str, ...]] = ()
+    #: type of a device that is inside this one, "virtio-blk-device"; its properties are this one's too
+    inner_type: ClassVar[str] = ""
     #: True when it can come and go while the guest runs. LIMIT: none of this version can
     hotpluggable: ClassVar[bool] = False
     #: QEMU's base and part types whose ``-global`` properties are properties of this device here
@@ -192,8 +199,25 @@ class Device:
         """What it shows in the object tree besides its declared properties."""
         return ()
 
-    def property_changed(self, name: str) -> None:
-        """A property declared ``live`` has a new value (``name``: of the attribute). On the loop, without the lock."""
+    @classmethod
+    def available(cls) -> list[Prop[Any]]:
+        """The properties that this version has."""
+        return [each for each in cls.Props.each() if each.wire_name not in cls.UNAVAILABLE]
+
+    @classmethod
+    def is_inner(cls, declared: Prop[Any]) -> bool:
+        """True for a property of the inner device."""
+        return False
+
+    def owner_of(self, declared: Prop[Any]) -> str:
+        """How the refusal to change a property names whom it belongs to."""
+        who = f"device '{self.id}'" if self.id else "anonymous device"
+        return f"{who} (type '{self.type_name}')"
+
+    def change_property(self, declared: Prop[Any], value: object) -> None:
+        """A property declared ``live`` gets a new value, of its type. On the loop, without the lock. Raises VmmdError;
+        nothing has changed then."""
+        self.props.values[declared.name] = value
 
     def reset(self, kind: ResetKind) -> None:
         """To power-on state. vCPUs are paused; DeviceLock held. Idempotent."""

@@ -20,34 +20,38 @@ if TYPE_CHECKING:
 _BUSES = {"PCI": "pci.0", "ISA": "isa.0", None: "main-system-bus"}
 
 
-def device_node(device: Device, bus: Node | None) -> Node:
-    """The node of a device on ``bus``, not yet in the tree."""
+def device_node(
+    device: Device,
+    bus: Node | None,
+    type_name: str | None = None,
+    shows: Callable[[Prop[Any]], bool] = lambda declared: True,
+) -> Node:
+    """The node of a device on ``bus``, not yet in the tree. ``type_name`` and ``shows``: of an inner device, which has
+    a part of the properties."""
+    inner = type_name is not None
 
     def describe() -> Iterator[Property | Link]:
-        yield from _standard(bus, lambda: device.hotplugged, hotpluggable=device.hotpluggable)
-        for declared in device.props.each():
-            yield device_property(device, declared)
-        yield from device.extra_properties()
+        yield from _standard(bus, lambda: device.hotplugged, hotpluggable=device.hotpluggable and not inner)
+        yield from (_property(device, declared) for declared in device.props.each() if shows(declared))
+        yield from () if inner else device.extra_properties()
 
-    return Node(device.type_name, describe, subject=device)
+    return Node(type_name or device.type_name, describe, subject=device)
 
 
-def device_property(device: Device, declared: Prop[Any]) -> Property:
+def _property(device: Device, declared: Prop[Any]) -> Property:
     """A declared property of one device."""
 
     def read() -> object:
         return declared.shown(device.resolved.get(declared.name, device.props.values.get(declared.name)))
 
     def refuse(value: object) -> None:
-        who = f"device '{device.id}'" if device.id else "anonymous device"
         # QEMU-COMPAT: the sentence
         raise UsageError(
-            f"Attempt to set property '{declared.wire_name}' on {who} (type '{device.type_name}') after it was realized"
+            f"Attempt to set property '{declared.wire_name}' on {device.owner_of(declared)} after it was realized"
         )
 
     def write(value: object) -> None:
-        device.props.set_json(declared.wire_name, value, device.type_name)
-        device.property_changed(declared.name)
+        device.change_property(declared, declared.checked(value))
 
     setter = write if declared.live else refuse
     return Property(declared.wire_name, declared.kind.qapi_name, read, setter, declared.doc)
@@ -68,13 +72,14 @@ def _standard(bus: Node | None, hotplugged: Callable[[], bool], *, hotpluggable:
     yield Property("hotpluggable", "bool", lambda: hotpluggable)
 
 
-def place(tree: ObjectTree, device: Device, name: str | None = None) -> Node:
-    """Give a device its place by name, id and kind, and its path. Before it is plugged: the path is part of what it
+def place(tree: ObjectTree, device: Device, at: tuple[Node, str] | None = None) -> Node:
+    """Give a device its place (``at``: a special one) and path. Before it is plugged: the path is part of what it
     tells. It leaves its place when it is unrealized."""
     bus = tree.buses.get(_BUSES[device.bus_type])
     node = device_node(device, bus)
-    if name is not None:
-        tree.machine.add(name, node)
+    if at is not None:
+        parent, name = at
+        parent.add(name, node)
     elif not device.user_creatable:
         tree.unattached.add_numbered("device", node)
     elif device.id:

@@ -13,7 +13,7 @@ on the wire unless ``wire=`` says otherwise (``x = prop(..., wire="config_wce")`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, cast, overload
 
 from vmmd.errors import UsageError
 from vmmd.units import parse_size
@@ -49,7 +49,8 @@ class PropType(Generic[T]):
         self._to_json = to_json
         self.ref_kind = ref_kind  # "chardev", "drive", "netdev", "memdev": names a backend
         self.values = values  # of an enumeration
-        self.unset: object = "" if qapi_name == "str" else None  # what introspection shows for «not given»
+        #: what introspection shows for «not given»
+        self.unset: object = "" if qapi_name == "str" or qapi_name.startswith("link<") else None
 
     def from_json(self, value: object) -> T:
         """The value of a JSON member; ValueError when it does not fit. Strings are parsed like text, as QEMU does."""
@@ -132,9 +133,9 @@ def _check_size(value: int) -> int:
     return value
 
 
-def ref_type(kind: str) -> PropType[str]:
+def ref_type(kind: str, qapi_name: str = "str") -> PropType[str]:
     """The id of a backend; resolved through ``DeviceContext`` when the device is realized."""
-    return PropType("str", f"the id of a {kind}", _any_text, json_kinds=(), ref_kind=kind)
+    return PropType(qapi_name, f"the id of a {kind}", _any_text, json_kinds=(), ref_kind=kind)
 
 
 def _parse_mac(text: str) -> bytes:
@@ -203,7 +204,7 @@ CHARDEV = ref_type("chardev")
 DRIVE = ref_type("drive")
 NETDEV = ref_type("netdev")
 MEMDEV = ref_type("memory-backend")
-IOTHREAD = ref_type("iothread")
+IOTHREAD = ref_type("iothread", "link<iothread>")
 
 D = TypeVar("D")
 
@@ -244,6 +245,26 @@ class Prop(Generic[D]):
         if value is None:
             value = self.default
         return self.unset if value is None else self.kind.to_json(value)
+
+    def checked(self, value: object) -> Any:
+        """A JSON value as qom-set takes it: of exactly the right JSON type. Raises UsageError in QAPI's words."""
+        kinds = self.kind.json_kinds or (str,)
+        fits = type(value) in kinds and not (kinds == (int,) and abs(cast("int", value)) >= 1 << 64)
+        if not fits:
+            word = {str: "string", int: "integer", bool: "boolean"}.get(kinds[0], "value")
+            raise UsageError(f"Invalid parameter type for '{self.wire_name}', expected: {word}")
+        try:
+            return self.kind.from_json(value)
+        except ValueError:
+            raise UsageError(
+                f"Parameter '{self.wire_name}' does not accept value '{value}'", f"it takes {self.kind.accepts}"
+            ) from None
+
+    @property
+    def default_value(self) -> object:
+        """``default-value`` in introspection; None for none: text without a default, and what may change later on."""
+        value = self.shown(None)
+        return None if self.live or value == "" else value
 
 
 @overload
@@ -290,6 +311,8 @@ class PropSet:
     """Base of every ``Props`` class: the values of one object, by declared property."""
 
     declared: ClassVar[dict[str, Prop[Any]]] = {}  # by wire name, in order of declaration
+    #: wire names of a base class that this one does not have; as attributes they keep their defaults
+    dropped: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -300,7 +323,14 @@ class PropSet:
         for value in vars(cls).values():
             if isinstance(value, Prop):
                 declared[value.wire_name] = value
-        cls.declared = declared
+        cls.declared = {name: each for name, each in declared.items() if name not in cls.dropped}
+
+    @classmethod
+    def declare(cls, attribute: str, declared: Prop[Any]) -> None:
+        """Add a property to a class that is there already: for many of one kind."""
+        setattr(cls, attribute, declared)
+        declared.__set_name__(cls, attribute)
+        cls.declared[declared.wire_name] = declared
 
     @classmethod
     def each(cls) -> Iterator[Prop[Any]]:

@@ -11,7 +11,8 @@ from vmmd.core.irq import GsiFanIn
 from vmmd.core.tree import Node
 from vmmd.errors import VmmdError
 from vmmd.machine.memory_map import MemoryMap
-from vmmd.machine.ram import RamBlock, RamSettings
+from vmmd.machine.objects.memory import MemoryObject
+from vmmd.options.objects import MemoryBackendRam
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     from vmmd.kvm.vm import KvmVm
     from vmmd.machine.pc_i440fx import PcI440fx
     from vmmd.machine.plan import MachinePlan
+    from vmmd.machine.ram import RamBlock
     from vmmd.machine.vm import Vm
-    from vmmd.options.backends import MemoryBackend
-    from vmmd.options.models import Config, MachineOptions
+    from vmmd.options.models import Config
 
 DEFAULT_CPU = "qemu64"
+DEFAULT_RAM = "pc.ram"  # id of the memory that -m gives
 
 
 class Builder:
@@ -39,6 +41,14 @@ class Builder:
         vm.qom.machine.type_name = f"{self.config.machine.type}-machine"
         #: for stderr, when the start has succeeded: an error would otherwise not be the one line that is read
         self.warnings: list[str] = []
+
+    def make_objects(self) -> None:
+        """Every ``-object``, in order. Raises VmmdError."""
+        store = self.vm.objects
+        self.vm.on_close(store.close)
+        for each in self.config.objects:
+            with named(f"-object {each.qom_type},id={each.id}"):
+                store.add(each)
 
     def open_kvm(self) -> None:
         """Open KVM and find out what CPU this host can give. Raises VmmdError."""
@@ -83,7 +93,9 @@ class Builder:
         self._open_disks()
         if self.plan.is_none:
             return
+        from vmmd.devices.kernel_chips import KvmPit
         from vmmd.kvm.chips import KernelChips
+        from vmmd.machine.device_plan import new_props
 
         vm = self.vm
         kvm_vm = self.kvm.create_vm()
@@ -91,12 +103,9 @@ class Builder:
         kvm_vm.create_irqchip()
         has_pit = self.config.machine.pit != "off"
         if has_pit:
-            kvm_vm.create_pit(self._pit_policy())
+            kvm_vm.create_pit(new_props(KvmPit, self.config.globals).lost_tick_policy)
         chips = KernelChips(kvm_vm, has_pit=has_pit)
-        blocks = self._ram_blocks()
-        for block in blocks:
-            vm.on_close(block.close)
-        vm.memory_map = MemoryMap(kvm_vm, blocks, vm.memory)
+        vm.memory_map = MemoryMap(kvm_vm, self._ram_blocks(), vm.memory)
         ctx = self._context(kvm_vm)
         self._place_cpus()
         with vm.lock:
@@ -104,25 +113,23 @@ class Builder:
         self._make_cpus(kvm_vm)
         self._make_firmware(board, chips)
 
-    def _pit_policy(self) -> str:
-        policy = "delay"
-        for each in self.config.globals:
-            if (each.driver, each.property) == ("kvm-pit", "lost_tick_policy"):
-                policy = each.value
-        return policy
-
     def _ram_blocks(self) -> list[RamBlock]:
+        """The memory backends that are the guest's RAM: those that the user named, or one of vmmd's own."""
         config = self.config
         names = [node.memdev for node in config.numa if node.memdev]
         if config.machine.memory_backend:
             names = [config.machine.memory_backend]
-        machine = config.machine
         if not names:
-            settings = RamSettings(
-                size_bytes=config.memory.size_bytes, merge=machine.mem_merge, dump=machine.dump_guest_core
-            )
-            return [RamBlock("pc.ram", settings)]
-        return [RamBlock(name, _settings(self.plan.backend(name), machine)) for name in names]
+            own = MemoryBackendRam.from_items([("id", DEFAULT_RAM), ("size", str(config.memory.size_bytes))], "-m")
+            self.vm.objects.add(own)
+            names = [DEFAULT_RAM]
+        blocks = []
+        for name in names:
+            backend = self.vm.objects.get(name)
+            assert isinstance(backend, MemoryObject)  # the plan says so
+            backend.users.append("the machine")
+            blocks.append(backend.block)
+        return blocks
 
     def _context(self, kvm_vm: KvmVm) -> DeviceContext:
         from vmmd.kvm.irqchip import KvmInterrupts
@@ -226,6 +233,7 @@ class Builder:
 
         def reset_board() -> None:
             chips.reset()
+            setup.publish_boot_order()
             if boot.once is not None:
                 board.set_boot_order(boot.order)
             if self.plan.direct_boot is not None:
@@ -260,24 +268,3 @@ def resolve_cpu(config: Config, host: HostCpu) -> CpuConfig:
     topology = Topology(smp.sockets, smp.dies, smp.cores, smp.threads)
     with named(f"-cpu {config.cpu}"):
         return resolve(config.cpu or DEFAULT_CPU, host, topology, config.machine_version)
-
-
-def _settings(backend: MemoryBackend, machine: MachineOptions) -> RamSettings:
-    """A memory backend's options as RamSettings; what it does not say follows ``-machine``, as in QEMU."""
-    from vmmd.options.backends import MemoryBackendFile, MemoryBackendMemfd
-
-    common = RamSettings(
-        size_bytes=backend.size_bytes,
-        share=backend.share,
-        prealloc=backend.prealloc,
-        merge=machine.mem_merge if backend.merge is None else backend.merge,
-        dump=machine.dump_guest_core if backend.dump is None else backend.dump,
-        reserve=backend.reserve,
-    )
-    if isinstance(backend, MemoryBackendMemfd):
-        return common._replace(
-            kind="memfd", hugetlb=backend.hugetlb, hugetlb_size_bytes=backend.hugetlbsize or 0, seal=backend.seal
-        )
-    if isinstance(backend, MemoryBackendFile):
-        return common._replace(kind="file", path=backend.mem_path, discard_data=backend.discard_data)
-    return common

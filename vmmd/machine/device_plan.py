@@ -6,7 +6,7 @@ Every ``-device`` of a command line is planned before anything is opened, so tha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmmd.core.registry import DEVICES, LATER, device_class
 from vmmd.errors import UsageError, nearest
@@ -70,7 +70,7 @@ def _checked(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> Devi
     return DevicePlan(cls, props, options.id, options.bus)
 
 
-def new_props(cls: type[Device], globals_: Iterable[GlobalProperty]) -> PropSet:
+def new_props(cls: type[Device], globals_: Iterable[GlobalProperty]) -> Any:
     """Properties of a new device: defaults, then what ``-global`` says for its type, a base of it, or its part."""
     props = cls.Props()
     for each in globals_:

@@ -86,6 +86,10 @@ class FirmwareSetup:
             extra.append((each.name, content))
         return extra
 
+    def publish_boot_order(self) -> None:
+        """Tell firmware of the ``bootindex`` of every device, which may have changed since the last reset."""
+        self.board.fw_cfg.add_file("bootorder", self.boot_order())
+
     def boot_order(self) -> bytes:
         """The ``bootorder`` file from every device's ``bootindex``. Raises UsageError (an index used twice)."""
         entries = []

@@ -80,6 +80,7 @@ class PcI440fx:
         host = self.tree.machine.add("i440fx", composite("i440FX-pcihost", system))
         self.tree.add_bus("pci.0", host, "PCI")
         self._plug_host_bridge()
+        self._plug(self._make("kvm-ioapic"), (host, "ioapic"))
         self.tree.add_bus("isa.0", self._plug(self._make("PIIX3")), "ISA")
         self._plug_isa()
         pm = self._make("PIIX4_PM")
@@ -99,11 +100,11 @@ class PcI440fx:
             raise InternalError(f"{type_name} is not in the registry")
         return cls(new_props(cls, self.config.globals), self.ctx)
 
-    def _plug(self, device: Device, name: str | None = None) -> Node:
-        """``name``: of a part with a place of its own below /machine."""
+    def _plug(self, device: Device, at: tuple[Node, str] | None = None) -> Node:
+        """``at``: a place of its own in the object tree."""
         if device.bus_type == "PCI":
             device.bus = self.bus  # type: ignore[attr-defined]  # every PciDevice has it
-        node = place(self.tree, device, name)
+        node = place(self.tree, device, at)
         device.plug()
         device.reset(ResetKind.COLD)
         self.devices.append(device)
@@ -143,6 +144,10 @@ class PcI440fx:
         self.rtc.cmos_set(0x38, third << 4)
 
     def _plug_isa(self) -> None:
+        if self.config.machine.pit != "off":
+            self._plug(self._make("kvm-pit"))
+        for _ in ("master", "slave"):
+            self._plug(self._make("kvm-i8259"))
         rtc: Mc146818Rtc = self._make("mc146818rtc")  # type: ignore[assignment]
         rtc.start = _rtc_start(self.config.rtc.base)
         rtc.reference = {"host": None, "rt": time.monotonic_ns, "vm": self.ctx.clock.now_ns}[self.config.rtc.clock]
@@ -156,4 +161,4 @@ class PcI440fx:
         self._plug(self._make("port92"))
         fw_cfg = self._make("fw_cfg_io")
         self.fw_cfg = fw_cfg  # type: ignore[assignment]
-        self._plug(fw_cfg, "fw_cfg")
+        self._plug(fw_cfg, (self.tree.machine, "fw_cfg"))

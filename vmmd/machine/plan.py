@@ -16,16 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
     from vmmd.firmware.direct_boot import DirectBoot
-    from vmmd.options.backends import MemoryBackend
     from vmmd.options.models import Config
-
-#: parts that are no devices of the registry and take -global properties
-_KERNEL_PARTS = {
-    "kvm-pit": {"lost_tick_policy": ("delay", "discard")},
-    "kvm-apic": {},
-    "kvm-i8259": {},
-    "kvm-ioapic": {},
-}
+    from vmmd.options.objects import MemoryBackend
 
 
 class MachinePlan:
@@ -35,17 +27,12 @@ class MachinePlan:
         self.config = config
         self.devices: list[device_plan.DevicePlan] = []
         self.direct_boot: DirectBoot | None = None
-        self.secrets: dict[str, bytes] = {}
         self.node_sizes: list[int] = []  # bytes of RAM of each -numa node
         self.is_none = config.machine.type == "none"
 
     def check(self) -> None:
         """Check machine, devices and what they refer to. Raises UsageError, BackendError."""
         config = self.config
-        if config.objects:
-            from vmmd.options import load
-
-            self.secrets = load.secrets(config)
         if self.is_none:
             self._check_none()
             return
@@ -77,17 +64,7 @@ class MachinePlan:
         from vmmd.core.registry import DEVICES, device_class
 
         for each in self.config.globals:
-            if each.driver in _KERNEL_PARTS:
-                values = _KERNEL_PARTS[each.driver].get(each.property)
-                if values is None:
-                    raise UsageError(f"Property '{each.driver}.{each.property}' not found")
-                if each.value not in values:
-                    raise UsageError(
-                        f"-global {each.driver}.{each.property}={each.value}: Parameter '{each.property}' does not "
-                        f"accept value '{each.value}'",
-                        "it takes " + " or ".join(values),
-                    )
-            elif each.driver in DEVICES:
+            if each.driver in DEVICES:
                 cls = device_class(each.driver)
                 assert cls is not None
                 device_plan.new_props(cls, [each])
@@ -142,7 +119,7 @@ class MachinePlan:
             raise UsageError(f"total memory for NUMA nodes ({sum(sizes):#x}) should equal RAM size ({total:#x})")
 
     def backend(self, name: str) -> MemoryBackend:
-        from vmmd.options.backends import MemoryBackend
+        from vmmd.options.objects import MemoryBackend
 
         for each in self.config.objects:
             if each.id == name and isinstance(each, MemoryBackend):

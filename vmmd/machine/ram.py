@@ -23,7 +23,9 @@ log = get_logger("vmmd.machine")
 _MAP_NORESERVE = 0x4000
 _MADV_HUGEPAGE = 14
 _MADV_MERGEABLE = 12
+_MADV_UNMERGEABLE = 13
 _MADV_DONTDUMP = 16
+_MADV_DODUMP = 17
 
 
 class RamSettings(NamedTuple):
@@ -51,21 +53,32 @@ class RamBlock:
         self.settings = settings
         self.size_bytes = settings.size_bytes
         self.fd: int | None = None
-        self._map = self._allocate()
+        try:
+            self._map = self._allocate()
+        except BaseException:
+            self._close_fd()
+            raise
         self.view = memoryview(self._map)
         # SAFETY: the mapping is page aligned, as long as the view, and kept alive by self; KVM slots and regions made
         # from it are removed before the block is closed (mmap.close raises BufferError while a view is out).
         self.hva = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        self._advise()
+        if self.size_bytes >= 2 * MiB and settings.kind == "ram":
+            self._madvise(_MADV_HUGEPAGE)
+        self.advise(merge=settings.merge or None, dump=None if settings.dump else False)
         if settings.prealloc:
-            self._preallocate()
+            try:
+                self.preallocate()
+            except BaseException:
+                self._close_fd()
+                self.unmap()
+                raise
 
     def region(self, gpa: int, offset_bytes: int, size_bytes: int) -> RamRegion:
         """A part of the block at a guest-physical address."""
         return make_region(gpa, self.view[offset_bytes : offset_bytes + size_bytes], self.hva + offset_bytes, self.name)
 
     def close(self) -> None:
-        """Discard the contents of a file if asked for, and close what was opened. The mapping ends with the process."""
+        """Discard the contents of a file if asked for, and close what was opened. The mapping stays: ``unmap``."""
         if self.fd is None:
             return
         if self.settings.discard_data:
@@ -73,8 +86,17 @@ class RamBlock:
                 self._map.madvise(mmap.MADV_REMOVE)
             except OSError as error:  # a private mapping, or a file system that cannot: nothing is written back then
                 log.info("memory '%s': its content stays: %s", self.name, error)
-        os.close(self.fd)
-        self.fd = None
+        self._close_fd()
+
+    def _close_fd(self) -> None:
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+    def unmap(self) -> None:
+        """Give the memory back to the host: nobody may have a part of it any more."""
+        self.view.release()
+        self._map.close()
 
     def _allocate(self) -> mmap.mmap:
         settings = self.settings
@@ -98,7 +120,6 @@ class RamBlock:
         return share | (0 if self.settings.reserve else _MAP_NORESERVE)
 
     def _map_fd(self, fd: int) -> mmap.mmap:
-        self.fd = fd
         return mmap.mmap(fd, self.size_bytes, flags=self._map_flags())
 
     def _open_memfd(self) -> int:
@@ -108,7 +129,7 @@ class RamBlock:
             flags |= os.MFD_HUGETLB
             if settings.hugetlb_size_bytes:
                 flags |= (settings.hugetlb_size_bytes.bit_length() - 1) << 26
-        fd = os.memfd_create(self.name, flags)
+        fd = self.fd = os.memfd_create(self.name, flags)
         os.ftruncate(fd, self.size_bytes)
         if settings.seal:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
@@ -118,36 +139,36 @@ class RamBlock:
         settings = self.settings
         path = settings.path or ""
         if os.path.isdir(path):
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_TMPFILE, 0o600)
+            fd = self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_TMPFILE, 0o600)
             os.ftruncate(fd, self.size_bytes)
             return fd
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600)
+        fd = self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600)
         if os.fstat(fd).st_size < self.size_bytes:
             os.ftruncate(fd, self.size_bytes)
         return fd
 
-    def _advise(self) -> None:
-        settings = self.settings
-        wanted = [_MADV_HUGEPAGE] if self.size_bytes >= 2 * MiB and settings.kind == "ram" else []
-        if settings.merge:
-            wanted.append(_MADV_MERGEABLE)
-        if not settings.dump:
-            wanted.append(_MADV_DONTDUMP)
-        for advice in wanted:
-            try:
-                self._map.madvise(advice)
-            except OSError:  # a kernel without THP or KSM: advice only
-                continue
+    def advise(self, *, merge: bool | None = None, dump: bool | None = None) -> None:
+        """Let the host merge equal pages, or not; have them in core dumps, or not. None: leave it."""
+        if merge is not None:
+            self._madvise(_MADV_MERGEABLE if merge else _MADV_UNMERGEABLE)
+        if dump is not None:
+            self._madvise(_MADV_DODUMP if dump else _MADV_DONTDUMP)
 
-    def _preallocate(self) -> None:
-        """Touch every page now, so that memory that is not there is an error at start (prealloc=on)."""
-        populate_write = 23  # MADV_POPULATE_WRITE, Linux 5.14
+    def _madvise(self, advice: int) -> None:
         try:
-            self._map.madvise(populate_write)
-        except OSError as cause:
+            self._map.madvise(advice)
+        except OSError:  # a kernel without THP or KSM: advice only
+            pass
+
+    def preallocate(self) -> None:
+        """Touch every page now, so that memory that is not there is an error here. Raises BackendError."""
+        populate_write = 23  # MADV_POPULATE_WRITE, Linux 5.14
+        libc = ctypes.CDLL(None, use_errno=True)  # unlike mmap.madvise it lets other threads run meanwhile
+        # SAFETY: the range is this mapping, which self keeps
+        if libc.madvise(ctypes.c_void_p(self.hva), ctypes.c_size_t(self.size_bytes), populate_write):
             # QEMU-COMPAT: "os_mem_prealloc"-style failure is fatal at start
-            size = format_size(self.size_bytes)
-            raise BackendError.from_os(f"cannot preallocate {size} for '{self.name}'", cause) from cause
+            cause = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            raise BackendError.from_os(f"cannot preallocate {format_size(self.size_bytes)} for '{self.name}'", cause)
 
 
 def lock_memory() -> None:

@@ -24,6 +24,7 @@ from vmmd.core.tree import Folder, Node, ObjectTree
 from vmmd.errors import StateError, VmmdError
 from vmmd.log import get_logger
 from vmmd.machine.chardevs import Chardevs
+from vmmd.machine.objects.store import ObjectStore
 from vmmd.machine.requests import Requests
 from vmmd.runstate import RunState, RunStateMachine
 
@@ -104,6 +105,7 @@ class Vm:
         self.requests = Requests(self._wake_for_requests)
         self.clock.on_failure = self.requests.request_internal_error
         self.qom = ObjectTree()
+        self.objects = ObjectStore(self.qom, config)
         self.memory_map: MemoryMap | None = None
         self.cpus: VcpuManager | None = None
         self.pci: PciBus | None = None

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from vmmd.core import registry
 from vmmd.errors import UsageError
-from vmmd.options.backends import LaterBlockdev, LaterChardev, LaterNetdev, LaterObject
+from vmmd.options.backends import LaterBlockdev, LaterChardev, LaterNetdev
 from vmmd.options.fields import shown
+from vmmd.options.objects import LaterObject
 from vmmd.options.read_machine import ACCELS
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed models of backends: character devices, disks, objects, network backends. Key names are QEMU's.
+"""Typed models of backends: character devices, disks, network backends. Key names are QEMU's.
 
 Every backend class is listed in a table by the word that selects it (``CHARDEVS["socket"]``). A word that QEMU knows
 and this version does not have stands in ``…_LATER`` and becomes a ``Later…`` object with its raw items: it parses, and
@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vmmd.core.props import BOOL, ON_OFF_AUTO, SIZE, STR, U16, U32, U64, PropType, enum_type, int_type, prop
 from vmmd.errors import UsageError
-from vmmd.options.fields import COUNT, NUMBER, RANGES, OptionSet, shown
+from vmmd.options.fields import COUNT, NOTHING, NUMBER, ONLY_OFF, OptionSet, shown
 from vmmd.units import UNIX_PATH_BYTES
 
 if TYPE_CHECKING:
     from vmmd.options.fields import Items
 
-NOTHING: tuple[object, ...] = ()
-ONLY_OFF: tuple[object, ...] = (False, "off")
 
 # --- character devices ------------------------------------------------------------------------------------------------
 
@@ -353,114 +351,6 @@ BLOCKDEVS_LATER = (
     "nbd", "nfs", "nvme", "nvme-io_uring", "parallels", "preallocate", "qcow", "qcow2", "qed", "quorum", "rbd",
     "replication", "snapshot-access", "ssh", "throttle", "vdi", "vhdx", "virtio-blk-vfio-pci",
     "virtio-blk-vhost-user", "virtio-blk-vhost-vdpa", "vmdk", "vpc", "vvfat",
-)  # fmt: skip
-
-# --- objects ----------------------------------------------------------------------------------------------------------
-
-
-class ObjectOptions(OptionSet):
-    """``-object TYPE,id=…``."""
-
-    qom_type: ClassVar[str] = ""
-    id = prop(STR, "", "name of the object", required=True)
-
-
-class MemoryBackend(ObjectOptions):
-    """What all memory backends take."""
-
-    size_bytes = prop(SIZE, 0, "bytes of memory", wire="size", required=True)
-    share = prop(BOOL, False, "visible to other processes")
-    prealloc = prop(BOOL, False, "touch every page at start")
-    prealloc_threads = prop(COUNT, 1, "threads that touch them")
-    prealloc_context = prop(STR, None, "thread context object")
-    merge = prop(BOOL, None, "let the host merge equal pages")
-    dump = prop(BOOL, None, "include in core dumps")
-    reserve = prop(BOOL, True, "reserve swap or huge pages")
-    policy = prop(enum_type("HostMemPolicy", "default", "preferred", "bind", "interleave"), "default", "NUMA policy")
-    host_nodes = prop(RANGES, (), "host NUMA nodes, 0-1; may be repeated")
-    x_use_canonical_path_for_ramblock_id = prop(BOOL, None, "name of the block in migration streams")
-
-    repeatable: ClassVar = frozenset({"host-nodes"})
-    later: ClassVar = {
-        "prealloc-threads": (1,),
-        "prealloc-context": NOTHING,
-        "policy": ("default",),
-        "host-nodes": NOTHING,
-        "x-use-canonical-path-for-ramblock-id": NOTHING,
-    }
-
-    def check(self, where: str) -> None:
-        super().check(where)
-        if self.size_bytes == 0:
-            raise UsageError(f"{where} size=0: 'size' takes a size above 0")
-
-
-class MemoryBackendRam(MemoryBackend):
-    qom_type = "memory-backend-ram"
-
-
-class MemoryBackendMemfd(MemoryBackend):
-    qom_type = "memory-backend-memfd"
-    share = prop(BOOL, True, "visible to other processes")
-    hugetlb = prop(BOOL, False, "use huge pages")
-    hugetlbsize = prop(SIZE, None, "size of a huge page: 2M, 1G")
-    seal = prop(BOOL, True, "forbid growing and shrinking")
-
-
-class MemoryBackendFile(MemoryBackend):
-    qom_type = "memory-backend-file"
-    mem_path = prop(STR, "", "file or directory (of hugetlbfs)", required=True)
-    discard_data = prop(BOOL, False, "throw the content away at exit")
-    align = prop(SIZE, None, "alignment of the mapping")
-    pmem = prop(BOOL, False, "persistent memory")
-    readonly = prop(BOOL, False, "map read-only")
-
-    later: ClassVar = {
-        **MemoryBackend.later,
-        "pmem": ONLY_OFF,
-        "align": NOTHING,
-        "readonly": ONLY_OFF,  # what it can be used for is RAM
-    }
-
-
-class Secret(ObjectOptions):
-    """``-object secret``: a password or key. Read by ``options.load``."""
-
-    qom_type = "secret"
-    data = prop(STR, None, "the secret itself, seen by everyone who sees the process list")
-    file = prop(STR, None, "file with the secret")
-    format = prop(enum_type("QCryptoSecretFormat", "raw", "base64"), "raw", "how it is written")
-    keyid = prop(STR, None, "id of the secret that this one is encrypted with")
-    iv = prop(STR, None, "initialization vector, base64")
-
-    later: ClassVar = {"keyid": NOTHING, "iv": NOTHING}
-
-    def check(self, where: str) -> None:
-        super().check(where)
-        if (self.data is None) == (self.file is None):
-            which = "and 'file' exclude each other" if self.data is not None else "or 'file' is missing"
-            raise UsageError(f"{where}: 'data' {which}", "a secret has one source")
-
-
-class LaterObject(ObjectOptions):
-    """An object type of QEMU that this version does not have."""
-
-    def __init__(self, qom_type: str, items: Items) -> None:
-        super().__init__()
-        self.kind = qom_type
-        self.items = items
-
-
-OBJECTS: dict[str, type[ObjectOptions]] = {
-    cls.qom_type: cls for cls in (MemoryBackendRam, MemoryBackendMemfd, MemoryBackendFile, Secret)
-}
-OBJECTS_LATER = (
-    "authz-list", "authz-list-file", "authz-pam", "authz-simple", "can-bus", "can-host-socketcan", "colo-compare",
-    "cryptodev-backend", "cryptodev-backend-builtin", "cryptodev-vhost-user", "dbus-vmstate", "filter-buffer",
-    "filter-dump", "filter-mirror", "filter-redirector", "filter-replay", "filter-rewriter", "input-barrier",
-    "input-linux", "iothread", "main-loop", "memory-backend-epc", "pr-manager-helper", "qtest", "rng-builtin",
-    "rng-egd", "rng-random", "secret_keyring", "sev-guest", "thread-context", "throttle-group", "tls-cipher-suites",
-    "tls-creds-anon", "tls-creds-psk", "tls-creds-x509", "x-remote-object", "x-vfio-user-server",
 )  # fmt: skip
 
 # --- network, sound, display: parsed so that the whole line is checked; refused by availability ----------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.errors import UsageError
-from vmmd.options.backends import ChardevNull, ChardevStdio, MemoryBackend
+from vmmd.options.backends import ChardevNull, ChardevStdio
 from vmmd.options.fields import shown
 from vmmd.options.models import (
     DEFAULT_MEMORY_BYTES,
@@ -20,6 +20,7 @@ from vmmd.options.models import (
     SerialOptions,
     machine_types,
 )
+from vmmd.options.objects import MemoryBackend
 from vmmd.options.read_machine import check_accel
 
 if TYPE_CHECKING:

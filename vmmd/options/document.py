@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmd.options import backends
+from vmmd.options import backends, objects
 from vmmd.options.table import OPTIONS
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def backends_table() -> str:
     rows: tuple[tuple[str, Iterable[str], Iterable[str]], ...] = (
         ("-chardev", backends.CHARDEVS, backends.CHARDEVS_LATER),
         ("-blockdev", backends.BLOCKDEVS, backends.BLOCKDEVS_LATER),
-        ("-object", backends.OBJECTS, backends.OBJECTS_LATER),
+        ("-object", objects.OBJECTS, objects.OBJECTS_LATER),
         ("-netdev", (), (*backends.NETDEVS, *backends.NETDEVS_LATER)),
     )
     lines = ["| Option | Available | Later |", "|---|---|---|"]

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Self
 
+#: what ``OptionSet.later`` says of a key: no value of it is there, or only the one that asks for nothing
+NOTHING: tuple[object, ...] = ()
+ONLY_OFF: tuple[object, ...] = (False, "off")
+
 #: What a user gave, in order: key and text (or, from a JSON form, a JSON value).
 Items = list[tuple[str, Any]]
 

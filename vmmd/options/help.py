@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import vmmd
 from vmmd.core import registry
 from vmmd.errors import UsageError
-from vmmd.options import backends, read_machine
+from vmmd.options import backends, objects, read_machine
 from vmmd.options.fields import shown, unknown_name
 from vmmd.options.models import MachineOptions, machine_types
 from vmmd.options.table import OPTIONS
@@ -161,7 +161,7 @@ _TOPICS: dict[str, tuple[Callable[[Any, str | None], str], object]] = {
     "device": (_about_devices, None),
     "machine": (_about_machine, None),
     "chardev": (_about_table, ("-chardev", "Available chardev backend types:", backends.CHARDEVS)),
-    "object": (_about_table, ("-object", "List of user creatable objects:", backends.OBJECTS)),
+    "object": (_about_table, ("-object", "List of user creatable objects:", objects.OBJECTS)),
     "netdev": (_about_table, ("-netdev", "Available netdev backend types:", {})),
 }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from vmmd.core.props import BOOL, ON_OFF_AUTO, SIZE, STR, U16, U32, enum_type, int_type, prop
-from vmmd.options.fields import COUNT, FD, NUMBER, RANGES, SIZE_MIB, UUID, OptionSet
+from vmmd.options.fields import COUNT, FD, NOTHING, NUMBER, ONLY_OFF, RANGES, SIZE_MIB, UUID, OptionSet
 from vmmd.units import MiB
 
 if TYPE_CHECKING:
@@ -21,15 +21,13 @@ if TYPE_CHECKING:
         ChardevOptions,
         DriveOptions,
         NetdevOptions,
-        ObjectOptions,
         VncOptions,
     )
     from vmmd.options.fields import Items
+    from vmmd.options.objects import ObjectOptions
 
 DEFAULT_MEMORY_BYTES = 128 * MiB
-ONLY_OFF: tuple[object, ...] = (False, "off")
 ONLY_AUTO: tuple[object, ...] = (False, "off", "auto")
-NOTHING: tuple[object, ...] = ()
 
 
 class MachineType(NamedTuple):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vmmd.errors import UsageError
-from vmmd.options import backends, keyval, lexer
+from vmmd.options import backends, keyval, lexer, objects
 from vmmd.options.draft import asks_for_help, refuse_duplicate
 from vmmd.options.fields import is_identifier, shown, unknown_name
 from vmmd.options.models import DeviceOptions, MonitorOptions, SerialOptions
@@ -201,7 +201,7 @@ def read_object(draft: Draft, option: str, text: str) -> None:
     """``-object TYPE,id=…`` or JSON."""
     asks_for_help(option, text)
     argument = keyval.parse(option, text, "qom-type", json=True)
-    made = _by_table(argument, "qom-type", text, (backends.OBJECTS, backends.OBJECTS_LATER, backends.LaterObject))
+    made = _by_table(argument, "qom-type", text, (objects.OBJECTS, objects.OBJECTS_LATER, objects.LaterObject))
     refuse_duplicate(option, "object", made.id, [other.id for other in draft.config.objects])
     draft.config.objects.append(made)
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from vmmd.core import registry
 from vmmd.errors import UsageError
-from vmmd.options.backends import BLOCK_CHILD, BlockdevOptions, ChardevStdio, LaterObject, MemoryBackend
+from vmmd.options.backends import BLOCK_CHILD, BlockdevOptions, ChardevStdio
 from vmmd.options.fields import shown, unknown_name
 from vmmd.options.models import machine_types
+from vmmd.options.objects import LaterObject, MemoryBackend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vmmd.kvm.stats import Statistic
     from vmmd.machine.chardevs import Chardevs
     from vmmd.machine.exit_meter import ExitReport
+    from vmmd.machine.objects.store import ObjectStore
     from vmmd.runstate import RunStateMachine
 
 
@@ -248,6 +249,8 @@ class VmApi(Protocol):
     def devices(self) -> Sequence[Device]: ...
     @property
     def qom(self) -> ObjectTree: ...
+    @property
+    def objects(self) -> ObjectStore: ...
     @property
     def memory(self) -> GuestMemory: ...
     @property

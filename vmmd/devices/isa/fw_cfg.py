@@ -57,6 +57,7 @@ class FwCfg(Device):
     """The fw_cfg interface on I/O ports. Handlers run under the DeviceLock; items are added before the guest runs."""
 
     type_name = "fw_cfg_io"
+    parent_type = "fw_cfg"
     description = "firmware configuration ports 0x510-0x51b"
 
     def __init__(self, props: PropSet, ctx: DeviceContext, id_: str | None = None) -> None:

@@ -60,6 +60,10 @@ BREAK = 0x100
 _BYTES = tuple(bytes([value]) for value in range(256))
 
 
+#: introspection's number for a property that is left to vmmd
+_OPEN = 0xFFFF_FFFF
+
+
 class IsaSerial(Device):
     type_name: ClassVar[str] = "isa-serial"
     description: ClassVar[str] = "16550A UART"
@@ -68,9 +72,9 @@ class IsaSerial(Device):
     user_creatable: ClassVar[bool] = True
 
     class Props(Device.Props):
-        index = prop(U32, None, "COM port, counted from 0; without it the first free one")
-        iobase = prop(U32, None, "first of eight I/O ports (COM1: 0x3f8)")
-        irq = prop(U32, None, "ISA interrupt (COM1: 4)")
+        index = prop(U32, None, "COM port, counted from 0; without it the first free one", unset=_OPEN)
+        iobase = prop(U32, None, "first of eight I/O ports (COM1: 0x3f8)", unset=_OPEN)
+        irq = prop(U32, None, "ISA interrupt (COM1: 4)", unset=_OPEN)
         baudbase = prop(U32, 115200, "baud rate at divisor 1")
         chardev = prop(CHARDEV, None, "id of the character device that carries the bytes")
         wakeup = prop(BOOL, False, "input wakes the guest from sleep")
@@ -139,6 +143,7 @@ class IsaSerial(Device):
         base, irq = COM_PORTS[index or 0]
         self.io_base = base if self.props.iobase is None else self.props.iobase
         self.irq_number = irq if self.props.irq is None else self.props.irq
+        self.resolved |= {"index": index, "iobase": self.io_base, "irq": self.irq_number}
         if self.irq_number > 15:
             raise UsageError(f"isa-serial: irq={self.irq_number} is no ISA interrupt", "it takes a number from 0 to 15")
         if self.io_base > 0x10000 - 8:

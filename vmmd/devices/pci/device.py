@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vmmd.core.device import Device
 from vmmd.core.memory import GuestMemory
-from vmmd.core.props import BOOL, PCI_ADDR, STR, PciAddress, prop
+from vmmd.core.props import BOOL, PCI_ADDR, STR, U32, PciAddress, prop
+from vmmd.core.tree import Property
 from vmmd.devices.pci import regs
 from vmmd.devices.pci.bar import Bar, BarMap, BarRegion, drops_writes, reads_zero
 from vmmd.devices.pci.config_space import ConfigSpace
@@ -21,7 +22,7 @@ from vmmd.devices.pci.intx import Intx
 from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from vmmd.core.device import DeviceContext, ResetKind
     from vmmd.core.irq import IrqLine
@@ -50,7 +51,7 @@ class PciDevice(Device):
 
         addr = prop(PCI_ADDR, None, "Slot and optional function number, example: 06.0 or 06")
         multifunction = prop(BOOL, False, "more than one function in this slot")
-        rombar = prop(BOOL, True, "offer the ROM to the guest by a base address register")
+        rombar = prop(U32, 1, "1: offer the ROM to the guest by a base address register")
         romfile = prop(STR, None, "option ROM image; empty: none")
 
     bus: PciBus
@@ -87,6 +88,10 @@ class PciDevice(Device):
         self._define_header()
         self.bus.attach(self, self.fixed_address or self.props.addr)
         self.on_undo(self._leave_bus)
+        self.resolved |= {"addr": PciAddress(self.slot, self.function), "multifunction": self.multifunction}
+
+    def extra_properties(self) -> Iterable[Property]:
+        yield Property("legacy-addr", "str", lambda: f"{self.slot:02x}.{self.function:x}")
 
     def _define_header(self) -> None:
         config = self.config

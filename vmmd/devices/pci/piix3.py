@@ -54,6 +54,7 @@ class Piix3(PciDevice):
     """The ISA bridge: routes PIRQA-D to ISA interrupts. Above the host bridge's port CF8h range with CF9h."""
 
     type_name = "PIIX3"
+    parent_type = "pci-piix3"
     description = "ISA bridge"
     category = "bridge"
     vendor_id = 0x8086

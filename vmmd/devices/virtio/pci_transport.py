@@ -11,9 +11,11 @@ Not implemented: notification data, MMIO notifications by queue pages (page-per-
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from vmmd.core.device_tree import device_node
 from vmmd.core.props import BOOL, ON_OFF_AUTO, STR, U32, prop
+from vmmd.core.tree import BusNode
 from vmmd.devices.pci import regs
 from vmmd.devices.pci.device import PciDevice
 from vmmd.devices.pci.msix import ENTRY_BYTES, MAX_VECTORS, Msix
@@ -24,11 +26,12 @@ from vmmd.devices.virtio.legacy_layout import Reg as LegacyReg
 from vmmd.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from vmmd.core.device import DeviceContext, ResetKind
     from vmmd.core.notify import Doorbell
-    from vmmd.core.props import PropSet
+    from vmmd.core.props import Prop, PropSet
+    from vmmd.core.tree import Node
     from vmmd.devices.virtio.device import QueueState, VirtioDevice
 
 VENDOR_VIRTIO = 0x1AF4
@@ -91,7 +94,17 @@ class VirtioPciDevice(PciDevice):
         modern_pio_notify = prop(BOOL, False, "not available in this version")
         failover_pair_id = prop(STR, None, "not available in this version", wire="failover_pair_id")
 
-    #: wire names that must keep their default
+    #: properties that the device behind the transport has, whatever its type
+    INNER: ClassVar[tuple[str, ...]] = (
+        "event_idx",
+        "indirect_desc",
+        "notify_on_empty",
+        "any_layout",
+        "queue_reset",
+        "iommu_platform",
+        "packed",
+    )
+
     UNAVAILABLE: ClassVar[tuple[str, ...]] = (
         "iommu_platform",
         "packed",
@@ -142,6 +155,11 @@ class VirtioPciDevice(PciDevice):
         if legacy:
             self._add_legacy()
         self._link_newest_first()
+        self.resolved |= {
+            "disable_legacy": "off" if legacy else "on",
+            "disable_modern": not modern,
+            "vectors": self.msix.vectors if self.msix is not None else 0,
+        }
         self.on_undo(self.virtio.reset_by_machine)
 
     def _check_props(self) -> None:
@@ -151,6 +169,22 @@ class VirtioPciDevice(PciDevice):
                 raise UsageError(f"{self.type_name}: property '{name}' is not available in this version")
         if self.props.vectors > MAX_VECTORS and self.props.vectors != AUTO_VECTORS:
             self.log.warning("unable to init msix vectors to %d", self.props.vectors)  # QEMU-COMPAT: goes on without
+
+    # -- the object tree -----------------------------------------------------------------------------------
+
+    def parts(self) -> Iterable[tuple[str, Node]]:
+        """The inner device on its bus, as ``virtio-backend`` and ``virtio-bus``."""
+        bus = BusNode("virtio-pci-bus")
+        inner = device_node(self, bus, self.inner_type, self.is_inner)
+        bus.attach(inner)
+        return (("virtio-bus", bus), ("virtio-backend", inner))
+
+    @classmethod
+    def is_inner(cls, declared: Prop[Any]) -> bool:
+        return declared.wire_name in cls.INNER or declared.wire_name not in VirtioPciDevice.Props.declared
+
+    def owner_of(self, declared: Prop[Any]) -> str:
+        return f"anonymous device (type '{self.inner_type}')" if self.is_inner(declared) else super().owner_of(declared)
 
     def _interfaces(self) -> tuple[bool, bool]:
         """(modern, legacy)."""

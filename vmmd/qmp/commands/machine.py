@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         HotpluggableCPU,
         KvmInfo,
         MachineInfo,
+        Memdev,
         MemoryDeviceInfo,
         MemoryInfo,
         TargetInfo,
@@ -211,3 +212,28 @@ async def pmemsave(ctx: Context, *, val: int, size: int, filename: str) -> dict[
 
     await save_physical(ctx.vm, val, size, filename)
     return {}
+
+
+@command("query-memdev", since="2.1")
+def query_memdev(ctx: Context) -> list[Memdev]:
+    """The memory backends: what the guest's RAM is made of, and what object-add has made."""
+    from vmmd.machine.objects.memory import MemoryObject
+
+    found: list[Memdev] = []
+    for each in ctx.vm.objects:
+        if isinstance(each, MemoryObject):
+            settings = each.settings
+            found.append(
+                {
+                    "id": each.id,
+                    "size": settings.size_bytes,
+                    "merge": settings.merge,
+                    "dump": settings.dump,
+                    "prealloc": settings.prealloc,
+                    "share": settings.share,
+                    "reserve": settings.reserve,
+                    "host-nodes": [],  # LIMIT: binding to nodes is refused
+                    "policy": "default",
+                }
+            )
+    return found

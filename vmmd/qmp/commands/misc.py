@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         CommandLineParameterType,
         FdsetFdInfo,
         FdsetInfo,
+        IOThreadInfo,
         NameInfo,
     )
 
@@ -135,3 +136,22 @@ def _parameter(found: Parameter) -> CommandLineParameterInfo:
     if found.default is not None:
         info["default"] = found.default
     return info
+
+
+@command("query-iothreads", since="2.0")
+def query_iothreads(ctx: Context) -> list[IOThreadInfo]:
+    """The I/O threads (``-object iothread``) and the host threads that they are."""
+    from vmmd.machine.objects.iothread import IoThreadObject
+
+    return [
+        {
+            "id": each.id,
+            "thread-id": each.thread_id,
+            "poll-max-ns": each.options.poll_max_ns,
+            "poll-grow": each.options.poll_grow,
+            "poll-shrink": each.options.poll_shrink,
+            "aio-max-batch": each.options.aio_max_batch,
+        }
+        for each in ctx.vm.objects
+        if isinstance(each, IoThreadObject)
+    ]

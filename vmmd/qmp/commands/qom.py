@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 from vmmd.core.tree import AmbiguousPathError
-from vmmd.errors import DeviceNotFoundError
+from vmmd.errors import DeviceNotFoundError, UsageError
+from vmmd.options import objects
+from vmmd.options.fields import IDENTIFIER_ACCEPTS, is_identifier
+from vmmd.qmp.models.options import read_options
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
     from vmmd.core.tree import Node
-    from vmmd.qmp.models.qom import ObjectPropertyInfo
+    from vmmd.machine.types import PropertyInfo
+    from vmmd.qmp.models.qom import ObjectOptions, ObjectPropertyInfo, ObjectTypeInfo
 
 
 @command("qom-list", since="1.2", example=Example({"path": "/machine"}))
@@ -40,6 +45,91 @@ def qom_set(
 ) -> dict[str, object]:
     """Change a property of an object; most can be set only before it is in use."""
     _one(ctx, path).set(property, value)
+    return {}
+
+
+@command("qom-list-types", since="1.2", preconfig=True, example=Example({"implements": "isa-device"}))
+def qom_list_types(ctx: Context, *, implements: str = "object", abstract: bool = False) -> list[ObjectTypeInfo]:
+    """The types of objects that vmmd has: those that are ``implements`` or inherit from it; abstract ones on demand."""
+    from vmmd.machine import types
+
+    found: list[ObjectTypeInfo] = []
+    for each in types.all_types().values():
+        if (abstract or not each.abstract) and types.is_a(each, implements):
+            info: ObjectTypeInfo = {"name": each.name}
+            if each.parent is not None:
+                info["parent"] = each.parent
+            if each.abstract:
+                info["abstract"] = True
+            found.append(info)
+    return found
+
+
+@command("qom-list-properties", since="2.12", preconfig=True, example=Example({"typename": "memory-backend-ram"}))
+def qom_list_properties(ctx: Context, *, typename: str) -> list[ObjectPropertyInfo]:
+    """The properties that objects of a type have."""
+    from vmmd.machine import types
+
+    found = types.all_types().get(typename)
+    if found is None:
+        raise DeviceNotFoundError(f"Class '{typename}' not found")
+    if types.is_a(found, "interface"):
+        raise UsageError("Parameter 'typename' expects a QOM type")
+    return [property_info(each, with_default=False) for each in types.properties(found)]
+
+
+def property_info(info: PropertyInfo, *, with_default: bool) -> ObjectPropertyInfo:
+    """As QMP shows it."""
+    shown: ObjectPropertyInfo = {"name": info.name, "type": info.type}
+    if info.description is not None:
+        shown["description"] = info.description
+    if with_default and info.default is not None:
+        shown["default-value"] = info.default
+    return shown
+
+
+@command(
+    "object-add",
+    since="2.0",
+    preconfig=True,
+    example=Example({"qom-type": "memory-backend-ram", "id": "mem1", "size": 1 << 20}),
+)
+async def object_add(ctx: Context, options: ObjectOptions) -> dict[str, object]:
+    """Make an object: memory, a thread, a source of random bytes, a secret, limits. Takes the keys of ``-object``."""
+    made = ctx.vm.objects.prepare(read_object(options))
+    try:
+        # touching gigabytes, or a file on a slow disk: everybody else goes on meanwhile
+        await asyncio.to_thread(made.open)
+    except BaseException:
+        ctx.vm.objects.forget(made)
+        raise
+    ctx.vm.objects.publish(made)
+    return {}
+
+
+def read_object(arguments: dict[str, Any]) -> objects.ObjectOptions:
+    """Checked arguments as the option model. Raises UsageError."""
+    if not is_identifier(arguments["id"]):
+        raise UsageError("Parameter 'id' expects an identifier", f"it takes {IDENTIFIER_ACCEPTS}")
+    where = "object-add"
+    try:
+        return read_options(objects.OBJECTS, "qom-type", arguments, where)
+    except UsageError as error:
+        error.desc = error.desc.removeprefix(f"{where}: ")
+        raise
+
+
+@command(
+    "object-del",
+    since="2.0",
+    preconfig=True,
+    example=Example(
+        {"id": "mem1"}, before=(("object-add", {"qom-type": "memory-backend-ram", "id": "mem1", "size": 1 << 20}),)
+    ),
+)
+def object_del(ctx: Context, *, id: str) -> dict[str, object]:  # noqa: A002  # the argument's name
+    """Remove an object that nobody uses; its memory, file or thread goes back to the host."""
+    ctx.vm.objects.remove(id)
     return {}
 
 

@@ -131,3 +131,19 @@ class PCDIMMDeviceInfoWrapper(TypedDict):
 
 
 MemoryDeviceInfo = Annotated[PCDIMMDeviceInfoWrapper, Tagged("type")]
+
+Memdev = TypedDict(
+    "Memdev",
+    {
+        "id": NotRequired[str],
+        "size": int,
+        "merge": bool,
+        "dump": bool,
+        "prealloc": bool,
+        "share": bool,
+        "reserve": NotRequired[bool],
+        "host-nodes": list[int],
+        "policy": Literal["default"],
+    },
+)
+"""A memory backend."""

@@ -46,3 +46,17 @@ class CommandLineOptionInfo(TypedDict):
 
     option: str
     parameters: list[CommandLineParameterInfo]
+
+
+IOThreadInfo = TypedDict(
+    "IOThreadInfo",
+    {
+        "id": str,
+        "thread-id": int,
+        "poll-max-ns": int,
+        "poll-grow": int,
+        "poll-shrink": int,
+        "aio-max-batch": int,
+    },
+)
+"""An I/O thread."""

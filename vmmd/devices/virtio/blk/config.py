@@ -70,6 +70,18 @@ class BlkOptions(NamedTuple):
             return _BYTES_WRITE_ZEROES
         return _BYTES_DISCARD if self.discard else _BYTES_BASE
 
+    def shown(self, size_bytes: int) -> dict[str, object]:
+        """What was chosen for properties that were left open, by attribute name."""
+        cylinders, heads, sectors = self.geometry or default_geometry(size_bytes // SECTOR_BYTES)
+        return {
+            "num_queues": self.queues,
+            "logical_block_size": self.block_bytes,
+            "physical_block_size": self.physical_bytes,
+            "cyls": cylinders,
+            "heads": heads,
+            "secs": sectors,
+        }
+
     @property
     def features(self) -> int:
         """The device's own feature bits."""

@@ -7,7 +7,7 @@ Not implemented: SCSI pass-through (answered UNSUPP), zoned storage, secure eras
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from vmmd.core.props import BOOL, BOOT_INDEX, DRIVE, IOTHREAD, ON_OFF_AUTO, SIZE, STR, U16, U32, enum_type, prop
 from vmmd.devices.virtio.blk.config import (
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from vmmd.core.backend import DriveHandle
     from vmmd.core.device import DeviceContext
+    from vmmd.core.props import Prop
     from vmmd.devices.virtio.queue import VirtQueue
     from vmmd.log import Logger
 
@@ -176,7 +177,7 @@ class VirtioBlkPci(VirtioPciDevice):
 
         drive = prop(DRIVE, None, "Node name or ID of a block device to use as a backend", required=True)
         serial = prop(STR, None, "serial number, 20 bytes of it reach the guest")
-        bootindex = prop(BOOT_INDEX, None, "place in the boot order, 0 first")
+        bootindex = prop(BOOT_INDEX, None, "place in the boot order, 0 first", live=True)
         num_queues = prop(U16, AUTO_QUEUES, "request queues; default: one for each vCPU")
         queue_size = prop(U16, 256, "descriptors in each queue, a power of two")
         seg_max_adjust = prop(BOOL, True, "segments of a request follow the queue size")
@@ -202,6 +203,8 @@ class VirtioBlkPci(VirtioPciDevice):
         iothread = prop(IOTHREAD, None, "not available in this version")
 
     UNAVAILABLE = (*VirtioPciDevice.UNAVAILABLE, "iothread")
+    inner_type = "virtio-blk-device"
+    parent_type = "virtio-blk-pci-base"
 
     props: VirtioBlkPci.Props
     virtio: VirtioBlk
@@ -215,6 +218,7 @@ class VirtioBlkPci(VirtioPciDevice):
         drive = ctx.backends.drive(props.drive, "virtio-blk-device", share_rw=props.share_rw)
         self.on_undo(lambda: ctx.backends.release(drive))
         self.options = resolve(self, drive)
+        self.resolved |= self.options.shown(drive.backend.size_bytes)
         virtio = VirtioBlk(ctx, self.log, drive, self.options)
         drive.qdev = f"{self.qom_path}/virtio-backend"
         virtio.offered, virtio.offered_legacy = self._features()
@@ -224,12 +228,19 @@ class VirtioBlkPci(VirtioPciDevice):
         if {"stop", "enospc"} & {virtio.rerror, virtio.werror}:  # else nothing ever stops, and there is nothing to show
             drive.io_status = "ok"
             self.on_undo(lambda: setattr(drive, "io_status", None))
+        ctx.boot_indices.claim(self, props.bootindex)
+        self.on_undo(lambda: ctx.boot_indices.release(self))
         self.on_undo(virtio.detach)
         self.on_undo(ctx.requests.on_quiesce(virtio.quiesce))
         self.on_undo(ctx.requests.on_resume(virtio.resume))
         drive.on_lost(virtio.lost_medium)
         drive.backend.on_resize(virtio.resized)
         return virtio
+
+    def change_property(self, declared: Prop[Any], value: object) -> None:
+        if declared.name == "bootindex":  # firmware sees it from the next reset on
+            self.ctx.boot_indices.claim(self, cast("int", value))
+        super().change_property(declared, value)
 
     def _features(self) -> tuple[int, int]:
         """Bits offered through the modern and through the legacy interface."""
@@ -252,7 +263,13 @@ class VirtioBlkPciTransitional(VirtioBlkPci):
     type_name = "virtio-blk-pci-transitional"
     forced_interface = "transitional"
 
+    class Props(VirtioBlkPci.Props):
+        dropped = ("disable-legacy", "disable-modern")
+
 
 class VirtioBlkPciNonTransitional(VirtioBlkPci):
     type_name = "virtio-blk-pci-non-transitional"
     forced_interface = "non-transitional"
+
+    class Props(VirtioBlkPci.Props):
+        dropped = ("disable-legacy", "disable-modern")
