@@ -121,7 +121,7 @@ class TinyVm:
         self.loop = QueueLoop()
         self.interrupts = KvmInterrupts(self.vm)
         self.cpus = VcpuManager(
-            self.vm, count=count, pio=self.pio, mmio=self.mmio, memory=self.memory, lock=self.lock,
+            self.vm, count=count, pio=self.pio, mmio=self.mmio, lock=self.lock,
             requests=self.requests, loop=self.loop, cpu_config=PlainCpus(self.kvm), debug_threads=True,
             hidden=HiddenRam(self.memory),
         )  # fmt: skip

@@ -25,6 +25,7 @@ from vmmd.core.address_space import IoRange
 from vmmd.core.backend import BlockStats
 from vmmd.core.memory import make_region
 from vmmd.eventloop import EventLoopPort
+from vmmd.kvm import abi
 from vmmd.kvm.cpu_query import CpuModels
 from vmmd.kvm.runloop import REASONS
 from vmmd.kvm.stats import Statistic
@@ -70,6 +71,7 @@ class FakeCpus:
 
     def __init__(self) -> None:
         self.nmis = 0
+        self.sregs = abi.Sregs()  # no paging
         self.infos = tuple(
             FakeCpu(i, 1000 + i, f"/machine/unattached/device[{i}]", False, None, 0, None, i, 0) for i in range(2)
         )
@@ -81,6 +83,9 @@ class FakeCpus:
 
     def vm_statistics(self) -> list[Statistic]:
         return [Statistic("pages_4k", "instant", None, 10, 0, 0, (77,))]
+
+    def control_registers(self, index: int) -> abi.Sregs:
+        return self.sregs
 
     def registers(self, index: int) -> dict[str, int]:
         return {"rax": 0x1234, "rip": 0xFFF0, "rflags": 2, "cs": 0xF000, "cs_base": 0xFFFF_0000, "cs_limit": 0xFFFF}

@@ -106,7 +106,7 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[VcpuManager]:
     monkeypatch.setattr(cpus.cpustate, "reset", lambda *args, **kwargs: None)
     machine = make_context()
     made = VcpuManager(
-        FakeVm(), count=COUNT, pio=machine.pio, mmio=machine.mmio, memory=machine.memory, lock=machine.lock,
+        FakeVm(), count=COUNT, pio=machine.pio, mmio=machine.mmio, lock=machine.lock,
         requests=RecordingRequests(), loop=ImmediateLoop(), cpu_config=FakeConfig(), debug_threads=False,
         hidden=None,
     )  # type: ignore[arg-type]  # fakes  # fmt: skip

@@ -61,7 +61,7 @@ def test_expressions_have_qemus_values(vm: FakeVm, line: str, text: str) -> None
         ("info status x", "status: extraneous characters at the end of line"),
         ("stop 1", "stop|s: extraneous characters at the end of line"),
         ("xp /9999999xb 0", "at most 65536 items are shown at once"),
-        ("xp /2i 0", "format 'i' (instructions) is not available in this version"),
+        ("xp /4097i 0", "at most 4096 instructions are shown at once"),
         ("p " + "(" * 5000, "the expression is nested too deeply"),
         ("p " + "-" * 5000, "the expression is nested too deeply"),
     ],

@@ -212,7 +212,7 @@ def _segment_line(name: str, segment: abi.Segment, sregs: abi.Sregs, width: int)
         size = "CS64" if segment.l else "CS32" if segment.db else "CS16"
         attributes = ("C" if kind & 4 else "-") + ("R" if kind & 2 else "-")
     else:
-        size = "DS  " if segment.db else "DS16"
+        size = "DS  " if segment.db or sregs.efer & EFER_LMA else "DS16"
         attributes = ("E" if kind & 4 else "-") + ("W" if kind & 2 else "-")
     return line + f"{size} [{attributes}{'A' if kind & 1 else '-'}]"
 

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.core.memory import GuestAddressError
 from vmmd.kvm.cpustate import CR0_PG, CR4_LA57, CR4_PAE, CR4_PSE, EFER_LMA
+from vmmd.kvm.pagetables import ADDRESS_BITS, LARGE, PRESENT
 
 if TYPE_CHECKING:
     from vmmd.core.memory import GuestMemory
     from vmmd.kvm import abi
 
-_PRESENT = 1
-_LARGE = 1 << 7
-_ADDRESS = 0x000F_FFFF_FFFF_F000  # bits 12-51
 _NAMES = {5: "PML5E", 4: "PML4E", 3: "PDPTE", 2: "PDE", 1: "PTE"}
 
 
@@ -43,7 +41,7 @@ def walk(sregs: abi.Sregs, memory: GuestMemory, gva: int) -> list[WalkStep]:
         top = 12 + 9 * levels - 1
         if gva >> top not in (0, (1 << 64 - top) - 1):
             return [WalkStep("fault", gva, 0, reason="not a canonical address")]
-        return _walk_64(memory, sregs.cr3 & _ADDRESS, gva, levels)
+        return _walk_64(memory, sregs.cr3 & ADDRESS_BITS, gva, levels)
     if gva >> 32:
         return [WalkStep("fault", gva, 0, reason="above the 32-bit address space")]
     if sregs.cr4 & CR4_PAE:
@@ -70,16 +68,16 @@ def _walk_64(memory: GuestMemory, table: int, gva: int, levels: int) -> list[Wal
             steps.append(WalkStep("fault", entry_gpa, 0, reason="the table is not in RAM"))
             return steps
         steps.append(WalkStep(_NAMES[level], entry_gpa, entry))
-        if not entry & _PRESENT:
+        if not entry & PRESENT:
             steps.append(WalkStep("fault", entry_gpa, entry, reason="not present"))
             return steps
-        large = bool(entry & _LARGE) and (level == 2 or (level == 3 and levels > 3))
+        large = bool(entry & LARGE) and (level == 2 or (level == 3 and levels > 3))
         if level == 1 or large:
             size = 1 << shift
-            gpa = (entry & _ADDRESS & -size) | (gva & (size - 1))
+            gpa = (entry & ADDRESS_BITS & -size) | (gva & (size - 1))
             steps.append(WalkStep("page", gpa, gpa, size))
             return steps
-        table = entry & _ADDRESS
+        table = entry & ADDRESS_BITS
     raise AssertionError("level 1 ends the walk")
 
 
@@ -94,10 +92,10 @@ def _walk_32(memory: GuestMemory, directory: int, gva: int, *, large_pages: bool
             steps.append(WalkStep("fault", entry_gpa, 0, reason="the table is not in RAM"))
             return steps
         steps.append(WalkStep(_NAMES[level], entry_gpa, entry))
-        if not entry & _PRESENT:
+        if not entry & PRESENT:
             steps.append(WalkStep("fault", entry_gpa, entry, reason="not present"))
             return steps
-        if level == 2 and entry & _LARGE and large_pages:
+        if level == 2 and entry & LARGE and large_pages:
             gpa = (entry & 0xFFC0_0000) | (entry >> 13 & 0xFF) << 32 | (gva & 0x3F_FFFF)
             steps.append(WalkStep("page", gpa, gpa, 1 << 22))
             return steps

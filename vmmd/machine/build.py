@@ -206,7 +206,6 @@ class Builder:
             count=self.config.smp.cpus,
             pio=vm.pio,
             mmio=vm.mmio,
-            memory=vm.memory,
             lock=vm.lock,
             requests=vm.requests,
             loop=vm.loop,

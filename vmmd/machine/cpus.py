@@ -32,10 +32,8 @@ if TYPE_CHECKING:
     from vmmd.core.address_space import AddressSpace
     from vmmd.core.bootstate import BootState
     from vmmd.core.device import SystemRequests
-    from vmmd.core.memory import GuestMemory
     from vmmd.core.notify import LoopPort
     from vmmd.kvm.cpuid import Topology
-    from vmmd.kvm.pagewalk import WalkStep
     from vmmd.kvm.runloop import HiddenMemory
     from vmmd.kvm.stats import Statistic
     from vmmd.kvm.system import CpuidEntry
@@ -192,7 +190,6 @@ class VcpuManager:
         count: int,
         pio: AddressSpace,
         mmio: AddressSpace,
-        memory: GuestMemory,
         lock: threading.Lock,
         requests: SystemRequests,
         loop: LoopPort,
@@ -207,7 +204,6 @@ class VcpuManager:
         self._node_id = node_id
         self.debug_threads = debug_threads
         self._loop = loop
-        self._memory = memory
         self._dispatch = Dispatch(pio, mmio, lock, requests, self.hold, hidden)
         self._boot: BootState | None = None
         self._cpus: tuple[_VcpuThread, ...] = ()
@@ -439,15 +435,13 @@ class VcpuManager:
         """``info registers`` of a parked vCPU. Raises StateError while it runs."""
         return cpustate.registers_text(self._at_rest(self._cpus[index]))
 
+    def control_registers(self, index: int) -> abi.Sregs:
+        """Segment and control registers of a parked vCPU. Raises StateError while it runs."""
+        return self._at_rest(self._cpus[index]).sregs()
+
     def translate(self, index: int, gva: int) -> int | None:
         """Guest-physical address of a linear address, by KVM. Raises StateError while the vCPU runs."""
         return self._at_rest(self._cpus[index]).translate(gva)
-
-    def walk(self, index: int, gva: int) -> list[WalkStep]:
-        """The steps of the page walk. Raises StateError while the vCPU runs."""
-        from vmmd.kvm.pagewalk import walk
-
-        return walk(self._at_rest(self._cpus[index]).sregs(), self._memory, gva)
 
     @property
     def typename(self) -> str:

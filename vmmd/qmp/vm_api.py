@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vmmd.core.notify import LoopPort
     from vmmd.core.tree import ObjectTree
     from vmmd.devices.pci.bus import PciDeviceInfo
+    from vmmd.kvm.abi import Sregs
     from vmmd.kvm.cpu_query import CpuModels
     from vmmd.kvm.stats import Statistic
     from vmmd.machine.chardevs import Chardevs
@@ -73,6 +74,8 @@ class CpusApi(Protocol):
     def registers(self, index: int) -> dict[str, int]: ...
 
     def registers_text(self, index: int) -> str: ...
+
+    def control_registers(self, index: int) -> Sregs: ...
 
     def translate(self, index: int, gva: int) -> int | None: ...
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vmmd.core.background import on_thread
+from vmmd.core.background import breathe, on_thread
 from vmmd.errors import VmmdError
 from vmmd.qmp import registry as qmp_registry
-from vmmd.qmp.hmp.arguments import ArgumentError, Arguments
+from vmmd.qmp.hmp.arguments import ArgumentError, Arguments, Format
 from vmmd.qmp.hmp.registry import COMMANDS, TOPICS, HmpCommand, load
 from vmmd.qmp.session import NO_ID, QmpSession, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vmmd.kvm.abi import Sregs
     from vmmd.qmp.vm_api import CpusApi, VmApi
 
 T = TypeVar("T")
@@ -39,6 +40,8 @@ class HumanMonitor:
         self.vm = vm
         self.cpu_index = cpu_index
         self.session = session if session is not None else _own_session()
+        #: what a command that gives no format uses: the last one given
+        self.format = Format()
         #: the command was ``quit``: no prompt follows
         self.ended = False
         self._register_values: dict[str, int] = {}
@@ -102,6 +105,10 @@ class HumanMonitor:
         except VmmdError:
             return []
 
+    async def pause(self) -> None:
+        """Let the loop do what else there is: for work that takes longer than a turn may."""
+        await breathe(self.vm.loop)
+
     # -- vCPUs -----------------------------------------------------------------------------------------------------
 
     @property
@@ -131,6 +138,11 @@ class HumanMonitor:
         if raised:
             raise raised[0]
         return returned[0]
+
+    async def control_registers(self) -> Sregs:
+        """Segment and control registers of the current vCPU."""
+        index = self.cpu_index
+        return await self.on_vcpu(index, lambda cpus: cpus.control_registers(index), lambda vcpu: vcpu.sregs())
 
     async def _named_registers(self) -> dict[str, int]:
         """Registers by the names that expressions know: ``$eax``, ``$rax``, ``$pc``, ``$cs.base``."""

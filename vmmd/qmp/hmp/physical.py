@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looking at guest memory from the monitor: ``x``, ``xp``, and the way GVA → GPA → HVA → HPA."""
+"""Guest-physical memory as the monitor reads it, and where in the host it is: GPA → HVA → HPA."""
 
 from __future__ import annotations
 
@@ -8,43 +8,15 @@ import struct
 from typing import TYPE_CHECKING
 
 from vmmd.core.memory import GuestAddressError
-from vmmd.qmp.hmp.arguments import U64, ArgumentError
-from vmmd.qmp.hmp.formats import cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vmmd.qmp.hmp.arguments import Format
     from vmmd.qmp.vm_api import RomApi, SlotApi, VmApi
 
-#: most items of one dump; more would hold up the loop
-MAX_ITEMS = 1 << 16
 _PAGE = 4096
-_LINE_BYTES = {1: 8, 2: 16, 4: 16, 8: 16}
-_ITEM = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _PAGEMAP_PRESENT = 1 << 63
 _PAGEMAP_PFN = (1 << 55) - 1
-
-
-def dump(address: int, wanted: Format, read: Callable[[int, int, int], bytes | None]) -> str:
-    """The text of ``x`` and ``xp``; ``read(address, length, item_size)`` is None where there is no memory."""
-    if wanted.letter == "i":
-        raise ArgumentError("format 'i' (instructions) is not available in this version")
-    if wanted.items > MAX_ITEMS:
-        raise ArgumentError(f"at most {MAX_ITEMS} items are shown at once")
-    lines = []
-    left = wanted.items * wanted.size
-    while left:
-        length = min(left, _LINE_BYTES[wanted.size])
-        data = read(address, length, wanted.size)
-        if data is None:
-            lines.append(f"{address:016x}: Cannot access memory")
-            break
-        items = struct.unpack(f"<{length // wanted.size}{_ITEM[wanted.size]}", data)
-        lines.append(f"{address:016x}: " + " ".join(cell(item, wanted.letter, wanted.size) for item in items))
-        address = (address + length) & U64
-        left -= length
-    return "".join(f"{line}\n" for line in lines)
 
 
 class PhysicalMemory:

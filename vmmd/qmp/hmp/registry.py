@@ -38,6 +38,7 @@ MODULES = (
     "machine",
     "memory",
     "mtree",
+    "paging",
     "pci",
     "run_state",
     "stats",
@@ -87,7 +88,7 @@ def hmp(
 async def ready(loop: LoopPort) -> None:
     """Have everything imported: the first time on a thread, as it takes 30 ms."""
     if not _loaded:
-        from vmmd.qmp.background import on_thread
+        from vmmd.core.background import on_thread
 
         await on_thread(loop, load, "settle")
 
