@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.framework.traces import open_files
 from vmmd.block import file as block_file
 from vmmd.block.graph import BlockGraph
 from vmmd.errors import VmmdError
@@ -31,15 +31,9 @@ def node(name: str | None, driver: str = "file", **keys: object) -> Any:
     return block_node({"driver": driver, **({"node-name": name} if name else {}), **given}, "blockdev-add")
 
 
-def open_files() -> list[str]:
-    """What this process has open, by name."""
-    names = []
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            names.append(os.readlink(f"/proc/self/fd/{fd}"))
-        except FileNotFoundError:  # the directory's own
-            continue
-    return sorted(name for name in names if not name.startswith(("anon_inode", "socket", "pipe")))
+def open_images() -> list[str]:
+    """The files that are open: threads and their event come with the first image and stay."""
+    return [name for name in open_files() if name.startswith("/") and not name.startswith("/dev")]
 
 
 @pytest.fixture
@@ -122,7 +116,7 @@ def test_an_image_that_opens_slowly_holds_nobody_up_and_its_name_is_taken(image:
     ],
 )
 def test_what_fails_above_an_open_image_closes_it_again(image: Path, broken: dict[str, Any], sentence: str) -> None:
-    before = open_files()
+    before = open_images()
 
     async def story(graph: BlockGraph) -> None:
         await graph.add_later(node("there", "null-co"))
@@ -131,7 +125,7 @@ def test_what_fails_above_an_open_image_closes_it_again(image: Path, broken: dic
             await graph.add_later(block_node({"driver": "raw", "node-name": "top", "file": inner, **broken}, ""))
         assert list(graph.nodes) == ["there"]
         assert graph.reserved == set()
-        assert open_files() == before
+        assert open_images() == before
 
     run(story)
 
@@ -218,7 +212,7 @@ def test_what_cannot_change_its_size_says_so(image: Path, tmp_path: Path) -> Non
 def test_a_drive_taken_from_its_device_fails_every_request_and_its_image_is_free(image: Path) -> None:
     from vmmd.options.backends import DriveOptions
 
-    before = open_files()
+    before = open_images()
 
     async def story(graph: BlockGraph) -> None:
         items = [("id", "d0"), ("if", "none"), ("file", str(image)), ("format", "raw")]
@@ -229,7 +223,7 @@ def test_a_drive_taken_from_its_device_fails_every_request_and_its_image_is_free
         left = graph.empty(drive)
         assert left is not None
         await graph.discard(left)
-        assert open_files() == before
+        assert open_images() == before
         assert (lost, graph.drives, graph.nodes) == ([1], {}, {})
         assert (drive.inserted, drive.name, graph.query()) == (False, "", [drive])
         errors: list[int] = []
@@ -245,7 +239,7 @@ def test_a_drive_taken_from_its_device_fails_every_request_and_its_image_is_free
 def test_a_drive_that_fails_to_be_added_leaves_nothing(image: Path) -> None:
     from vmmd.options.backends import DriveOptions
 
-    before = open_files()
+    before = open_images()
     image.write_bytes(b"QFI\xfb" + bytes(512))
 
     async def story(graph: BlockGraph) -> None:
@@ -253,6 +247,6 @@ def test_a_drive_that_fails_to_be_added_leaves_nothing(image: Path) -> None:
             with pytest.raises(VmmdError):
                 await graph.add_drive_later(DriveOptions.from_items(items, "-drive"))
             assert (graph.nodes, graph.drives, graph.reserved) == ({}, {}, set())
-        assert open_files() == before
+        assert open_images() == before
 
     run(story)

@@ -149,6 +149,8 @@ class Device:
     inner_type: ClassVar[str] = ""
     #: True when it can come and go while the guest runs. LIMIT: none of this version can
     hotpluggable: ClassVar[bool] = False
+    #: name of the device inside this one in the object tree ("virtio-backend"); it has its own DEVICE_DELETED
+    inner_name: ClassVar[str] = ""
     #: QEMU's base and part types whose ``-global`` properties are properties of this device here
     global_types: ClassVar[tuple[str, ...]] = ()
 

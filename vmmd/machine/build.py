@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from vmmd.core.device import DeviceContext
+from vmmd.core.device import DeviceContext, ResetKind
 from vmmd.core.irq import GsiFanIn
 from vmmd.core.tree import Node
 from vmmd.errors import VmmdError
@@ -218,6 +218,7 @@ class Builder:
     def _make_firmware(self, board: PcI440fx, chips: KernelChips) -> None:
         """Firmware or kernel, and what a reset of the board does from now on."""
         from vmmd.machine.firmware_setup import FirmwareSetup
+        from vmmd.machine.hotplug import Plugger
 
         vm = self.vm
         assert vm.memory_map is not None
@@ -241,6 +242,14 @@ class Builder:
                 cpus.set_boot_state(state)
             cpus.reset()
 
+        def tell_firmware() -> None:
+            setup.publish_boot_order()
+            if self.plan.direct_boot is not None:  # its place is taken by what a reset does
+                for device in vm.devices:
+                    device.reset(ResetKind.COLD)
+                reset_board()
+
+        vm.plugger = Plugger(vm, board, tell_firmware)
         vm.reset_board = reset_board
         with vm.lock:
             vm.memory_map.commit()

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from vmmd.options.models import DeviceOptions, GlobalProperty
 
 
+#: kind of bus -> what the one of this board is called; the first is its name
+BUSES: dict[str | None, tuple[str, ...]] = {
+    "PCI": ("pci.0", "pci"),
+    "ISA": ("isa.0", "isa"),
+    None: ("main-system-bus",),
+}
+
+
 class DevicePlan(NamedTuple):
     """A checked ``-device``."""
 
@@ -37,36 +45,38 @@ def find_class(driver: str) -> type[Device]:
     cls = device_class(driver)
     if cls is None:
         if driver in LATER:
-            raise UsageError(f"-device {driver}: not available in this version")
+            raise UsageError(f"Device '{driver}' is not available in this version")
         near = nearest(driver, [*DEVICES, *LATER])
         # QEMU-COMPAT: libvirt and people know this sentence
         raise UsageError(
             f"'{driver}' is not a valid device model name", f"did you mean '{near}'?" if near else "see -device help"
         )
     if not cls.user_creatable:
-        raise UsageError(f"Parameter 'driver' expects a pluggable device type, '{driver}' is a part of the board")
+        raise UsageError("Parameter 'driver' expects a pluggable device type", f"'{driver}' is a part of the board")
     return cls
 
 
 def plan(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> DevicePlan:
     """Check driver and properties. Raises UsageError, which starts with the option; has no side effects."""
     try:
-        return _checked(options, globals_)
+        made = check(options, globals_)
+        made.props.check_required(options.driver)
     except UsageError as error:
         error.named(f"-device {options.driver}")
         raise
+    return made
 
 
-def _checked(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> DevicePlan:
+def check(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> DevicePlan:
+    """``plan`` for device_add: errors do not name an option, and a property that is missing is left to ``realize``."""
     cls = find_class(options.driver)
+    check_bus(cls, options)
     props = new_props(cls, globals_)
     for key, value in options.items:
         if options.is_json:
             props.set_json(key, value, options.driver)
         else:
             props.set_text(key, value, options.driver)
-    props.check_required(options.driver)
-    _check_bus(cls, options)
     return DevicePlan(cls, props, options.id, options.bus)
 
 
@@ -79,16 +89,18 @@ def new_props(cls: type[Device], globals_: Iterable[GlobalProperty]) -> Any:
     return props
 
 
-def _check_bus(cls: type[Device], options: DeviceOptions) -> None:
+def check_bus(cls: type[Device], options: DeviceOptions) -> None:
+    """The bus that is asked for exists and fits. Raises UsageError."""
     if options.bus is None:
         return
-    buses: dict[str, tuple[str, ...]] = {"PCI": ("pci.0", "pci"), "ISA": ("isa.0", "isa")}
-    wanted = buses.get(cls.bus_type or "", ())
+    wanted = BUSES[cls.bus_type]
     if options.bus in wanted:
         return
-    if any(options.bus in names for names in buses.values()):
-        raise UsageError(f"Device '{options.driver}' can't go on {options.bus} bus", f"it goes on {wanted[0]}")
-    raise UsageError(f"Bus '{options.bus}' not found", f"{options.driver} goes on {wanted[0]}" if wanted else None)
+    for bus_type, names in BUSES.items():
+        if bus_type is not None and options.bus in names:
+            # QEMU-COMPAT: QEMU's sentence
+            raise UsageError(f"Device '{options.driver}' can't go on {bus_type} bus", f"it goes on {wanted[0]}")
+    raise UsageError(f"Bus '{options.bus}' not found", f"{options.driver} goes on {wanted[0]}")
 
 
 def check_references(plans: Iterable[DevicePlan], known: dict[str, Container[str]]) -> None:

@@ -94,6 +94,11 @@ class PcI440fx:
         self._plug(device)
         return device
 
+    def remove(self, device: Device) -> None:
+        """Unplug a device that ``add`` has plugged; no vCPU runs."""
+        device.unrealize()
+        self.devices.remove(device)
+
     def _make(self, type_name: str) -> Device:
         cls = device_class(type_name)
         if cls is None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from vmmd.devices.pci.bus import PciBus
     from vmmd.kvm.cpu_query import CpuModels
     from vmmd.machine.cpus import VcpuManager
+    from vmmd.machine.hotplug import Plugger
     from vmmd.machine.memory_map import MemoryMap
     from vmmd.machine.requests import Pending
     from vmmd.options.models import Config
@@ -116,6 +117,8 @@ class Vm:
             "chardevs", Folder(lambda: self.chardevs, lambda each: Node(f"chardev-{each.config.backend}"))
         )
         self.block: BlockGraph | None = None
+        #: plugs and unplugs devices; None where there is no bus (-machine none)
+        self.plugger: Plugger | None = None
         self.kvm_enabled = False
         self.cpu_models: CpuModels  # from the moment that KVM is open, or known not to be there
         self.jobs: dict[str, Job] = {}

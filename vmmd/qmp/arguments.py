@@ -49,13 +49,19 @@ class _Arguments(BaseModel):
     model_config = ConfigDict(**_STRICT, validate_by_name=False, validate_by_alias=True)
 
 
+class _OpenArguments(_Arguments):
+    """What is not declared comes as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 def argument_model(spec: CommandSpec) -> type[BaseModel]:
     """The model of a command's ``arguments`` object."""
     fields: dict[str, Any] = {}
     for name, hint, optional in arguments_of(spec, resolved_hints(spec)):
         exact = _exact(without_none(hint) if optional else hint)
         fields[name.replace("-", "_")] = (exact, Field(None if optional else ..., alias=name))
-    return create_model(spec.name, __base__=_Arguments, **fields)
+    return create_model(spec.name, __base__=_OpenArguments if spec.takes_more else _Arguments, **fields)
 
 
 def _exact(hint: Any) -> Any:
@@ -78,7 +84,8 @@ def _keyword_check(spec: CommandSpec) -> Callable[[dict[str, object]], dict[str,
             checked = validate(dumps(arguments))
         except ValidationError as error:
             raise UsageError(sentence(error.errors(include_url=False)[0])) from None
-        return {name: getattr(checked, name) for name in checked.model_fields_set}
+        more = checked.model_extra or {}
+        return {name: getattr(checked, name) for name in checked.model_fields_set - more.keys()} | more
 
     return check
 

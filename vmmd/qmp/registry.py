@@ -38,6 +38,9 @@ MODULES = (
     "net", "stats", "job", "migration", "tpm", "trace", "transaction", "yank", "vmmd",
 )  # fmt: skip
 
+#: CO_VARKEYWORDS of ``inspect``, which is not worth its import
+_HAS_VARKEYWORDS = 0x08
+
 COMMANDS: dict[str, CommandSpec] = {}
 _loaded: list[bool] = []
 
@@ -94,6 +97,11 @@ class CommandSpec:
         """The parameter that takes the whole arguments object, or None."""
         code = self.handler.__code__
         return code.co_varnames[1] if code.co_argcount > 1 else None
+
+    @property
+    def takes_more(self) -> bool:
+        """Members that are not declared are arguments too (``**properties``); the handler checks them."""
+        return bool(self.handler.__code__.co_flags & _HAS_VARKEYWORDS)
 
     @property
     def has_arguments(self) -> bool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vmmd.kvm.stats import Statistic
     from vmmd.machine.chardevs import Chardevs
     from vmmd.machine.exit_meter import ExitReport
+    from vmmd.machine.hotplug import Plugger
     from vmmd.machine.objects.store import ObjectStore
     from vmmd.runstate import RunStateMachine
 
@@ -242,6 +243,9 @@ class VmApi(Protocol):
     def fdsets(self) -> FdSets: ...
     @property
     def block(self) -> BlockApi | None: ...
+
+    @property
+    def plugger(self) -> Plugger | None: ...
 
     def block_graph(self) -> BlockGraph:
         """The disks, to add and remove some."""

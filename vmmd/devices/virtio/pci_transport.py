@@ -69,6 +69,7 @@ class VirtioPciDevice(PciDevice):
     """Base of the virtio-*-pci types: registers, interrupts and doorbells around ``self.virtio``."""
 
     vendor_id = VENDOR_VIRTIO
+    inner_name = "virtio-backend"
     #: device id of the transitional form (§4.1.2.3)
     transitional_id = 0
     #: "transitional" or "non-transitional" where the type's name says so

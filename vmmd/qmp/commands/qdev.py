@@ -9,7 +9,12 @@ from vmmd.errors import DeviceNotFoundError, UsageError
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
+    from vmmd.options.fields import Items
+    from vmmd.options.models import DeviceOptions
     from vmmd.qmp.models.qdev import ObjectPropertyInfo
+
+_DISK: tuple[str, dict[str, object]] = ("blockdev-add", {"driver": "null-co", "node-name": "disk0"})
+_DEVICE: dict[str, object] = {"driver": "virtio-blk-pci", "id": "vd0", "drive": "disk0"}
 
 
 @command("device-list-properties", since="1.2", preconfig=True, example=Example({"typename": "isa-serial"}))
@@ -25,3 +30,67 @@ def device_list_properties(ctx: Context, *, typename: str) -> list[ObjectPropert
         # QEMU-COMPAT: the sentence
         raise UsageError("Parameter 'typename' expects a non-abstract device type")
     return [property_info(each, with_default=True) for each in types.own_properties(found)]
+
+
+@command(
+    "device_add",
+    since="0.13",
+    features=("json-cli", "json-cli-hotplug"),
+    example=Example(_DEVICE, before=(_DISK,)),
+)
+async def device_add(
+    ctx: Context,
+    /,
+    *,
+    driver: str,
+    bus: str | None = None,
+    id: str | None = None,  # noqa: A002  # the argument's name
+    **properties: object,
+) -> dict[str, object]:
+    """Plug in a device, as -device; all other members of the arguments are properties of the driver. In this version
+    that is possible before the guest has started, and after ``stop`` and ``system_reset``; firmware and guest then find
+    the device at their start."""
+    from vmmd.options.fields import IDENTIFIER_ACCEPTS, is_identifier
+    from vmmd.options.models import DeviceOptions
+
+    if id is not None and not is_identifier(id):
+        # QEMU-COMPAT: QEMU's sentence
+        raise UsageError("Parameter 'id' expects an identifier", f"it takes {IDENTIFIER_ACCEPTS}")
+    await plug(ctx, DeviceOptions(driver, id, bus, _as_text(driver, properties)))
+    return {}
+
+
+@command("device_del", since="0.14", example=Example({"id": "vd0"}, before=(_DISK, ("device_add", _DEVICE))))
+async def device_del(ctx: Context, *, id: str) -> dict[str, object]:  # noqa: A002  # the argument's name
+    """Unplug a device, by its id or by its path in the object tree. In this version that is possible before the guest
+    has started, and after ``stop`` and ``system_reset``. When it returns, the device is gone (DEVICE_DELETED), and its
+    id and its backends are free."""
+    if ctx.vm.plugger is None:
+        raise DeviceNotFoundError(f"Device '{id}' not found")
+    await ctx.vm.plugger.remove(id)
+    return {}
+
+
+async def plug(ctx: Context, options: DeviceOptions) -> None:
+    """Plug in a device. Raises VmmdError."""
+    if ctx.vm.plugger is None:
+        from vmmd.machine.device_plan import find_class
+
+        bus = find_class(options.driver).bus_type
+        # QEMU-COMPAT: QEMU's sentence
+        raise UsageError(f"No '{bus}' bus found for device '{options.driver}'", "machine 'none' has no buses")
+    await ctx.vm.plugger.add(options)
+
+
+def _as_text(driver: str, properties: dict[str, object]) -> Items:
+    """QEMU-COMPAT: over QMP, a number or boolean is what the same text is on the command line (``"addr": 10`` is slot
+    0x10). QEMU passes over objects, arrays and null."""
+    items: Items = []
+    for key, value in properties.items():
+        if isinstance(value, bool):
+            items.append((key, "on" if value else "off"))
+        elif isinstance(value, str | int | float):
+            items.append((key, str(value)))
+        else:
+            raise UsageError(f"Invalid parameter type for '{key}', expected: string", f"it is a property of {driver}")
+    return items

@@ -213,14 +213,14 @@ class VirtioBlkPci(VirtioPciDevice):
         props, ctx = self.props, self.ctx
         if props.scsi:
             raise UsageError("Please set scsi=off for virtio-blk devices in order to use virtio 1.0")
-        if props.drive is None:
+        if not props.drive:
             raise UsageError("drive property not set")
         drive = ctx.backends.drive(props.drive, "virtio-blk-device", share_rw=props.share_rw)
         self.on_undo(lambda: ctx.backends.release(drive))
         self.options = resolve(self, drive)
         self.resolved |= self.options.shown(drive.backend.size_bytes)
         virtio = VirtioBlk(ctx, self.log, drive, self.options)
-        drive.qdev = f"{self.qom_path}/virtio-backend"
+        drive.qdev = f"{self.qom_path}/{self.inner_name}"
         virtio.offered, virtio.offered_legacy = self._features()
         virtio.serial = (props.serial or drive.serial or "").encode()[:ID_BYTES].ljust(ID_BYTES, b"\0")
         virtio.rerror = _policy(props.rerror, drive.rerror, "report")
