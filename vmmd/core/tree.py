@@ -61,7 +61,7 @@ class Node:
         self.subject = subject  # what it stands for: a Device, an object of ``-object``, …
         self.name = ""
         self.parent: Node | None = None
-        self._describe = describe
+        self._describers = [describe]
         self._properties: dict[str, Property | Link] | None = None
         self._children: dict[str, Node] = {}
 
@@ -80,7 +80,7 @@ class Node:
     def properties(self) -> Mapping[str, Property | Link]:
         """By name: ``type`` and what it declares; children are not among them."""
         if self._properties is None:
-            own = {each.name: each for each in self._describe()}
+            own = {each.name: each for describe in self._describers for each in describe()}
             self._properties = {"type": Property("type", "string", lambda: self.type_name), **own}
         return self._properties
 
@@ -139,6 +139,11 @@ class Node:
         if self.parent is not None:
             del self.parent._children[self.name]
             self.parent = None
+
+    def extend(self, describe: Callable[[], Iterable[Property | Link]]) -> None:
+        """It has further properties."""
+        self._describers.append(describe)
+        self.refresh()
 
     def refresh(self) -> None:
         """Describe the properties again when they are next asked for."""

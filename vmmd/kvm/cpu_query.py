@@ -85,17 +85,22 @@ class CpuModels:
             raise UsageError(f"CPU model '{name}' requires KVM", "/dev/kvm could not be opened")
         typed = [(key, _text(name, key, value)) for key, value in properties.items()]
         config = expand(name, typed, self._host or HostCpu.without_kvm(), self._machine_version)
-        found: dict[str, object] = dict(_features(config))
         if static:
-            return found | {key: _value(config, key) for key in _STATIC}
-        found |= {alias: found[target] for alias, target in features.ALIASES.items()}
-        found |= {alias: found[features.canonical(alias)] for alias in features.UNDERSCORED}
-        found |= config.flags
-        found |= config.numbers
-        found |= {key: _value(config, key) for key in (*TEXTS, "level", "xlevel")}
-        if name not in ("host", "max"):
-            del found["migratable"]
-        return found
+            return dict(_features(config)) | {key: _value(config, key) for key in _STATIC}
+        return all_properties(config)
+
+
+def all_properties(config: CpuConfig) -> dict[str, object]:
+    """What a resolved CPU is, by property: features under each of their names, flags, numbers and texts."""
+    found: dict[str, object] = dict(_features(config))
+    found |= {alias: found[target] for alias, target in features.ALIASES.items()}
+    found |= {alias: found[features.canonical(alias)] for alias in features.UNDERSCORED}
+    found |= config.flags
+    found |= config.numbers
+    found |= {key: _value(config, key) for key in (*TEXTS, "level", "xlevel")}
+    if config.model not in ("host", "max"):
+        del found["migratable"]
+    return found
 
 
 def _is_version(name: str) -> bool:

@@ -104,6 +104,8 @@ class CpuConfig:
         self.warnings: list[str] = []
         #: wanted features that the host does not have, in QEMU's order; one that needs several bits comes several times
         self.unavailable: list[str] = []
+        #: the same as bits of WORDS
+        self.filtered = [0] * len(WORDS)
 
     def has(self, name: str) -> bool:
         """True when the guest sees a feature."""
@@ -533,6 +535,7 @@ class _Wanted:
                 components = []
             lacking = config.words[index] & ~self.host.supported[index]
             config.words[index] &= ~lacking
+            config.filtered[index] = lacking
             while lacking:
                 bit = (lacking & -lacking).bit_length() - 1
                 lacking &= lacking - 1

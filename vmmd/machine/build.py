@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from vmmd.core.device import DeviceContext, ResetKind
 from vmmd.core.irq import GsiFanIn
-from vmmd.core.tree import Node
 from vmmd.errors import VmmdError
+from vmmd.machine.cpu_tree import cpu_node
+from vmmd.machine.machine_tree import describe_board, describe_machine
 from vmmd.machine.memory_map import MemoryMap
 from vmmd.machine.objects.memory import MemoryObject
 from vmmd.options.objects import MemoryBackendRam
@@ -38,7 +39,7 @@ class Builder:
         self.vm = vm
         self.plan = plan
         self.config = vm.config
-        vm.qom.machine.type_name = f"{self.config.machine.type}-machine"
+        describe_machine(vm.qom, self.config)
         #: for stderr, when the start has succeeded: an error would otherwise not be the one line that is read
         self.warnings: list[str] = []
 
@@ -163,6 +164,7 @@ class Builder:
         self.vm.pci = board.bus
         board.serial_ports = self._serial_ports()
         board.build()
+        describe_board(board)
         self.vm.press_power_button = board.pm.press_power_button
         for each in self.plan.devices:
             with named(f"-device {each.cls.type_name}" + (f",id={each.id}" if each.id else "")):
@@ -172,7 +174,7 @@ class Builder:
     def _place_cpus(self) -> None:
         """vCPUs in the object tree, before the devices: /machine/unattached/device[0] is the first."""
         for index in range(self.config.smp.cpus):
-            self.vm.qom.unattached.add(f"device[{index}]", Node(f"{self.cpu_config.model}-x86_64-cpu", subject=index))
+            self.vm.qom.unattached.add(f"device[{index}]", cpu_node(self.cpu_config, index))
 
     def _serial_ports(self) -> frozenset[int]:
         """COM ports that the planned devices will be (DEVRESA tells firmware)."""

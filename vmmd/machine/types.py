@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmmd.core.registry import DEVICES, device_class
+from vmmd.machine.cpu_tree import CPU_SUFFIX, cpu_properties
+from vmmd.machine.machine_tree import machine_properties
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -83,7 +85,6 @@ _OTHERS = {
 _CONCRETE_ACCEL = "accel"  # QEMU-COMPAT: a base that is not abstract
 _BUS_PARENTS = {"PCI": "pci-device", "ISA": "isa-device", None: "sys-bus-device"}
 _CHARDEV_PARENTS = {"file": "chardev-fd", "stdio": "chardev-fd"}
-CPU_SUFFIX = "-x86_64-cpu"
 
 _types: dict[str, ObjectType] = {}
 
@@ -165,6 +166,12 @@ def own_properties(kind: ObjectType) -> list[PropertyInfo]:
         return described(each for each in cls.available() if not inner or cls.is_inner(each))
     if is_a(kind, "bus") and not kind.abstract:
         return [PropertyInfo("realized", "bool")]
+    if kind.name.endswith(CPU_SUFFIX) and not kind.abstract:
+        model = kind.name.removesuffix(CPU_SUFFIX)
+        return [PropertyInfo(name, word) for name, word in cpu_properties(model)]
+    if is_a(kind, "machine") and not kind.abstract:
+        named = machine_properties(kind.name.removesuffix("-machine"))
+        return [PropertyInfo(name, word, doc) for name, word, doc in named]
     options = OBJECTS.get(kind.name)
     return described(options.visible()) if options is not None else []
 

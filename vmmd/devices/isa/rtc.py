@@ -20,12 +20,13 @@ from vmmd.core.address_space import IoRange
 from vmmd.core.device import Device
 from vmmd.core.events import RtcChangeEvent
 from vmmd.core.props import enum_type, prop
+from vmmd.core.tree import Property
 from vmmd.devices.isa.rtc_time import Alarm, Civil, decode, decode_hour, encode, encode_hour, from_seconds, to_seconds
 from vmmd.units import NS_PER_S
 
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from vmmd.core.device import DeviceContext, ResetKind
     from vmmd.core.props import PropSet
@@ -175,6 +176,22 @@ class Mc146818Rtc(Device):
     def guest_civil(self) -> Civil:
         """The time on the guest's clock face (``qom-get date``)."""
         return from_seconds(self._now_ns() // NS_PER_S)
+
+    def extra_properties(self) -> Iterable[Property]:
+        yield Property("date", "struct tm", self._date)
+
+    def _date(self) -> dict[str, int]:
+        """``guest_civil`` as C's struct tm."""
+        with self.ctx.lock:
+            now = self.guest_civil()
+        return {
+            "tm_year": now.year - 1900,
+            "tm_mon": now.month - 1,
+            "tm_mday": now.day,
+            "tm_hour": now.hour,
+            "tm_min": now.minute,
+            "tm_sec": now.second,
+        }
 
     # -- time ----------------------------------------------------------------------------------------------
 
