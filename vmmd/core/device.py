@@ -213,8 +213,9 @@ class Device:
 
     def owner_of(self, declared: Prop[Any]) -> str:
         """How the refusal to change a property names whom it belongs to."""
-        who = f"device '{self.id}'" if self.id else "anonymous device"
-        return f"{who} (type '{self.type_name}')"
+        if self.is_inner(declared):
+            return f"anonymous device (type '{self.inner_type}')"
+        return (f"device '{self.id}'" if self.id else "anonymous device") + f" (type '{self.type_name}')"
 
     def change_property(self, declared: Prop[Any], value: object) -> None:
         """A property declared ``live`` gets a new value, of its type. On the loop, without the lock. Raises VmmdError;

@@ -333,6 +333,11 @@ class PropSet:
         cls.declared[declared.wire_name] = declared
 
     @classmethod
+    def own_first(cls) -> Iterator[Prop[Any]]:
+        """As ``each``, but what a class declares itself before what its bases do."""
+        return (each for base in cls.__mro__ for each in vars(base).values() if each in cls.declared.values())
+
+    @classmethod
     def each(cls) -> Iterator[Prop[Any]]:
         return iter(cls.declared.values())
 

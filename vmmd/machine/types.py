@@ -84,6 +84,7 @@ _OTHERS = {
 }
 _CONCRETE_ACCEL = "accel"  # QEMU-COMPAT: a base that is not abstract
 _BUS_PARENTS = {"PCI": "pci-device", "ISA": "isa-device", None: "sys-bus-device"}
+_INNER_PARENTS = {"serial": "device"}
 _CHARDEV_PARENTS = {"file": "chardev-fd", "stdio": "chardev-fd"}
 
 _types: dict[str, ObjectType] = {}
@@ -106,7 +107,7 @@ def _every_type() -> Iterator[ObjectType]:
         assert cls is not None
         yield ObjectType(name, cls.parent_type or _BUS_PARENTS[cls.bus_type])
         if cls.inner_type:
-            yield ObjectType(cls.inner_type, "virtio-device")
+            yield ObjectType(cls.inner_type, _INNER_PARENTS.get(cls.inner_type, "virtio-device"))
     yield from _host_types()
 
 

@@ -200,10 +200,18 @@ def _block_node(driver: str, argument: keyval.Argument, where: str) -> backends.
 def read_object(draft: Draft, option: str, text: str) -> None:
     """``-object TYPE,id=…`` or JSON."""
     asks_for_help(option, text)
-    argument = keyval.parse(option, text, "qom-type", json=True)
-    made = _by_table(argument, "qom-type", text, (objects.OBJECTS, objects.OBJECTS_LATER, objects.LaterObject))
+    made = object_options(option, text)
     refuse_duplicate(option, "object", made.id, [other.id for other in draft.config.objects])
     draft.config.objects.append(made)
+
+
+def object_options(option: str, text: str) -> objects.ObjectOptions:
+    """The model of an object from text. Raises UsageError."""
+    argument = keyval.parse(option, text, "qom-type", json=True)
+    made: objects.ObjectOptions = _by_table(
+        argument, "qom-type", text, (objects.OBJECTS, objects.OBJECTS_LATER, objects.LaterObject)
+    )
+    return made
 
 
 def read_netdev(draft: Draft, option: str, text: str) -> None:

@@ -12,19 +12,24 @@ Runs on vCPU threads (registers) and on the loop (``CharFrontend``, timer), alwa
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vmmd.core.address_space import IoRange
 from vmmd.core.backend import CharEvent
 from vmmd.core.device import Device, ResetKind
+from vmmd.core.device_tree import device_node
 from vmmd.core.props import BOOL, CHARDEV, U32, PropSet, prop
 from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vmmd.core.backend import CharBackend
     from vmmd.core.clock import Timer
     from vmmd.core.device import DeviceContext
     from vmmd.core.irq import IrqLine
+    from vmmd.core.props import Prop
+    from vmmd.core.tree import Node
 
 #: I/O base and interrupt of COM1 to COM4
 COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
@@ -66,6 +71,7 @@ _OPEN = 0xFFFF_FFFF
 
 class IsaSerial(Device):
     type_name: ClassVar[str] = "isa-serial"
+    inner_type: ClassVar[str] = "serial"
     description: ClassVar[str] = "16550A UART"
     category: ClassVar[str] = "input"
     bus_type: ClassVar[str | None] = "ISA"
@@ -102,6 +108,13 @@ class IsaSerial(Device):
         self._power_on()
 
     # -- life --------------------------------------------------------------------------------------------------
+
+    def parts(self) -> Iterable[tuple[str, Node]]:
+        return (("serial", device_node(self, None, self.inner_type, self.is_inner)),)
+
+    @classmethod
+    def is_inner(cls, declared: Prop[Any]) -> bool:
+        return declared.wire_name in ("baudbase", "chardev", "wakeup")
 
     def realize(self) -> None:
         self._choose_port()

@@ -184,9 +184,6 @@ class VirtioPciDevice(PciDevice):
     def is_inner(cls, declared: Prop[Any]) -> bool:
         return declared.wire_name in cls.INNER or declared.wire_name not in VirtioPciDevice.Props.declared
 
-    def owner_of(self, declared: Prop[Any]) -> str:
-        return f"anonymous device (type '{self.inner_type}')" if self.is_inner(declared) else super().owner_of(declared)
-
     def _interfaces(self) -> tuple[bool, bool]:
         """(modern, legacy)."""
         if self.forced_interface is not None:

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
+from vmmd.core.background import on_thread
 from vmmd.core.tree import AmbiguousPathError
 from vmmd.errors import DeviceNotFoundError, UsageError
 from vmmd.options import objects
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vmmd.core.tree import Node
     from vmmd.machine.types import PropertyInfo
     from vmmd.qmp.models.qom import ObjectOptions, ObjectPropertyInfo, ObjectTypeInfo
+    from vmmd.qmp.vm_api import VmApi
 
 
 @command("qom-list", since="1.2", example=Example({"path": "/machine"}))
@@ -96,15 +97,20 @@ def property_info(info: PropertyInfo, *, with_default: bool) -> ObjectPropertyIn
 )
 async def object_add(ctx: Context, options: ObjectOptions) -> dict[str, object]:
     """Make an object: memory, a thread, a source of random bytes, a secret, limits. Takes the keys of ``-object``."""
-    made = ctx.vm.objects.prepare(read_object(options))
+    await make_object(ctx.vm, read_object(options))
+    return {}
+
+
+async def make_object(vm: VmApi, options: objects.ObjectOptions) -> None:
+    """Make an object while the machine is there. Raises VmmdError and leaves nothing behind then."""
+    made = vm.objects.prepare(options)
     try:
         # touching gigabytes, or a file on a slow disk: everybody else goes on meanwhile
-        await asyncio.to_thread(made.open)
+        await on_thread(vm.loop, made.open, "object-add")
     except BaseException:
-        ctx.vm.objects.forget(made)
+        vm.objects.forget(made)
         raise
-    ctx.vm.objects.publish(made)
-    return {}
+    vm.objects.publish(made)
 
 
 def read_object(arguments: dict[str, Any]) -> objects.ObjectOptions:

@@ -71,6 +71,11 @@ class Arguments:
             self._pos += 1
         return self._text[start : self._pos]
 
+    def rest(self) -> str:
+        """All that is left, without the blanks around it."""
+        text, self._pos = self._text[self._pos :].strip(), len(self._text)
+        return text
+
     def flags(self, accepted: str) -> set[str]:
         """Leading ``-x`` options."""
         found: set[str] = set()

@@ -40,6 +40,8 @@ MODULES = (
     "mtree",
     "paging",
     "pci",
+    "qom",
+    "qtree",
     "run_state",
     "stats",
     "virtqueues",
