@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from vmmd.core.background import on_thread
 from vmmd.errors import VmmdError
 from vmmd.log import get_logger
-from vmmd.qmp.registry import COMMANDS, Context, import_models, invoke, load, models_loaded
+from vmmd.qmp.registry import COMMANDS, Context, import_models, invoke, load, needs_models
 from vmmd.qmp.session import NO_ID, QmpSession, error_reply, success_reply
 from vmmd.qmp.streams import UnixStream
 from vmmd.qmp.wire import MAX_REPLY_BYTES, ParseFault, decode, decode_simple, encode
@@ -245,7 +245,7 @@ class Connection:
         if isinstance(request, dict):
             self._reply(request)
             return
-        if request.arguments and request.spec.has_arguments and not models_loaded():
+        if needs_models(request):
             self._begin(request, self._with_models(request))
             return
         try:
@@ -259,8 +259,8 @@ class Connection:
             self._reply(success_reply(result, request.id), request)
 
     async def _with_models(self, request: Request) -> object:
-        """The first request with arguments: pydantic is imported for it (0.1 s) on a thread, so that nobody else waits,
-        and a VM whose manager never sends one does without."""
+        """The first request whose arguments need it: pydantic is imported for it (0.1 s) on a thread, so that nobody
+        else waits, and a VM whose manager never sends one does without."""
         await on_thread(self._loop, import_models, "settle")
         result = invoke(self._context, request)
         return await result if isinstance(result, CoroutineType) else result

@@ -8,8 +8,8 @@
 From the declaration follow: ``query-commands``, argument checking (the signature: keyword-only parameters are the QMP
 arguments, ``cpu_index`` is ``cpu-index``, a default makes it optional), and the return type that tests check replies
 against and that introspection will publish. Handlers run on the loop; one that may wait is ``async``. They return plain
-dicts typed by the TypedDicts in ``models``. Neither the declarations nor a command without arguments needs pydantic,
-which costs 50 ms to import: ``arguments`` loads it when the first command with arguments is sent.
+dicts typed by the TypedDicts in ``models``. Neither declarations nor commands with plain arguments (``quick_check``)
+need pydantic, which costs 0.1 s to import: it is loaded when the first command with others is sent.
 
 A handler with a second positional parameter is *boxed*: that parameter's type is the whole arguments object, which may
 then be a union (``models.unions``), and the handler gets the checked object.
@@ -85,7 +85,7 @@ class CommandSpec:
         self.features: tuple[str, ...] = traits.get("features", ())
         self.example: Example = traits.get("example", Example())
         self.module = handler.__module__.rpartition(".")[2]
-        #: made by ``arguments`` when the first request with arguments comes
+        #: made by ``quick_check`` or ``arguments`` when the first request with arguments comes
         self.argument_check: Callable[[dict[str, object]], dict[str, object]] | None = None
 
     @property
@@ -157,9 +157,32 @@ def models_loaded() -> bool:
     return getattr(sys.modules.get("vmmd.qmp.arguments"), "READY", False)
 
 
+def needs_models(request: Request) -> bool:
+    """True when checking the request's arguments would import pydantic first."""
+    spec = request.spec
+    if not request.arguments or spec.argument_check is not None or not spec.has_arguments:
+        return False
+    from vmmd.qmp.quick_check import quick_check
+
+    spec.argument_check = quick_check(spec)
+    return spec.argument_check is None and not models_loaded()
+
+
 def import_models() -> None:
     """Import pydantic (0.1 s, 10 MiB). Any thread."""
     import vmmd.qmp.arguments  # noqa: F401
+
+
+def _make_check(spec: CommandSpec) -> Callable[[dict[str, object]], dict[str, object]]:
+    from vmmd.qmp.quick_check import quick_check
+
+    check = quick_check(spec)
+    if check is None:
+        from vmmd.qmp.arguments import argument_check
+
+        check = argument_check(spec)
+    spec.argument_check = check
+    return check
 
 
 def invoke(ctx: Context, request: Request) -> object:
@@ -175,10 +198,5 @@ def invoke(ctx: Context, request: Request) -> object:
         return spec.handler(ctx)
     if not spec.has_arguments:
         raise UsageError(f"Parameter '{next(iter(arguments))}' is unexpected")
-    check = spec.argument_check
-    if check is None:
-        from vmmd.qmp.arguments import argument_check
-
-        check = spec.argument_check = argument_check(spec)
-    checked = check(arguments)
+    checked = (spec.argument_check or _make_check(spec))(arguments)
     return spec.handler(ctx, checked) if spec.boxed else spec.handler(ctx, **checked)

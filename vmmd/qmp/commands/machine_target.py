@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmd.qmp.background import on_thread
+from vmmd.core.background import on_thread
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:

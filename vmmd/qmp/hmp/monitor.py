@@ -81,7 +81,7 @@ class HumanMonitor:
     async def qmp(self, name: str, arguments: dict[str, object] | None = None) -> Any:
         """What the QMP command ``name`` returns, after all its checks. Raises VmmdError as it does."""
         request = Request(qmp_registry.load()[name], arguments or {}, NO_ID, oob=False)
-        if request.arguments and not qmp_registry.models_loaded():
+        if qmp_registry.needs_models(request):
             await on_thread(self.vm.loop, qmp_registry.import_models, "settle")
         result = qmp_registry.invoke(qmp_registry.Context(self.vm, self.session), request)
         return await result if inspect.isawaitable(result) else result
