@@ -145,3 +145,22 @@ def test_flood_from_a_guest_thread_costs_the_loop_few_rounds(tmp_path):
 
     run(scenario, "file", path=str(path))
     assert path.read_bytes().startswith(b"early x")
+
+
+def test_peer_that_hangs_up_without_reading_is_noticed(tmp_path):
+    """The socket then has an error beside the input, of which uvloop tells a reader once and never again."""
+    path = str(tmp_path / "s")
+
+    async def scenario(chardev, frontend):
+        for turn in (b"1", b"2"):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(path)
+            await until(lambda: chardev.connected)
+            chardev.write(b"not read")
+            await asyncio.sleep(0.01)  # so that it is in the client's queue
+            client.send(b"last words" + turn)
+            client.close()
+            await until(lambda: not chardev.connected)
+            assert frontend.data.endswith(b"last words" + turn)
+
+    run(scenario, "socket", path=path, server=True, wait=False)

@@ -6,7 +6,9 @@ from __future__ import annotations
 import array
 import json
 import os
+import select
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -246,3 +248,22 @@ def test_unused_sets_go_with_the_last_client_of_a_running_machine() -> None:
         os.close(opened)
         unused.close()
         used.close()
+
+
+def test_client_that_hangs_up_without_reading_leaves_nothing(
+    monitor: Monitor, client: Client, pipe: tuple[int, Pipe]
+) -> None:
+    """Its socket then has an error beside the input, of which uvloop tells a reader once and never again."""
+    leaver = Client(monitor)
+    leaver.send(b'{"execute": "query-status"}')
+    poller = select.poll()
+    poller.register(leaver.sock, select.POLLIN)
+    assert poller.poll(10_000)  # the reply is there and stays unread
+    assert "status" in client.run("query-status")  # the leaver is not in a series of commands
+    may_go_on = threading.Event()
+    monitor.port.post(may_go_on.wait, 10)  # type: ignore[arg-type]  # the loop sees all of it at once
+    leaver.send(b'{"half": "of a command', [pipe[0]])
+    pipe[1].forget()
+    leaver.close()
+    may_go_on.set()
+    assert pipe[1].is_closed_elsewhere()

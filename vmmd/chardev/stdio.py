@@ -47,6 +47,7 @@ class StdioChardev(StreamChardev):
             raise BackendError.from_os(f"chardev {self.label}: stdin or stdout cannot be used", error) from error
         _in_use.append(self.label)
         self._read_fd, self._write_fd = 0, self._output
+        self._may_block = True
         self._pollable, self._output_pollable = is_pollable(0), is_pollable(self._output)
         self._set_terminal()
 

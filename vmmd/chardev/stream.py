@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from vmmd.chardev.options import CharOptions
     from vmmd.core.notify import LoopPort
 
+#: Reads of one turn of the loop
+READS_A_TURN = 8
 #: Input of a peer that has left, kept for the guest
 INBOX_BYTES = 1 << 20
 
@@ -36,6 +38,7 @@ class StreamChardev(Chardev):
         self._write_fd = -1
         self._pollable = True  # False: a regular file, which is always readable
         self._output_pollable = True  # the same of the output
+        self._may_block = False  # reading without input would wait: the descriptor's flags are not ours
         self._reading = False  # _read_fd is watched
         self._paused = False  # the frontend took nothing
         self._resume_posted = False
@@ -86,9 +89,24 @@ class StreamChardev(Chardev):
             self._loop.remove_reader(self._read_fd)
 
     def _readable(self) -> None:
-        """Move at most as many bytes as the frontend takes. Loop thread."""
+        """Read until there is no more now, or the frontend takes no more. Loop thread.
+
+        ORDERING: uvloop tells a reader once and never again of a socket with an error (the peer closed it and had not
+        read all), so the end has to be found now or by the look that is posted here.
+        """
+        for turn in range(READS_A_TURN):
+            if (turn and self._may_block and not _has_input(self._read_fd)) or not self._read_some():
+                return
+        self._loop.post(self._look_again)
+
+    def _look_again(self) -> None:
+        if self._reading or not self._pollable:
+            self._readable()
+
+    def _read_some(self) -> bool:
+        """Move at most as many bytes as the frontend takes; False when that was all for now."""
         if self._read_fd < 0 or self._paused:
-            return
+            return False
         data: bytes | None = None
         with self._lock:
             frontend = self.frontend
@@ -107,8 +125,7 @@ class StreamChardev(Chardev):
             self._unwatch_input()
             self._emit_rest()
             self._hung_up()
-        elif not self._pollable:
-            self._loop.post(self._readable)
+        return bool(data) and not self._paused
 
     def _receive(self, limit: int) -> bytes | None:
         """Bytes from the peer, b"" when it has left, None when there are none now."""
@@ -130,9 +147,7 @@ class StreamChardev(Chardev):
         inbox, self._inbox = self._inbox, bytearray()
         if self._read_fd < 0 or not self._pollable:
             return inbox
-        poller = select.poll()  # the descriptor may be a blocking one
-        poller.register(self._read_fd, select.POLLIN)
-        while len(inbox) < INBOX_BYTES and poller.poll(0) and (data := self._receive(CHUNK_BYTES)):
+        while len(inbox) < INBOX_BYTES and _has_input(self._read_fd) and (data := self._receive(CHUNK_BYTES)):
             inbox += data
         return inbox
 
@@ -250,6 +265,13 @@ class StreamChardev(Chardev):
     def _room(self) -> None:
         self._unwatch_output()
         self._writable()
+
+
+def _has_input(fd: int) -> bool:
+    """A read does not wait now."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def is_pollable(fd: int) -> bool:

@@ -117,8 +117,12 @@ class Connection:
     # -- input -----------------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        """Take what the client sent. One that asks again and again is waited for a moment before the loop may sleep:
-        being woken costs more than the whole command."""
+        """Take what the client sent, until there is no more now. One that asks again and again is waited for a moment
+        before the loop may sleep: being woken costs more than the whole command.
+
+        ORDERING: it must not return with anything unread, unless it stopped the watching or comes again by itself: of a
+        socket with an error (the client closed it and had not read its replies) uvloop tells once and never again.
+        """
         read = self._stream.read
         now = monotonic_ns()
         looks = LINGER_LOOKS if Connection.latest is self and now < self._linger_until else 0
@@ -139,9 +143,14 @@ class Connection:
                 return
             now = monotonic_ns()
             self._linger_until = now + LINGER_GAP_NS
-            if not looks or now > turn_end:
+            if now > turn_end:
+                self._loop.post(self._look_again)
                 return
-            looks = LINGER_LOOKS
+            looks = LINGER_LOOKS if looks else 0
+
+    def _look_again(self) -> None:
+        if self._reading:
+            self._readable()
 
     def _fds_arrived(self, fds: list[int]) -> None:
         self.session.fds.arrived(fds, commands_wait=bool(self._busy or self._inbox or self._queue))
