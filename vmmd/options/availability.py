@@ -19,7 +19,7 @@ from vmmd.options.read_machine import ACCELS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vmmd.options.backends import BlockdevOptions, DriveOptions
+    from vmmd.options.backends import BlockdevOptions, ChardevOptions, DriveOptions
     from vmmd.options.fields import OptionSet
     from vmmd.options.models import Config
 
@@ -97,10 +97,7 @@ def _backends(config: Config) -> Iterator[str]:
         else:
             yield from _keys(f"-object {entry.qom_type},id={entry.id}", entry)
     for chardev in config.chardevs.values():
-        if isinstance(chardev, LaterChardev):
-            yield f"-chardev {chardev.kind}"
-        else:
-            yield from _keys(f"-chardev {chardev.backend},id={chardev.id}", chardev)
+        yield from _chardev(chardev)
     for drive in config.drives:
         yield from _drive(drive)
     for node in config.blockdevs:
@@ -109,6 +106,19 @@ def _backends(config: Config) -> Iterator[str]:
         yield f"-netdev {netdev.other_kind if isinstance(netdev, LaterNetdev) else netdev.kind}"
     if config.vnc is not None:
         yield f"-vnc {shown(config.vnc.display)}"
+
+
+def check_chardev(chardev: ChardevOptions) -> None:
+    """Raises UsageError for a character device, or a key of it, that is not available."""
+    for what in _chardev(chardev):
+        raise UsageError(f"{what}: {SENTENCE}")
+
+
+def _chardev(chardev: ChardevOptions) -> Iterator[str]:
+    if isinstance(chardev, LaterChardev):
+        yield f"-chardev {chardev.kind}"
+    else:
+        yield from _keys(f"-chardev {chardev.backend},id={chardev.id}", chardev)
 
 
 def _drive(drive: DriveOptions) -> Iterator[str]:

@@ -74,9 +74,17 @@ def _tcp(option: str, text: str, rest: str) -> Items:
 
 def read_chardev(draft: Draft, option: str, text: str) -> None:
     """``-chardev BACKEND,id=…``."""
+    asks_for_help(option, text)
+    made = chardev_options(option, text)
+    kind = made.kind if isinstance(made, LaterChardev) else made.backend
+    refuse_duplicate(f"{option} {kind}", "chardev", made.id, draft.config.chardevs)
+    draft.config.chardevs[made.id] = made
+
+
+def chardev_options(option: str, text: str) -> ChardevOptions:
+    """What ``BACKEND,id=…`` says. Raises UsageError; its sentence begins with ``option``."""
     from vmmd.options.backends import CHARDEVS_LATER
 
-    asks_for_help(option, text)
     argument = keyval.parse(option, text, "backend")
     backend = argument.take("backend")
     id_ = argument.peek("id")
@@ -92,5 +100,4 @@ def read_chardev(draft: Draft, option: str, text: str) -> None:
     else:
         prefix = f"{option} backend={shown(backend)}"
         raise unknown_name(prefix, backend, CHARDEVS, f"'{shown(backend)}' is not a valid char driver name")
-    refuse_duplicate(f"{option} {backend}", "chardev", made.id, draft.config.chardevs)
-    draft.config.chardevs[made.id] = made
+    return made

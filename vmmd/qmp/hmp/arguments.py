@@ -24,6 +24,7 @@ _number = re.compile(r"0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*").match
 _register = re.compile(r"[A-Za-z0-9_.]*").match
 _SIZES = {"b": 1, "h": 2, "w": 4, "g": 8, "L": 8}
 _FORMATS = "xduoci"
+_ESCAPES = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"', "": ""}
 
 
 class ArgumentError(VmmdError):
@@ -63,18 +64,55 @@ class Arguments:
         if not self.at_end:
             raise ArgumentError(f"{self._command}: extraneous characters at the end of line")
 
-    def word(self) -> str:
-        """The next blank-separated word, "" at the end."""
+    def string(self) -> str:
+        """The next word, which must be there."""
+        if self.at_end:
+            raise ArgumentError(f"{self._command}: string expected")
+        return self.word()
+
+    def on_off(self) -> bool:
+        word = self.word()
+        if word not in ("on", "off"):
+            raise ArgumentError("Expected 'on' or 'off'")
+        return word == "on"
+
+    def rest(self) -> str:
+        """Everything that is left, without the blanks around it."""
         self._skip()
+        text, self._pos = self._text[self._pos :].rstrip(), len(self._text)
+        return text
+
+    def sign(self, sign: str) -> bool:
+        """Whether the character ``sign`` comes next; it is taken then."""
+        found = self._skip() == sign
+        self._pos += found
+        return found
+
+    def word(self) -> str:
+        """The next word, "" at the end. It ends at a blank, or is in double quotes with escapes like \\n."""
+        if self._skip() == '"':
+            return self._quoted()
         start = self._pos
         while self._pos < len(self._text) and not self._text[self._pos].isspace():
             self._pos += 1
         return self._text[start : self._pos]
 
-    def rest(self) -> str:
-        """All that is left, without the blanks around it."""
-        text, self._pos = self._text[self._pos :].strip(), len(self._text)
-        return text
+    def _quoted(self) -> str:
+        characters = []
+        self._pos += 1
+        while (character := self._text[self._pos : self._pos + 1]) != '"':
+            if character == "\\":
+                self._pos += 1
+                code = self._text[self._pos : self._pos + 1]
+                if code not in _ESCAPES:
+                    raise ArgumentError(f"unsupported escape code: '\\{code}'")
+                character = _ESCAPES[code]
+            if not character:
+                raise ArgumentError("unterminated string")
+            characters.append(character)
+            self._pos += 1
+        self._pos += 1
+        return "".join(characters)
 
     def flags(self, accepted: str) -> set[str]:
         """Leading ``-x`` options."""

@@ -5,11 +5,96 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmmd.errors import UsageError
+from vmmd.options.backends import ChardevSocket
+from vmmd.qmp.hmp.arguments import signed
 from vmmd.qmp.hmp.registry import hmp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vmmd.options.backends import ChardevOptions
     from vmmd.qmp.hmp.arguments import Arguments
     from vmmd.qmp.hmp.monitor import HumanMonitor
+
+
+def _labels(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
+    return monitor.vm.chardevs if len(words) == 1 else ()
+
+
+def _backends(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
+    from vmmd.options.backends import CHARDEVS
+
+    return CHARDEVS if len(words) == 1 else ()
+
+
+def _wanted(text: str) -> ChardevOptions:
+    from vmmd.options import availability
+    from vmmd.options.shorthands import chardev_options
+
+    options = chardev_options("chardev", text)
+    availability.check_chardev(options)
+    if isinstance(options, ChardevSocket) and options.waits:
+        raise UsageError(f"chardev '{options.id}' would wait for its first client", "add wait=off")
+    return options
+
+
+@hmp("chardev-add", params="args", help="make a character device, as -chardev", complete=_backends)
+async def chardev_add(monitor: HumanMonitor, arguments: Arguments) -> str:
+    await monitor.vm.chardevs.add(_wanted(arguments.rest()))
+    return ""
+
+
+@hmp("chardev-change", params="id args", help="put a new backend in the place of a character device", complete=_labels)
+async def chardev_change(monitor: HumanMonitor, arguments: Arguments) -> str:
+    name = arguments.string()
+    backend = arguments.rest()
+    if name not in monitor.vm.chardevs:
+        raise UsageError(f"Chardev '{name}' does not exist")
+    await monitor.vm.chardevs.change(_wanted(f"{backend},id={name}"))
+    return ""
+
+
+@hmp("chardev-remove", params="id", help="remove a character device that nothing uses", complete=_labels)
+async def chardev_remove(monitor: HumanMonitor, arguments: Arguments) -> str:
+    name = arguments.string()
+    arguments.done()
+    await monitor.qmp("chardev-remove", {"id": name})
+    return ""
+
+
+@hmp("chardev-send-break", params="id", help="send a break to the device behind a character device", complete=_labels)
+async def chardev_send_break(monitor: HumanMonitor, arguments: Arguments) -> str:
+    name = arguments.string()
+    arguments.done()
+    await monitor.qmp("chardev-send-break", {"id": name})
+    return ""
+
+
+@hmp("ringbuf_write", params="device data", help="add to a ring buffer", complete=_labels)
+async def ringbuf_write(monitor: HumanMonitor, arguments: Arguments) -> str:
+    device, data = arguments.string(), arguments.string()
+    arguments.done()
+    await monitor.qmp("ringbuf-write", {"device": device, "data": data})
+    return ""
+
+
+@hmp("ringbuf_read", params="device size", help="take the oldest bytes out of a ring buffer", complete=_labels)
+async def ringbuf_read(monitor: HumanMonitor, arguments: Arguments) -> str:
+    device = arguments.string()
+    size = arguments.expression()
+    arguments.done()
+    data = await monitor.qmp("ringbuf-read", {"device": device, "size": signed(size)})
+    return "".join(map(_visible, data)) + "\n"
+
+
+def _visible(character: str) -> str:
+    """QEMU-COMPAT: a backslash is doubled, control characters are numbers."""
+    if character == "\\":
+        return "\\\\"
+    if (character < " " and character != "\n") or character == "\x7f":
+        return f"\\u{ord(character):04X}"
+    return character
 
 
 @hmp("info chardev", help="character devices")

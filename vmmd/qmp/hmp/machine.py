@@ -27,6 +27,47 @@ def info_name(monitor: HumanMonitor, arguments: Arguments) -> str:
     return f"{monitor.vm.name}\n" if monitor.vm.name is not None else ""
 
 
+@hmp("info memory_size_summary", help="size of the guest's RAM")
+async def info_memory_size_summary(monitor: HumanMonitor, arguments: Arguments) -> str:
+    arguments.done()
+    found = await monitor.qmp("query-memory-size-summary")
+    text = f"base memory: {found['base-memory']}\n"
+    return text + (f"plugged memory: {found['plugged-memory']}\n" if "plugged-memory" in found else "")
+
+
+@hmp("info vm-generation-id", help="id that changes when the guest is copied")
+async def info_vm_generation_id(monitor: HumanMonitor, arguments: Arguments) -> str:
+    arguments.done()
+    return f"{(await monitor.qmp('query-vm-generation-id'))['guid']}\n"
+
+
+@hmp("info tpm", help="TPM devices")
+async def info_tpm(monitor: HumanMonitor, arguments: Arguments) -> str:
+    arguments.done()
+    return "".join(f"{each['id']}: model={each['model']}\n" for each in await monitor.qmp("query-tpm"))
+
+
+@hmp("info jobs", help="background jobs")
+async def info_jobs(monitor: HumanMonitor, arguments: Arguments) -> str:
+    arguments.done()
+    jobs = await monitor.qmp("query-jobs")
+    if not jobs:
+        return "No active jobs\n"
+    return "".join(
+        f"Type {job['type']}, id {job['id']}: {job['status']}, {job['current-progress']} of {job['total-progress']}\n"
+        for job in jobs
+    )
+
+
+@hmp("info migrate_capabilities", help="what can be switched on for migrations")
+async def info_migrate_capabilities(monitor: HumanMonitor, arguments: Arguments) -> str:
+    arguments.done()
+    return "".join(
+        f"{each['capability']}: {'on' if each['state'] else 'off'}\n"
+        for each in await monitor.qmp("query-migrate-capabilities")
+    )
+
+
 @hmp("info uuid", help="UUID of the guest")
 async def info_uuid(monitor: HumanMonitor, arguments: Arguments) -> str:
     arguments.done()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmmd.qmp.hmp.arguments import signed
 from vmmd.qmp.hmp.dump import check_size, dump, span_bytes
 from vmmd.qmp.hmp.formats import single
 from vmmd.qmp.hmp.physical import PhysicalMemory, virtual_reader
@@ -70,6 +71,26 @@ def _translations(translate: Callable[[int], int | None], address: int, wanted: 
     """Where the pages of a range are. While the vCPU rests, or on its thread."""
     end = min(address + max(1, span_bytes(wanted)), 1 << 64)
     return {gva: translate(gva) for gva in range(address & _PAGE_MASK, end, 4096)}
+
+
+@hmp("memsave", params="addr size file", help="save memory at a guest-virtual address to a file")
+async def memsave(monitor: HumanMonitor, arguments: Arguments) -> str:
+    await monitor.qmp("memsave", {**_what_to_save(arguments), "cpu-index": monitor.cpu_index})
+    return ""
+
+
+@hmp("pmemsave", params="addr size file", help="save memory at a guest-physical address to a file")
+async def pmemsave(monitor: HumanMonitor, arguments: Arguments) -> str:
+    await monitor.qmp("pmemsave", _what_to_save(arguments))
+    return ""
+
+
+def _what_to_save(arguments: Arguments) -> dict[str, object]:
+    """The file's name has to be in quotes: a path would go on with the size's expression as a division."""
+    address, size = arguments.expression(), arguments.expression()
+    filename = arguments.string()
+    arguments.done()
+    return {"val": signed(address), "size": signed(size), "filename": filename}
 
 
 @hmp("gva2gpa", params="addr", help="guest-physical address of a guest-virtual address")

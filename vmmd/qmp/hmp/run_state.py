@@ -38,6 +38,11 @@ async def system_reset(monitor: HumanMonitor, arguments: Arguments) -> str:
     return await _plain(monitor, arguments, "system_reset")
 
 
+@hmp("system_wakeup", help="wake the guest up from suspend")
+async def system_wakeup(monitor: HumanMonitor, arguments: Arguments) -> str:
+    return await _plain(monitor, arguments, "system_wakeup")
+
+
 @hmp("system_powerdown", help="press the power button")
 async def system_powerdown(monitor: HumanMonitor, arguments: Arguments) -> str:
     return await _plain(monitor, arguments, "system_powerdown")

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands of the monitor for people: the same lines to QEMU and vmmd, in one order, on machines made alike."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tests.differential.same_lines import Row, check, run
+
+pytestmark = [pytest.mark.kvm, pytest.mark.qemu]
+
+ARGUMENTS = (
+    "-machine", "pc,accel=kvm", "-m", "32", "-smp", "2", "-nodefaults", "-S", "-name", "people",
+    "-chardev", "ringbuf,id=ring,size=64",
+)  # fmt: skip
+
+
+def says(text: str) -> dict[str, Any]:
+    return {"return": text.replace("\n", "\r\n")}
+
+
+NO_KEYBOARD = says("Error: There is no keyboard that could take the keys; this version has none\n")
+ROWS = (
+    Row("!info status"), Row("!info name"), Row("!info uuid"), Row("!info numa"), Row("!info usb"), Row("!info vnc"),
+    Row("!info network"), Row("!info balloon"), Row("!info tpm"), Row("!info vm-generation-id"), Row("!info chardev"),
+    Row("!info iothreads"), Row("!info hotpluggable-cpus"), Row("!info cpus"), Row("!info mem"), Row("!info tlb"),
+    Row("!info status x"), Row("!info bogus"), Row("!bogus"), Row("!"), Row("!cpu 1"), Row("!cpu 7"), Row("!cpu"),
+    Row("!i/b 0x80"), Row("!i /w 0xcf8"), Row("!i/xb 0x70"), Row("!i/2b 0x70"), Row("!i/b 0x70.2"), Row("!i/g 0x70"),
+    Row("!i/b 0xcf8cf"), Row("!i"), Row("!i/q 0"), Row("!o/b 0x80 0x12"), Row("!o 0x80"), Row("!o/w 0x80 1 2"),
+    Row("!nmi"), Row("!nmi 1"),
+    Row("!sendkey a", NO_KEYBOARD, "no keyboard before issue 4"),
+    Row("!sendkey ctrl-alt-delete 100", NO_KEYBOARD, "no keyboard before issue 4"),
+    Row("!sendkey foo"), Row("!sendkey a--b"), Row("!sendkey 0x"), Row("!sendkey"), Row("!sendkey a 1 2"),
+    Row("!set_link bogus off"), Row("!set_link bogus foo"), Row("!set_link bogus"), Row("!set_link"),
+    Row("!balloon 16"), Row("!balloon"), Row("!balloon 16M"), Row("!balloon foo"),
+    Row("!memsave 0 16 /x"), Row("!memsave"), Row("!memsave 0"), Row("!pmemsave 0 16"), Row('!pmemsave 0 16 "/"'),
+    Row('!memsave 0 16 "/dev/null"'), Row('!pmemsave 0 16 "/dev/null"'),
+    Row("!ringbuf_write ring hello"), Row("!ringbuf_read ring 3"), Row("!ringbuf_read ring 30"),
+    Row('!ringbuf_write ring "a\\nb\\\\c"'), Row("!ringbuf_read ring 30"), Row("!ringbuf_read ring"),
+    Row("!ringbuf_write ring two words"), Row("!ringbuf_write ring"), Row("!ringbuf_read bogus 3"),
+    Row("!chardev-add null,id=c1"), Row("!info chardev"), Row("!chardev-send-break c1"), Row("!chardev-change c1 null"),
+    Row("!chardev-change bogus null"), Row("!chardev-send-break bogus"), Row("!chardev-remove c1"),
+    Row("!chardev-remove c1"), Row("!chardev-remove"),
+    Row(
+        "!chardev-add bogus,id=x",
+        says(
+            "Error: chardev backend=bogus: 'bogus' is not a valid char driver name; "
+            "known are: file, memory, null, pty, ringbuf, socket, stdio\n"
+        ),
+        "names the option first",
+    ),
+    Row("!object_add rng-random,id=rn"), Row("!object_add rng-random,id=rn"), Row("!object_del rn"),
+    Row("!object_del rn"), Row("!object_del"), Row("!object_add memory-backend-ram,id=m1,size=1M"),
+    Row("!object_add rng-random"),
+    Row("!getfd a"), Row("!closefd a"), Row("!getfd"), Row("!watchdog_action none"),
+    Row("!p $eflags"), Row("!p/d $cs"), Row("!p/x $pc"), Row("!x/3xw 0xffff0"), Row("!xp/16cb 0xfffffff0"),
+    Row("!gva2gpa 0"), Row("!stop 1"), Row("!help bogus"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    directory = tmp_path_factory.mktemp("monitors")
+    return {name: [_normal(each) for each in run(name, ARGUMENTS, ROWS, directory)] for name in ("vmmd", "qemu")}
+
+
+def _normal(answer: Any) -> Any:
+    """Without what is different in every run: threads, and where the monitor listens. Paths of vCPUs, and the order of
+    character devices, are not QEMU's."""
+    if "filename=" in answer.get("return", ""):
+        answer["return"] = "".join(sorted(answer["return"].splitlines(keepends=True)))
+    text = re.sub(r"thread_id=\d+", "thread_id=N", json.dumps(answer))
+    text = re.sub(r"unix:/[^,]*monitor\.sock", "unix:MONITOR", text)
+    return json.loads(re.sub(r"device\[\d+\]", "device[N]", text))
+
+
+@pytest.mark.parametrize("index", range(len(ROWS)), ids=[row.line for row in ROWS])
+def test_the_texts_are_qemus(answers: dict[str, list[Any]], index: int) -> None:
+    check(ROWS[index], answers["vmmd"][index], answers["qemu"][index])
