@@ -215,7 +215,7 @@ def test_a_frame_shows_every_part_with_bars() -> None:
     text = frame(two_samples(), "7.2.0 (vmmd)", [{"event": "STOP"}], 100, colour=False)
     assert not OUR_COLOURS.search(text)
     lines = [line.rstrip() for line in text.splitlines()]
-    assert lines[0] == "foo  running  7.2.0 (vmmd)  vmx, ept, up 1:02:05"
+    assert lines[0] == "foo  running  7.2.0 (vmmd)  kvm_intel, ept, up 1:02:05"
     titles = ["vCPUs", "exits by reason", "virtqueues", "disks", "memory", "KVM", "events"]
     assert [line for line in lines if line in titles] == titles
     row = {line.split()[0]: line for line in lines if line}

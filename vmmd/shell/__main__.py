@@ -110,7 +110,7 @@ def _run(options: argparse.Namespace) -> int:
     from vmmd.shell.repl import interact
 
     try:
-        asyncio.run(interact(to, not options.no_history, " ".join(commands)))
+        asyncio.run(interact(to, not options.no_history, options.timeout, " ".join(commands)))
     except ConnectionFailed as error:
         print(f"vmmd-shell: {options.socket}: {error}", file=sys.stderr)
         return Status.NO_CONNECTION

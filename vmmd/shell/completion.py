@@ -35,7 +35,7 @@ WORDS = {
     "events": "events [since N]: what has happened",
     "watch": "watch [-n SEC] COMMAND: the answer again and again; q leaves",
     "top": "top [-n SEC] [--once]: vCPU exits, queues, disks, memory, live; q leaves",
-    "exit": "leave the shell; the machine goes on (also Ctrl-D)",
+    "exit": "exit: leave the shell; the machine goes on (also Ctrl-D)",
 }
 
 #: arguments whose value is something that exists: command (or how commands begin, ending in -), argument, source

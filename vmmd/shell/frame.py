@@ -90,9 +90,11 @@ def _head(rates: Rates, version: str) -> Text:
     head.append(f"  {one_line(version)}", style="dim")
     kvm = answers.get(KVM)
     if isinstance(kvm, dict):
+        facts = [_text(kvm, "module") or _text(kvm, "vendor"), _text(kvm, "paging")]
         uptime = kvm.get("uptime-ns")
-        up = f", up {_duration(uptime // NS_PER_S)}" if isinstance(uptime, int) else ""
-        head.append(f"  {one_line(_text(kvm, 'vendor'))}, {one_line(_text(kvm, 'paging'))}{up}", style="dim")
+        if isinstance(uptime, int):
+            facts.append(f"up {_duration(uptime // NS_PER_S)}")
+        head.append("  " + one_line(", ".join(each for each in facts if each not in ("", "unknown"))), style="dim")
     return head
 
 
@@ -188,11 +190,11 @@ def _memory(rates: Rates, cells: int) -> Table | None:
 
 
 def _counters(rates: Rates) -> Table | None:
-    counters = sorted(rates.host_counters(), key=lambda rate: (-rate.per_second, -rate.total))[:COUNTERS_SHOWN]
-    if not counters:
+    found = [rate for rate in rates.host_counters() if rate.total]
+    if not found:
         return None
     table = _grid(2, 0)
-    for rate in counters:
+    for rate in sorted(found, key=lambda rate: (-rate.per_second, -rate.total))[:COUNTERS_SHOWN]:
         table.add_row(_name(rate.name), f"{amount(rate.per_second)}/s", amount(rate.total))
     return table
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
 from qemu.qmp.error import ProtocolError
@@ -87,8 +87,7 @@ class Session:
         try:
             await asyncio.wait_for(self._client.connect(self._to), timeout_s)
         except TimeoutError:
-            hint = "QEMU serves one client per monitor: is another one connected?"
-            raise ConnectionFailed(f"no greeting within {timeout_s:g} s; {hint}") from None
+            raise ConnectionFailed(self._silence(timeout_s)) from None
         except ConnectError as error:
             cause = error.exc
             if isinstance(cause, EOFError):
@@ -97,6 +96,11 @@ class Session:
             raise ConnectionFailed(text or type(cause).__name__) from None
         except (OSError, QMPError, AssertionError) as error:
             raise ConnectionFailed(str(error)) from None
+
+    def _silence(self, timeout_s: float) -> str:
+        if self._client.greeting is not None:
+            return f"the peer greets but does not answer qmp_capabilities within {timeout_s:g} s"
+        return f"no greeting within {timeout_s:g} s; QEMU serves one client per monitor: is another one connected?"
 
     def has(self, command: str) -> bool:
         """Whether the peer has a command, as far as is known yet."""
@@ -182,36 +186,49 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+class Listener(Protocol):
+    """Who is told what happens to a link."""
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """An event of the peer."""
+        ...
+
+    def on_session(self, session: Session) -> None:
+        """There is a new connection."""
+        ...
+
+    def on_news(self, text: str) -> None:
+        """The connection was lost or made again, for people."""
+        ...
+
+    def on_state(self) -> None:
+        """``state`` has changed."""
+        ...
+
+
 class Link:
-    """Keeps a session with the peer: connects again, with growing pauses, when one ends.
+    """Keeps a session with the peer: connects again, with growing pauses, when one ends."""
 
-    ``on_state`` is told of every change with a text for people; ``on_event`` of every event.
-    """
-
-    def __init__(
-        self,
-        to: Address,
-        on_event: Callable[[dict[str, Any]], None],
-        on_state: Callable[[str], None],
-        on_session: Callable[[Session], None],
-    ) -> None:
+    def __init__(self, to: Address, listener: Listener) -> None:
         self._to = to
-        self._on_event = on_event
-        self._on_state = on_state
-        self._on_session = on_session
+        self._listener = listener
         self.session: Session | None = None
         self.state = "connecting"
 
-    async def open(self) -> None:
+    async def open(self, timeout_s: float) -> None:
         """The first connection; raises ConnectionFailed."""
-        session = Session(self._to, self._on_event)
-        await session.open()
+        session = Session(self._to, self._listener.on_event)
+        await session.open(timeout_s)
         self._use(session)
 
     def _use(self, session: Session) -> None:
         self.session = session
-        self.state = "connected"
-        self._on_session(session)
+        self._listener.on_session(session)
+        self._set_state("connected")
+
+    def _set_state(self, state: str) -> None:
+        self.state = state
+        self._listener.on_state()
 
     async def keep(self) -> None:
         """Connect again whenever the connection ends; runs until it is cancelled."""
@@ -219,23 +236,23 @@ class Link:
             if self.session is not None:
                 reason = await self.session.ended()
                 self.session = None
-                self.state = "connection lost"
-                self._on_state(f"connection lost: {reason}; connecting again")
+                self._listener.on_news(f"connection lost: {reason}; connecting again")
+                self._set_state("connection lost")
             await self._connect_again()
 
     async def _connect_again(self) -> None:
         pause_s = BACKOFF_FIRST_S
         while True:
             await asyncio.sleep(pause_s)
-            session = Session(self._to, self._on_event)
+            session = Session(self._to, self._listener.on_event)
             try:
                 await session.open()
             except ConnectionFailed as error:
                 pause_s = min(2 * pause_s, BACKOFF_MAX_S)
-                self.state = f"no connection ({error}), next try in {pause_s:g} s"
+                self._set_state(f"no connection, next try in {pause_s:.1f} s: {error}")
                 continue
+            self._listener.on_news("connected again")
             self._use(session)
-            self._on_state("connected again")
             return
 
     def current(self) -> Session:

@@ -14,18 +14,19 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, get_common_complete_suffix
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.patch_stdout import patch_stdout
 
 from vmmd.shell import completion
 from vmmd.shell.errors import CommandFailed, ShellError
-from vmmd.shell.executor import EventLog, Executor
+from vmmd.shell.executor import Answer, EventLog, Executor
 from vmmd.shell.line import LineError
-from vmmd.shell.link import Link, Session
+from vmmd.shell.link import CONNECT_TIMEOUT_S, Link, Session
 from vmmd.shell.live import Item, Key, Live
 from vmmd.shell.render import error_text, event_text, one_line, safe, styled, with_caret
 from vmmd.shell.schema import Schema
@@ -34,10 +35,14 @@ from vmmd.shell.words import ends_machine, hmp_ends_machine, repeated
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Iterable
 
+    from prompt_toolkit.buffer import Buffer
     from prompt_toolkit.document import Document
+    from prompt_toolkit.key_binding import KeyPressEvent
 
     from vmmd.shell.link import Address
     from vmmd.shell.request import Request
+
+T = TypeVar("T")
 
 PROMPT = "vmmd> "
 HMP_PROMPT = "hmp> "
@@ -67,7 +72,10 @@ def open_history(path: Path) -> History:
 
 
 class LineCompleter(Completer):
-    """prompt_toolkit's view of ``completion``: what is known comes at once, what must be asked comes later."""
+    """prompt_toolkit's view of ``completion``: what is known comes at once, what must be asked comes later.
+
+    Tab is bound here: prompt_toolkit's own ignores it while the completion begun by typing still runs.
+    """
 
     def __init__(self, repl: Repl, in_hmp: bool = False) -> None:
         self._repl = repl
@@ -93,6 +101,33 @@ class LineCompleter(Completer):
                 if (each.text, each.start_position) not in shown:
                     yield each
 
+    def keys(self) -> KeyBindings:
+        """Tab: the next candidate of the menu, or as much as all candidates have in common."""
+        keys = KeyBindings()
+
+        @keys.add("tab")
+        def _tab(event: KeyPressEvent) -> None:
+            menu = event.current_buffer.complete_state
+            if menu is not None and menu.completions:
+                event.current_buffer.complete_next()
+            else:
+                event.app.create_background_task(self._complete(event.current_buffer))
+
+        return keys
+
+    async def _complete(self, buffer: Buffer) -> None:
+        document = buffer.document
+        found = [each async for each in self.get_completions_async(document, CompleteEvent(completion_requested=True))]
+        if buffer.document != document:
+            return  # something was typed meanwhile
+        common = get_common_complete_suffix(document, found)
+        if len(found) == 1:
+            buffer.apply_completion(found[0])
+        elif common:
+            buffer.insert_text(common)
+        else:
+            buffer.start_completion()
+
     def _known(self, document: Document, asked: list[Key]) -> list[Completion]:
         live = self._repl.live
 
@@ -116,8 +151,9 @@ class Repl:
     def __init__(self, to: Address, history: History, colour: bool) -> None:
         self._name = to if isinstance(to, str) else f"{to[0]}:{to[1]}"
         self._colour = colour
+        self._out = sys.stdout
         self._log = EventLog()
-        self._link = Link(to, self._on_event, self._on_state, self._on_session)
+        self._link = Link(to, self)
         self._executor = Executor(
             self._link.current, self._log, lambda: self.live, lambda: shutil.get_terminal_size().columns
         )
@@ -127,30 +163,39 @@ class Repl:
         self._guest = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._stale = asyncio.Event()
-        self._prompt: PromptSession[str] = PromptSession(
-            history=history,
-            completer=LineCompleter(self),
-            complete_while_typing=True,
-            bottom_toolbar=self._toolbar,
-            refresh_interval=0,
-        )
-        self._hmp_prompt: PromptSession[str] = PromptSession(
-            completer=LineCompleter(self, in_hmp=True), complete_while_typing=True, bottom_toolbar=self._toolbar
-        )
+        self._prompt = self._make_prompt(LineCompleter(self), history)
+        self._hmp_prompt = self._make_prompt(LineCompleter(self, in_hmp=True), InMemoryHistory())
         self._ask_prompt: PromptSession[str] = PromptSession()
+
+    def _make_prompt(self, completer: LineCompleter, history: History) -> PromptSession[str]:
+        return PromptSession(
+            completer=completer,
+            history=history,
+            complete_while_typing=True,
+            key_bindings=completer.keys(),
+            bottom_toolbar=self._toolbar,
+        )
 
     # -- what the connection tells -------------------------------------------------------------------------------------
 
-    def _on_event(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Print an event above the prompt."""
         self._log.add(event)
         self._stale.set()
         print(event_text(event, self._colour))
 
-    def _on_state(self, text: str) -> None:
+    def on_news(self, text: str) -> None:
+        """Print what has become of the connection."""
         print(styled(f"-- {safe(text)}", "dim", self._colour))
-        self._redraw()
 
-    def _on_session(self, session: Session) -> None:
+    def on_state(self) -> None:
+        """Draw the tool bar again."""
+        for prompt in (self._prompt, self._hmp_prompt):
+            if prompt.app.is_running:
+                prompt.app.invalidate()
+
+    def on_session(self, session: Session) -> None:
+        """Use a new connection."""
         if self.live is not None:
             self.live.close()
         self.live = Live(session)
@@ -169,7 +214,7 @@ class Repl:
             self._stale.clear()
             self._status = await self._text_of("query-status", "status")
             self._guest = self._guest or await self._text_of("query-name", "name")
-            self._redraw()
+            self.on_state()
 
     async def _text_of(self, command: str, member: str) -> str:
         try:
@@ -182,11 +227,6 @@ class Repl:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _redraw(self) -> None:
-        for prompt in (self._prompt, self._hmp_prompt):
-            if prompt.app.is_running:
-                prompt.app.invalidate()
 
     def _toolbar(self) -> str:
         session = self._link.session
@@ -203,9 +243,9 @@ class Repl:
 
     # -- lines ---------------------------------------------------------------------------------------------------------
 
-    async def run(self, line: str = "") -> None:
+    async def run(self, timeout_s: float, line: str = "") -> None:
         """Until the user leaves, or the line is done; raises ConnectionFailed without a first connection."""
-        await self._link.open()
+        await self._link.open(timeout_s)
         self._start(self._link.keep())
         self._start(self._keep_status())
         try:
@@ -218,8 +258,15 @@ class Repl:
                 self.live.close()
             await self._link.close()
 
+    def _say(self, text: str) -> None:
+        """Print while there is no prompt: at once, not by way of the thread that keeps texts above a prompt."""
+        self._out.write(f"{text}\n")
+        self._out.flush()
+
     async def _loop(self) -> None:
-        print(f"{self._name}: QMP {safe(self._link.current().version)}; help tells what can be typed, exit leaves")
+        self._say(
+            f"{safe(self._name)}: QMP {safe(self._link.current().version)}; help tells what can be typed, exit leaves"
+        )
         while True:
             try:
                 line = await self._prompt.prompt_async(PROMPT)
@@ -240,36 +287,40 @@ class Repl:
                 await self._repeat(line, word)
             elif word == "hmp":
                 await self._hmp(line.strip().removeprefix("hmp").strip())
+            elif word in completion.WORDS:
+                await self._answer(self._executor.run(line))
             else:
-                await self._cancellable(self._command(line, word))
+                await self._command(line)
         except LineError as error:
-            print(with_caret(line, error, self._colour))
+            self._say(with_caret(line, error, self._colour))
         except CommandFailed as error:
-            print(error_text(error.error, self._colour))
+            self._say(error_text(error.error, self._colour))
         except ShellError as error:
-            print(styled(f"error: {safe(str(error))}", "red", self._colour))
+            self._say(styled(f"error: {safe(str(error))}", "red", self._colour))
         self._stale.set()
 
-    async def _command(self, line: str, word: str) -> None:
-        if word in completion.WORDS:
-            answer = await self._executor.run(line)
-        else:
-            request = await self._executor.request(line)
-            if ends_machine(request) and not await self._sure():
-                return
-            answer = await self._executor.send(request)
-        print(answer.text(self._colour))
+    async def _command(self, line: str) -> None:
+        request = await self._cancellable(self._executor.request(line))
+        if request is not None and (not ends_machine(request) or await self._sure()):
+            await self._answer(self._executor.send(request))
 
-    async def _cancellable(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for work; Ctrl-C stops the wait, and a slow answer is told."""
+    async def _answer(self, work: Coroutine[Any, Any, Answer]) -> None:
+        """Print an answer when it comes."""
+        answer = await self._cancellable(work)
+        if answer is not None and (text := answer.text(self._colour)):
+            self._say(text)
+
+    async def _cancellable(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Wait for work; Ctrl-C stops the wait (then None), and a slow answer is told."""
         loop = asyncio.get_running_loop()
         task = loop.create_task(work)
         loop.add_signal_handler(signal.SIGINT, task.cancel)
-        slow = loop.call_later(SLOW_S, print, "-- no answer yet; Ctrl-C stops waiting, the command goes on")
+        slow = loop.call_later(SLOW_S, self._say, "-- no answer yet; Ctrl-C stops waiting, the command goes on")
         try:
-            await task
+            return await task
         except asyncio.CancelledError:
-            print("-- not waited for")
+            self._say("-- not waited for")
+            return None
         finally:
             slow.cancel()
 
@@ -286,7 +337,7 @@ class Repl:
         if line:
             await self._hmp_line(line)
             return
-        print("the monitor for people; Ctrl-D goes back")
+        self._say("the monitor for people; Ctrl-D goes back")
         while True:
             try:
                 line = (await self._hmp_prompt.prompt_async(HMP_PROMPT)).strip()
@@ -300,18 +351,13 @@ class Repl:
                 try:
                     await self._hmp_line(line)
                 except ShellError as error:
-                    print(styled(f"error: {safe(str(error))}", "red", self._colour))
+                    self._say(styled(f"error: {safe(str(error))}", "red", self._colour))
 
     async def _hmp_line(self, line: str) -> None:
         if hmp_ends_machine(line) and not await self._sure():
             return
 
-        async def run() -> None:
-            answer = await self._executor.run(f"hmp {line}")
-            if text := answer.text(self._colour):
-                print(text)
-
-        await self._cancellable(run())
+        await self._answer(self._executor.run(f"hmp {line}"))
 
     async def _repeat(self, line: str, word: str) -> None:
         """``watch`` and ``top``."""
@@ -323,7 +369,8 @@ class Repl:
 
             top = TopScreen(self._link.current, self._log, self._colour)
             if what.once:
-                await self._cancellable(self._print_once(top, what.interval_s))
+                text = await self._cancellable(top.once(what.interval_s, shutil.get_terminal_size().columns))
+                self._say(text or "")
                 return
             await View("top", top.text, what.interval_s).show()
             return
@@ -333,9 +380,6 @@ class Repl:
                 raise ShellError("quit cannot be watched")
         await View(one_line(what.line), lambda _width: self._watched(what.line), what.interval_s).show()
 
-    async def _print_once(self, top: Any, interval_s: float) -> None:
-        print(await top.once(interval_s, shutil.get_terminal_size().columns))
-
     async def _watched(self, line: str) -> str:
         try:
             return (await self._executor.run(line, STATUS_TIMEOUT_S)).text(self._colour)
@@ -343,7 +387,9 @@ class Repl:
             return safe(str(error))
 
 
-async def interact(to: Address, keep_history: bool, line: str = "") -> None:
+async def interact(to: Address, keep_history: bool, timeout_s: float, line: str = "") -> None:
     """The interactive shell on the terminal; with a line, only this line (top, watch)."""
     history = open_history(history_file()) if keep_history else InMemoryHistory()
-    await Repl(to, history, "NO_COLOR" not in os.environ and sys.stdout.isatty()).run(line)
+    await Repl(to, history, "NO_COLOR" not in os.environ and sys.stdout.isatty()).run(
+        min(timeout_s, CONNECT_TIMEOUT_S), line
+    )
