@@ -13,8 +13,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
+from vmmd.core import trace
 from vmmd.core.device import ShutdownCause
 from vmmd.core.ending import SIGNALS, early_end
+from vmmd.core.trace_output import output as trace_output
 from vmmd.eventloop import EventLoopPort
 from vmmd.log import get_logger
 from vmmd.machine.vm import Vm
@@ -73,6 +75,7 @@ class Daemon:
             self.daemonizer.fork(in_parent=early_end.uninstall)
         try:
             early_end.check()
+            self._start_log()
             self._open_monitors()
             self._open(plan)
             loop = self._make_loop()
@@ -113,6 +116,21 @@ class Daemon:
                 from vmmd.qmp.hmp.readline import ReadlineMonitor
 
                 ReadlineMonitor(self.vm, self.port, chardevs[monitor.chardev]).attach(self.vm.lock)
+
+    def _start_log(self) -> None:
+        """-D, -d, -trace: before anything that they may tell of."""
+        config = self.config
+        if config.log_file is not None:
+            trace_output.set_file(config.log_file)
+        warnings = [] if config.log_items is None else config.log_items.apply()
+        for wanted in config.traces:
+            if wanted.enable is not None:
+                warnings += trace.enable(wanted.enable)
+            if wanted.events is not None:
+                warnings += trace.enable_from_file(wanted.events)
+        trace_output.allow()
+        for warning in warnings:
+            messages.warning(warning)
 
     def _open_monitors(self) -> None:
         """Listen and greet. Commands wait until the loop runs; if the rest of the start fails, clients see the end."""
@@ -245,6 +263,7 @@ class Daemon:
         if self.pidfile is not None:
             steps.append(self.pidfile.remove)
             self.pidfile = None
+        steps.append(trace_output.close)
         for step in steps:
             try:
                 step()

@@ -44,14 +44,17 @@ class Messages:
 
     @staticmethod
     def _write(line: str) -> None:
-        # a file name or a value must not steer the terminal, or make two lines
-        if not line.isprintable():
-            line = "".join(each if each.isprintable() else _visible(each) for each in line)
         try:
-            sys.stderr.write(line + "\n")
+            sys.stderr.write(printable(line) + "\n")
             sys.stderr.flush()
         except (OSError, ValueError):  # stderr is closed or full: there is nobody to tell
             return
+
+
+def printable(line: str) -> str:
+    """The line with control characters made visible: a file name or a value must not steer the terminal, or make two
+    lines."""
+    return line if line.isprintable() else "".join(each if each.isprintable() else _visible(each) for each in line)
 
 
 def _visible(character: str) -> str:

@@ -92,14 +92,11 @@ LATER = """\
 -usb
 -gdb tcp::1234
 -s
--d int
--D /tmp/log
 -smbios type=41
 -boot splash=x.bmp
 -audiodev alsa,id=a
 -runas nobody
 -chroot /x
--trace x
 -fsdev local,id=f
 """
 

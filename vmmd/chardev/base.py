@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vmmd.core.backend import CharEvent, SwappableFrontend
+from vmmd.core.trace_events import CHARDEV_EVENT
 from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -172,6 +173,8 @@ class Chardev:
             self._tell(CharEvent.OPENED)
 
     def _tell(self, event: CharEvent) -> None:
+        if CHARDEV_EVENT.on:
+            CHARDEV_EVENT(self.label, event.name.lower())
         with self._lock:
             if self.frontend is not None:
                 self.frontend.handle_event(event)

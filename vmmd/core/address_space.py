@@ -19,6 +19,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vmmd.core.trace import TraceEvent
+
+    #: of reads and writes, with the fields {address} {value} {dev}; the name is ``dev``
+    RangeEvents = tuple[TraceEvent, TraceEvent, str]
+
 #: all-ones by access size in bytes
 MASKS = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
 
@@ -33,7 +38,7 @@ class IoRange:
     (or the test driver) with the DeviceLock held and never raise on guest input.
     """
 
-    __slots__ = ("base", "end", "max_width", "name", "priority", "read", "write")
+    __slots__ = ("base", "end", "events", "max_width", "name", "plain", "priority", "read", "write")
 
     def __init__(  # noqa: PLR0913  # a range is what it is; all but four are by name
         self,
@@ -45,13 +50,17 @@ class IoRange:
         name: str,
         max_width: int = 4,
         priority: int = 0,
+        events: RangeEvents | None = None,
     ) -> None:
+        """``events``: trace events of the owner's own, and its name for them."""
         if size <= 0:
             raise ValueError(f"{name}: an I/O range has a positive size")
         self.base = base
         self.end = base + size
         self.read = read
         self.write = write
+        self.plain = (read, write)  # what ``read`` and ``write`` are while nobody looks on (access_trace)
+        self.events = events
         self.name = name
         self.max_width = max_width
         self.priority = priority
@@ -73,6 +82,10 @@ class AddressSpace:
         self._spans: list[tuple[int, IoRange]] = []  # (end, range) of the flattened large ranges
         self.unassigned_reads = 0
         self.unassigned_writes = 0
+        #: is told of accesses that no range claims: (space, address, size, value or None for a read)
+        self.on_unassigned: Callable[[str, int, int, int | None], None] | None = None
+        #: makes new ranges report what they are asked to
+        self.dress: Callable[[IoRange], None] | None = None
 
     def add(self, entry: IoRange) -> None:
         """Claim a range (DeviceLock held)."""
@@ -90,6 +103,9 @@ class AddressSpace:
         self._publish((*(each for each in self.ranges if id(each) not in gone), *added))
 
     def _publish(self, ranges: tuple[IoRange, ...]) -> None:
+        if self.dress is not None:
+            for entry in ranges:
+                self.dress(entry)
         ordered = sorted(ranges, key=lambda each: each.priority)  # stable: later wins at equal priority
         exact: dict[int, IoRange] = {}
         large: list[IoRange] = []
@@ -125,6 +141,8 @@ class AddressSpace:
         entry = self.exact.get(address) or self.find(address)
         if entry is None:
             self.unassigned_reads += 1
+            if self.on_unassigned is not None:
+                self.on_unassigned(self.name, address, size, None)
             return self._read_split(address, size, 1) if size > 1 else 0xFF
         if size <= entry.max_width and address + size <= entry.end:
             return entry.read(address - entry.base, size) & MASKS[size]
@@ -135,6 +153,8 @@ class AddressSpace:
         entry = self.exact.get(address) or self.find(address)
         if entry is None:
             self.unassigned_writes += 1
+            if self.on_unassigned is not None:
+                self.on_unassigned(self.name, address, size, value)
             if size > 1:
                 self._write_split(address, size, value, 1)
         elif size <= entry.max_width and address + size <= entry.end:

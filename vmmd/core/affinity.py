@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., object]")
 
-_vcpu_threads: set[int] = set()
+#: vCPU by its thread
+_vcpu_threads: dict[int, int] = {}
 _loop_thread: list[int] = []
 
 
-def register_vcpu_thread() -> None:
-    """Called by a vCPU thread when it starts."""
-    _vcpu_threads.add(threading.get_ident())
+def register_vcpu_thread(index: int) -> None:
+    """Called by a vCPU's thread when it starts."""
+    _vcpu_threads[threading.get_ident()] = index
+
+
+def current_vcpu() -> int:
+    """The vCPU whose thread this is; -1 on other threads."""
+    return _vcpu_threads.get(threading.get_ident(), -1)
 
 
 def register_loop_thread() -> None:

@@ -15,6 +15,7 @@ import ctypes
 import os
 import signal
 
+from vmmd.core.trace_events import KVM_ERROR
 from vmmd.errors import BackendError
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -35,6 +36,8 @@ class KvmError(BackendError):
     def __init__(self, name: str, errno: int) -> None:
         super().__init__(f"kvm: {name} failed: {os.strerror(errno)}")
         self.errno = errno
+        if KVM_ERROR.on:
+            KVM_ERROR(name, errno)
 
 
 def ioctl(fd: int, request: int, argument: object = None, *, name: str) -> int:

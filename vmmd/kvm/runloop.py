@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vmmd.core.address_space import MASKS
 from vmmd.core.device import ShutdownCause
+from vmmd.core.trace_events import KVM_RUN_EXIT
 from vmmd.kvm import abi
 from vmmd.kvm.coalesced import CoalescedRing
 from vmmd.kvm.ioctl import run_ioctl
@@ -85,7 +86,7 @@ class RunLoop:
         table[abi.KVM_EXIT_INTERNAL_ERROR] = self._internal_error
         table[abi.KVM_EXIT_FAIL_ENTRY] = self._fail_entry
         table[abi.KVM_EXIT_INTR] = table[abi.KVM_EXIT_IRQ_WINDOW_OPEN] = table[abi.KVM_EXIT_NMI] = _nothing
-        self._table = tuple(table)
+        self._plain_table = self._table = tuple(table)
 
     def run(self) -> None:
         """Run the guest until ``immediate_exit`` was set. Never raises: what goes wrong stops the VM. When KVM_RUN
@@ -107,6 +108,14 @@ class RunLoop:
             if error != errno.EAGAIN:  # EAGAIN: an application processor got its INIT or SIPI
                 self._run_failed(error)
                 return
+
+    def report_exits(self, index: int | None) -> None:
+        """Report every exit as one of vCPU ``index``, or (None) no longer. ``run`` sees it when it is called the next
+        time, so kick the vCPU. Any thread."""
+        table = self._plain_table
+        if index is not None:
+            table = tuple(_reporting(index, reason, handler) for reason, handler in enumerate(table))
+        self._table = table
 
     # --- exits that stop the machine ---
     def _triple_fault(self) -> None:
@@ -180,6 +189,14 @@ class RunLoop:
             log.exception("vCPU %d: %s; its registers cannot be read", self.vcpu.apic_id, message)
         self.dispatch.requests.request_internal_error(message.split("\n", 1)[0])
         self.dispatch.hold()
+
+
+def _reporting(index: int, reason: int, handler: Callable[[], None]) -> Callable[[], None]:
+    def report_and_handle() -> None:
+        KVM_RUN_EXIT(index, reason)
+        handler()
+
+    return report_and_handle
 
 
 def _nothing() -> None:

@@ -11,6 +11,7 @@ import ctypes
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from vmmd.core.trace_events import KVM_SET_IOEVENTFD_MMIO, KVM_SET_IOEVENTFD_PIO, KVM_SET_USER_MEMORY
 from vmmd.kvm import abi
 from vmmd.kvm.ioctl import KvmError, ioctl, short_ioctl
 from vmmd.units import PAGE_BYTES
@@ -95,6 +96,8 @@ class KvmVm:
         """
         flags = (abi.KVM_MEM_READONLY if readonly else 0) | (abi.KVM_MEM_LOG_DIRTY_PAGES if log_dirty else 0)
         block = abi.UserspaceMemoryRegion(slot, flags, gpa, size_bytes, hva)
+        if KVM_SET_USER_MEMORY.on:
+            KVM_SET_USER_MEMORY(slot, flags, gpa, size_bytes, hva)
         ioctl(self.fd, abi.KVM_SET_USER_MEMORY_REGION, ctypes.byref(block), name="KVM_SET_USER_MEMORY_REGION")
         if size_bytes:
             self._slots[slot] = size_bytes
@@ -205,6 +208,9 @@ class KvmVm:
         if deassign:
             flags |= abi.KVM_IOEVENTFD_FLAG_DEASSIGN
         block = abi.Ioeventfd(datamatch or 0, address, size, fd, flags)
+        event = KVM_SET_IOEVENTFD_PIO if pio else KVM_SET_IOEVENTFD_MMIO
+        if event.on:
+            event(fd, address, datamatch or 0, int(not deassign), size, int(datamatch is not None))
         ioctl(self.fd, abi.KVM_IOEVENTFD, ctypes.byref(block), name="KVM_IOEVENTFD")
 
     def register_coalesced(self, address: int, size: int, *, pio: bool = False) -> None:

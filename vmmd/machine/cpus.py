@@ -19,6 +19,8 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vmmd.core.affinity import register_vcpu_thread
+from vmmd.core.trace import CPU_RESET
+from vmmd.core.trace_events import GUEST_CPU_RESET, KVM_INIT_VCPU, KVM_RUN_EXIT, VCPU_KICK
 from vmmd.errors import BackendError, StateError
 from vmmd.kvm import abi, cpustate
 from vmmd.kvm.ioctl import KICK_SIGNAL, install_kick_handler, set_thread_name
@@ -136,6 +138,8 @@ class _VcpuThread:
 
     def kick(self) -> None:
         """Get the thread out of the guest. Any thread, also its own."""
+        if VCPU_KICK.on:
+            VCPU_KICK(self.index)
         # ORDERING: the flag first, so a signal that comes before KVM_RUN is not lost; bytecode stores are in order
         self.vcpu.bytes_[_IMMEDIATE_EXIT] = 1
         ident = self.thread.ident
@@ -163,7 +167,7 @@ class _VcpuThread:
                     manager.parked(self)
 
     def _prepare(self) -> None:
-        register_vcpu_thread()
+        register_vcpu_thread(self.index)
         if self.manager.debug_threads:
             set_thread_name(self.thread.name)
         # no signal but the kick may cut KVM_RUN short, and the process's signals belong to the main thread
@@ -178,6 +182,10 @@ class _VcpuThread:
             function()
         except Exception:
             log.exception("vCPU %d: a command failed", self.index)
+
+
+def _nothing() -> None:
+    """Nothing is watched."""
 
 
 class VcpuManager:
@@ -216,6 +224,7 @@ class VcpuManager:
         self.run_allowed = False
         self.stopping = False
         self.exit_meter = ExitMeter(())
+        self._unwatch: Callable[[], None] = _nothing
 
     # --- life ---
     def start(self) -> None:
@@ -231,16 +240,23 @@ class VcpuManager:
             if refused and not index:
                 log.warning("KVM does not take the CPU model's MSR %s", ", ".join(f"{msr:#x}" for msr in refused))
             vcpu.open_stats(like=cpus[0].vcpu if cpus else None)
+            if KVM_INIT_VCPU.on:
+                KVM_INIT_VCPU(index, vcpu.apic_id)
             cpus.append(_VcpuThread(self, index, vcpu, RunLoop(vcpu, self._dispatch)))
         self._cpus = tuple(cpus)
         self.exit_meter = ExitMeter([cpu.run_loop.exit_counts for cpu in cpus])
         self.reset()
+        self._unwatch = KVM_RUN_EXIT.watch(self._exits_switched)
+        if KVM_RUN_EXIT.on:
+            self._exits_switched()
         for cpu in cpus:
             cpu.thread.start()
 
     def stop(self) -> None:
         """End all threads and wait for them. Idempotent."""
         self.stopping = True
+        self._unwatch()
+        self._unwatch = _nothing
         with self._state:
             self._paused = True
             self.run_allowed = False
@@ -254,6 +270,13 @@ class VcpuManager:
                 cpu.thread.join(_STOP_TIMEOUT_S)
             if cpu.thread.is_alive():
                 log.error("vCPU %d does not end", cpu.index)
+
+    def _exits_switched(self) -> None:
+        """Have the run loops report their exits, or no longer: from their next entry on, which is now."""
+        for cpu in self._cpus:
+            cpu.run_loop.report_exits(cpu.index if KVM_RUN_EXIT.is_on(cpu.index) else None)
+            if cpu.active:
+                cpu.kick()
 
     # --- running and pausing ---
     def pause_now(self) -> bool:
@@ -382,6 +405,10 @@ class VcpuManager:
         """Power-on state for all vCPUs, which are parked. Raises KvmError."""
         for cpu in self._cpus:
             self._at_rest(cpu)
+            if GUEST_CPU_RESET.on:
+                GUEST_CPU_RESET(cpu.index)
+            if CPU_RESET.on:
+                CPU_RESET(f"CPU Reset (CPU {cpu.index})\n{cpustate.registers_text(cpu.vcpu)}".rstrip("\n"))
             cpustate.reset(
                 cpu.vcpu, cpu.lapic, signature=self.cpu_config.signature, is_bsp=cpu.index == 0, boot=self._boot
             )

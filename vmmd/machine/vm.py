@@ -12,6 +12,7 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from vmmd.core.access_trace import AccessTrace
 from vmmd.core.address_space import AddressSpace
 from vmmd.core.clock import VirtualClock
 from vmmd.core.device import ResetKind, ShutdownCause
@@ -20,6 +21,13 @@ from vmmd.core.events import PowerdownEvent, ResetEvent, ResumeEvent, ShutdownEv
 from vmmd.core.fdsets import FdSets
 from vmmd.core.lock import DeviceLock
 from vmmd.core.memory import GuestMemory
+from vmmd.core.trace_events import (
+    QDEV_RESET,
+    QEMU_SYSTEM_POWERDOWN_REQUEST,
+    QEMU_SYSTEM_SHUTDOWN_REQUEST,
+    RUNSTATE_SET,
+    VM_STATE_NOTIFY,
+)
 from vmmd.core.tree import Folder, Node, ObjectTree
 from vmmd.errors import StateError, VmmdError
 from vmmd.log import get_logger
@@ -67,6 +75,14 @@ class EventRelay:
             self.sink.emit(instance)
 
 
+def _report_state(old: RunState, new: RunState) -> None:
+    """The run state has changed."""
+    if RUNSTATE_SET.on:
+        RUNSTATE_SET(old.value, new.value)
+    if VM_STATE_NOTIFY.on and RunState.RUNNING in (old, new):
+        VM_STATE_NOTIFY(int(new is RunState.RUNNING), new.value)
+
+
 class _Turnstile:
     """Lets one operation through at a time, in order."""
 
@@ -97,12 +113,14 @@ class Vm:
         self.loop = loop
         self.lock: threading.Lock = DeviceLock()
         self.runstate = RunStateMachine()
+        self.runstate.observe(_report_state)
         self.events = EventRelay()
         self.event_ring = EventRing()  # filled by the monitor server with what it sends
         self.clock = VirtualClock(loop, self.lock)
         self.memory = GuestMemory()
         self.pio = AddressSpace("io", 1 << 16)
         self.mmio = AddressSpace("memory", 1 << 52)
+        self._access_trace = AccessTrace((self.pio, self.mmio), self.lock)
         self.requests = Requests(self._wake_for_requests)
         self.clock.on_failure = self.requests.request_internal_error
         self.qom = ObjectTree()
@@ -173,6 +191,8 @@ class Vm:
 
     def system_powerdown(self) -> None:
         """Press the ACPI power button."""
+        if QEMU_SYSTEM_POWERDOWN_REQUEST.on:
+            QEMU_SYSTEM_POWERDOWN_REQUEST()
         self.events.emit(PowerdownEvent())
         if self.press_power_button is not None:
             with self.lock:
@@ -228,6 +248,7 @@ class Vm:
                 _give_back(self.devices.pop().unrealize)
         while self._closers:
             _give_back(self._closers.pop())
+        self._access_trace.close()
 
     # --- requests of devices and vCPUs ----------------------------------------------------------------------
 
@@ -358,6 +379,8 @@ class Vm:
         try:
             with self.lock:
                 for device in self.devices:
+                    if QDEV_RESET.on:
+                        QDEV_RESET(device.name, device.type_name)
                     device.reset(ResetKind.COLD)
                 if self.reset_board is not None:
                     self.reset_board()
@@ -371,11 +394,16 @@ class Vm:
         else:
             self.runstate.set(RunState.PRELAUNCH)
 
+    def _announce_shutdown(self, cause: ShutdownCause) -> None:
+        if QEMU_SYSTEM_SHUTDOWN_REQUEST.on:
+            QEMU_SYSTEM_SHUTDOWN_REQUEST(cause.value)
+        self.events.emit(ShutdownEvent(cause.by_guest, cause.value))
+
     async def _shutdown(self, cause: ShutdownCause) -> None:
         if not self.config.no_shutdown:
             await self._end(cause, 0)
             return
-        self.events.emit(ShutdownEvent(cause.by_guest, cause.value))
+        self._announce_shutdown(cause)
         # QEMU-COMPAT: a VM that does not run keeps its state (-S -no-reboot -no-shutdown, system_reset: prelaunch)
         await self._stop(RunState.SHUTDOWN)
 
@@ -385,7 +413,7 @@ class Vm:
             return
         self._ended = True
         self.end_cause = cause
-        self.events.emit(ShutdownEvent(cause.by_guest, cause.value))
+        self._announce_shutdown(cause)
         try:
             if self.runstate.running:
                 await self._quiesce()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import vmmd
-from vmmd.core import registry
+from vmmd.core import registry, trace
 from vmmd.errors import UsageError
 from vmmd.options import backends, objects, read_machine
 from vmmd.options.fields import shown, unknown_name
@@ -173,6 +173,8 @@ _PLAIN: dict[str, Callable[[], str]] = {
     "vga": lambda: _lines("none                 no graphic card"),
     "k": lambda: _lines("en-us"),
     "net": lambda: _lines("Available netdev backend types:", "  none"),
+    "d": trace.log_items_text,
+    "trace": trace.events_text,
     "nic": lambda: _lines("Available netdev backend types:", "  none"),
 }
 

@@ -15,6 +15,7 @@ from vmmd.options.fields import COUNT, FD, NOTHING, NUMBER, ONLY_OFF, RANGES, SI
 from vmmd.units import MiB
 
 if TYPE_CHECKING:
+    from vmmd.core.trace import LogRequest
     from vmmd.options.backends import (
         AudiodevOptions,
         BlockdevOptions,
@@ -274,6 +275,14 @@ class MsgOptions(OptionSet):
     later: ClassVar = {"guest-name": ONLY_OFF}
 
 
+class TraceOptions(OptionSet):
+    """``-trace``: events to switch on at the start."""
+
+    enable = prop(STR, None, "a name, or a pattern with *")
+    events = prop(STR, None, "a file with names and patterns, one on a line; - in front switches off")
+    file = prop(STR, None, "write the log there")
+
+
 class SandboxOptions(OptionSet):
     """``-sandbox``."""
 
@@ -444,9 +453,9 @@ class Config:
     __slots__ = (
         "accels", "action", "add_fds", "append", "audiodevs", "bios", "blockdevs", "boot", "chardevs", "cpu",
         "daemonize", "data_dirs", "debugcon", "devices", "display", "drives", "fw_cfg", "globals", "initrd", "kernel",
-        "keyboard", "later", "machine", "memory", "monitors", "msg", "name", "netdevs", "nodefaults", "nographic",
-        "notices", "numa", "numa_cpus", "numa_distances", "objects", "overcommit", "paused", "pidfile", "realtime",
-        "rtc", "sandbox", "serials", "smbios", "smp", "uuid", "vga", "vnc",
+        "keyboard", "later", "log_file", "log_items", "machine", "memory", "monitors", "msg", "name", "netdevs",
+        "nodefaults", "nographic", "notices", "numa", "numa_cpus", "numa_distances", "objects", "overcommit", "paused",
+        "pidfile", "realtime", "rtc", "sandbox", "serials", "smbios", "smp", "traces", "uuid", "vga", "vnc",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -495,6 +504,9 @@ class Config:
         self.overcommit = OvercommitOptions()
         self.realtime: RealtimeOptions | None = None
         self.sandbox: SandboxOptions | None = None
+        self.traces: list[TraceOptions] = []
+        self.log_items: LogRequest | None = None  # -d
+        self.log_file: str | None = None  # -D
         self.later: list[LaterOption] = []
         self.notices: list[str] = []  # lines for stderr: "warning: …"
 

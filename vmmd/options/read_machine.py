@@ -24,6 +24,7 @@ from vmmd.options.models import (
     SandboxOptions,
     SmbiosFile,
     SmbiosOptions,
+    TraceOptions,
     machine_types,
 )
 
@@ -75,6 +76,34 @@ def read_overcommit(draft: Draft, option: str, text: str) -> None:
 def read_realtime(draft: Draft, option: str, text: str) -> None:
     draft.config.realtime = draft.config.realtime or RealtimeOptions()
     _merge(option, text, None, draft.config.realtime)
+
+
+def read_log_items(draft: Draft, option: str, text: str) -> None:
+    """``-d ITEM,…``; the last one counts."""
+    from vmmd.core.trace import LogRequest
+
+    if text in ("help", "?"):
+        raise HelpRequested("d")
+    if text == "trace:help":
+        raise HelpRequested("trace")
+    try:
+        draft.config.log_items = LogRequest(text)
+    except UsageError as error:
+        raise error.named(f"{option} {shown(text)}") from None
+
+
+def read_log_file(draft: Draft, _option: str, text: str) -> None:
+    draft.config.log_file = text
+
+
+def read_trace(draft: Draft, option: str, text: str) -> None:
+    """``-trace PATTERN,…``, as often as wanted."""
+    if lexer.wants_help(text):
+        raise HelpRequested("trace")
+    made: TraceOptions = TraceOptions.from_items(keyval.parse(option, text, "enable").items, option)
+    draft.config.traces.append(made)
+    if made.file is not None:
+        draft.config.log_file = made.file
 
 
 def read_sandbox(draft: Draft, option: str, text: str) -> None:

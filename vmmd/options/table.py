@@ -128,16 +128,18 @@ OPTIONS: tuple[OptionSpec, ...] = (
     OptionSpec("no-user-config", None, EXPERT, "read no configuration of the user", machine.read_no_user_config),
     OptionSpec("daemonize", None, EXPERT, "into the background when the monitor listens", machine.read_daemonize),
     OptionSpec("pidfile", "FILE", EXPERT, "write the process id there", machine.read_pidfile),
+    OptionSpec("d", "ITEM[,…]", EXPERT, "what to log (-d help)", machine.read_log_items),
+    OptionSpec("D", "FILE", EXPERT, "write the log there instead of to stderr", machine.read_log_file),
+    OptionSpec(
+        "trace", "[enable=]PATTERN[,events=FILE][,file=FILE]", EXPERT, "trace events (-trace help)", machine.read_trace
+    ),
     OptionSpec("msg", "timestamp=on|off", EXPERT, "form of messages", machine.read_msg),
     OptionSpec("sandbox", "off", EXPERT, "filter system calls; only off", machine.read_sandbox),
     *(
         OptionSpec(name, metavar, EXPERT, text, machine.read_later, True)
         for name, metavar, text in (
-            ("D", "FILE", "log file"),
-            ("d", "ITEMS", "what to log"),
             ("dfilter", "RANGE", "addresses to log"),
             ("seed", "NUMBER", "random seed"),
-            ("trace", "…", "tracing"),
             ("plugin", "…", "TCG plugin"),
             ("s", None, "same as -gdb tcp::1234"),
             ("gdb", "DEV", "wait for gdb"),

@@ -18,11 +18,13 @@ from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from vmmd.core.background import on_thread
+from vmmd.core.trace_events import HANDLE_QMP_COMMAND, MONITOR_QMP_RESPOND
 from vmmd.errors import VmmdError
 from vmmd.log import get_logger
 from vmmd.qmp.registry import COMMANDS, Context, import_models, invoke, load, needs_models
 from vmmd.qmp.session import NO_ID, QmpSession, error_reply, success_reply
 from vmmd.qmp.streams import UnixStream
+from vmmd.qmp.trace_text import request_text, response_text
 from vmmd.qmp.wire import MAX_REPLY_BYTES, ParseFault, decode, decode_simple, encode
 
 if TYPE_CHECKING:
@@ -254,6 +256,8 @@ class Connection:
         if isinstance(request, dict):
             self._reply(request)
             return
+        if HANDLE_QMP_COMMAND.on:
+            HANDLE_QMP_COMMAND(hex(id(self)), request_text(request))
         if needs_models(request):
             self._begin(request, self._with_models(request))
             return
@@ -346,6 +350,8 @@ class Connection:
                 return
 
     def _send(self, data: bytes) -> None:
+        if MONITOR_QMP_RESPOND.on:
+            MONITOR_QMP_RESPOND(hex(id(self)), response_text(data))
         if self.closed:
             return
         if self._unsent:

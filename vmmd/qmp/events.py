@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vmmd.core.events import EVENTS, ResetEvent, event_data
+from vmmd.core.trace_events import MONITOR_PROTOCOL_EVENT_QUEUE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +62,8 @@ class EventRouter:
     def _route(self, now_ns: int, instance: _Instance) -> None:
         info = EVENTS[type(instance)]
         message = event_message(instance, now_ns)
+        if MONITOR_PROTOCOL_EVENT_QUEUE.on:
+            MONITOR_PROTOCOL_EVENT_QUEUE(info.wire_name, str(event_data(instance)))
         if not _is_limited(info, instance):
             if type(instance) is ResetEvent:
                 self._send_waiting()

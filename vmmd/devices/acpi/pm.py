@@ -20,6 +20,8 @@ from vmmd.core.address_space import IoRange
 from vmmd.core.device import ShutdownCause
 from vmmd.core.events import SuspendDiskEvent
 from vmmd.core.props import U8, PciAddress, prop
+from vmmd.core.trace import UNIMP
+from vmmd.core.trace_events import PM_POWER_BUTTON, PM_SCI, PM_SLEEP
 from vmmd.devices.acpi.pm_timer import PmTimer
 from vmmd.devices.acpi.smbus import SMBUS_BYTES, SmbusHost
 from vmmd.devices.pci.device import PciDevice
@@ -176,7 +178,10 @@ class Piix4Pm(PciDevice):
 
     def press_power_button(self) -> None:
         """system_powerdown. QEMU-COMPAT: nothing while the guest has not enabled the button. DeviceLock held."""
-        if self._enable & EVENT_POWER_BUTTON:
+        enabled = bool(self._enable & EVENT_POWER_BUTTON)
+        if PM_POWER_BUTTON.on:
+            PM_POWER_BUTTON(enabled)
+        if enabled:
             self._status |= EVENT_POWER_BUTTON
             self._update_sci()
 
@@ -243,12 +248,16 @@ class Piix4Pm(PciDevice):
         self._update_sci()
 
     def _sleep(self, sleep_type: int) -> None:
+        if PM_SLEEP.on:
+            PM_SLEEP(sleep_type)
         if sleep_type == SLEEP_TYPE_S5:
             self.ctx.requests.request_shutdown(ShutdownCause.GUEST_SHUTDOWN)
         elif sleep_type == self.props.s4_val & 7:
             self.ctx.events.emit(SuspendDiskEvent())
             self.ctx.requests.request_shutdown(ShutdownCause.GUEST_SHUTDOWN)
         elif sleep_type == SLEEP_TYPE_S3:
+            if UNIMP.on:
+                UNIMP("piix4-pm: the guest asks for S3")
             if self._may_warn():
                 self.log.warning("the guest asks for S3, which is not available in this version: woken up at once")
             self._status |= STATUS_WAKE
@@ -256,7 +265,10 @@ class Piix4Pm(PciDevice):
     def _update_sci(self) -> None:
         fixed = self._pm1_status() & self._enable
         general = self._gpe_status & self._gpe_enable
-        self._sci.set(1 if (fixed or general) and self._control & CONTROL_SCI_ENABLE else 0)
+        level = 1 if (fixed or general) and self._control & CONTROL_SCI_ENABLE else 0
+        if PM_SCI.on and level != self._sci.level:
+            PM_SCI(level)
+        self._sci.set(level)
         self._timer.watch(on=bool(self._enable & EVENT_TIMER))
 
     # -- GPE0 ----------------------------------------------------------------------------------------------

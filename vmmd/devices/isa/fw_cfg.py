@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from vmmd.core.address_space import IoRange
 from vmmd.core.device import Device
 from vmmd.core.memory import GuestAddressError
+from vmmd.core.trace_events import FW_CFG_SELECT
 from vmmd.errors import InternalError
 
 if TYPE_CHECKING:
@@ -144,6 +145,12 @@ class FwCfg(Device):
         self._dma_high = 0
         self._select(KEY_SIGNATURE)
 
+    def _file_name(self, key: int) -> str:
+        """The file behind a key; "" for the fixed items."""
+        names = self.file_names()
+        position = (key & KEY_MASK) - KEY_FILE_FIRST
+        return names[position] if 0 <= position < len(names) else ""
+
     # --- registers -------------------------------------------------------------------------------------------------
 
     def _select(self, key: int) -> None:
@@ -163,6 +170,8 @@ class FwCfg(Device):
     def _write_selector(self, offset: int, size: int, value: int) -> None:
         if offset == 0 and size == 2:
             self._select(value)
+            if FW_CFG_SELECT.on:
+                FW_CFG_SELECT(value, self._file_name(value), bool(self._size))
 
     def _read_dma(self, offset: int, size: int) -> int:
         return int.from_bytes(DMA_SIGNATURE[offset : offset + size], "little")

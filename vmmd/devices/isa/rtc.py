@@ -20,6 +20,7 @@ from vmmd.core.address_space import IoRange
 from vmmd.core.device import Device
 from vmmd.core.events import RtcChangeEvent
 from vmmd.core.props import enum_type, prop
+from vmmd.core.trace_events import RTC_READ, RTC_WRITE
 from vmmd.core.tree import Property
 from vmmd.devices.isa.rtc_time import Alarm, Civil, decode, decode_hour, encode, encode_hour, from_seconds, to_seconds
 from vmmd.units import NS_PER_S
@@ -338,6 +339,12 @@ class Mc146818Rtc(Device):
         if offset == 0:
             return 0xFF
         index = REG_CENTURY if self._index == REG_CENTURY_PS2 else self._index
+        value = self._read_register(index)
+        if RTC_READ.on:
+            RTC_READ(index, value)
+        return value
+
+    def _read_register(self, index: int) -> int:
         if index == REG_A:
             return self._cmos[REG_A] | (A_UPDATE_IN_PROGRESS if self._updating() else 0)
         if index == REG_C:
@@ -365,6 +372,8 @@ class Mc146818Rtc(Device):
             self._index = value & INDEX_MASK
             return
         index = REG_CENTURY if self._index == REG_CENTURY_PS2 else self._index
+        if RTC_WRITE.on:
+            RTC_WRITE(index, value)
         if index == REG_A:
             self._write_a(value)
         elif index == REG_B:

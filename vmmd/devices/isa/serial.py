@@ -19,6 +19,7 @@ from vmmd.core.backend import CharEvent
 from vmmd.core.device import Device, ResetKind
 from vmmd.core.device_tree import device_node
 from vmmd.core.props import BOOL, CHARDEV, U32, PropSet, prop
+from vmmd.core.trace_events import SERIAL_READ, SERIAL_WRITE
 from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ class IsaSerial(Device):
         self.on_undo(self._irq.lower)
         self._timer = self.ctx.clock.timer(self._timed_out)
         self.on_undo(self._timer.cancel)
-        self.claim_pio(IoRange(self.io_base, 8, self._read, self._write, name="serial", max_width=1))
+        events = (SERIAL_READ, SERIAL_WRITE, self.name)
+        self.claim_pio(IoRange(self.io_base, 8, self._read, self._write, name="serial", max_width=1, events=events))
 
     def _detach(self) -> None:
         if self._backend is not None:

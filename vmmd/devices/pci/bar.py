@@ -126,9 +126,10 @@ class BarMap:
         self._mmio = mmio
         self.bars: dict[int, Bar] = {}
 
-    def remap(self, config: ConfigSpace, io_on: bool, memory_on: bool) -> list[Bar]:
-        """Make mappings follow the registers: one publication per address space. Returns the BARs that moved."""
-        moved: list[Bar] = []
+    def remap(self, config: ConfigSpace, io_on: bool, memory_on: bool) -> list[tuple[Bar, int | None]]:
+        """Make mappings follow the registers: one publication per address space. Returns the BARs that moved, and
+        where they were."""
+        moved: list[tuple[Bar, int | None]] = []
         removed: dict[bool, list[IoRange]] = {True: [], False: []}
         added: dict[bool, list[IoRange]] = {True: [], False: []}
         for bar in self.bars.values():
@@ -138,10 +139,10 @@ class BarMap:
             if address == bar.address:
                 continue
             removed[is_io] += bar.ranges
+            moved.append((bar, bar.address))
             bar.address = address
             bar.ranges = [] if address is None else bar.build_ranges(address)
             added[is_io] += bar.ranges
-            moved.append(bar)
         for is_io, space in ((True, self._pio), (False, self._mmio)):
             if removed[is_io] or added[is_io]:
                 space.update(removed[is_io], added[is_io])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.core.address_space import MASKS
 from vmmd.core.props import PciAddress
+from vmmd.core.trace_events import PCI_CFG_READ, PCI_CFG_WRITE
 from vmmd.devices.pci import regs
 from vmmd.devices.pci.classes import class_words
 from vmmd.devices.pci.intx import PirqFanIn
@@ -110,12 +111,19 @@ class PciBus:
     def config_read(self, bus: int, slot: int, function: int, offset: int, size: int) -> int:
         """A type 0 configuration read; an absent function reads all-ones."""
         device = self.devices.get((slot, function)) if bus == self.number else None
-        return MASKS[size] if device is None else device.config_read(offset, size)
+        if device is None:
+            return MASKS[size]
+        value = device.config_read(offset, size)
+        if PCI_CFG_READ.on:
+            PCI_CFG_READ(device.name, bus, slot, function, offset, value)
+        return value
 
     def config_write(self, bus: int, slot: int, function: int, offset: int, size: int, value: int) -> None:
         """A type 0 configuration write; dropped when the function is absent."""
         device = self.devices.get((slot, function)) if bus == self.number else None
         if device is not None:
+            if PCI_CFG_WRITE.on:
+                PCI_CFG_WRITE(device.name, bus, slot, function, offset, value)
             device.config_write(offset, size, value)
 
     # -- what management sees ------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from vmmd.core.device import Device
 from vmmd.core.memory import GuestMemory
 from vmmd.core.props import BOOL, PCI_ADDR, STR, U32, PciAddress, prop
+from vmmd.core.trace_events import PCI_INTX, PCI_UPDATE_MAPPINGS_ADD, PCI_UPDATE_MAPPINGS_DEL
 from vmmd.core.tree import Property
 from vmmd.devices.pci import regs
 from vmmd.devices.pci.bar import Bar, BarMap, BarRegion, drops_writes, reads_zero
@@ -134,8 +135,14 @@ class PciDevice(Device):
     def use_intx(self, pin: int = 0) -> None:
         """The function has an interrupt pin (0..3 = INTA..INTD); ``self.intx`` drives it."""
         self.config.define(regs.REG_INTERRUPT_PIN, 1, pin + 1)
-        fan_in, slot, function = self.bus.pirqs, self.slot, self.function
-        self._intx.connect(lambda level: fan_in.set(slot, function, pin, level))
+        fan_in, slot, function, name = self.bus.pirqs, self.slot, self.function, self.name
+
+        def drive(level: int) -> None:
+            if PCI_INTX.on:
+                PCI_INTX(name, level)
+            fan_in.set(slot, function, pin, level)
+
+        self._intx.connect(drive)
 
     def add_bar(  # noqa: PLR0913  # the parameters of one BAR, as agreed with every user of it
         self,
@@ -237,5 +244,14 @@ class PciDevice(Device):
             self.command_changed(old, new)
 
     def _remap(self, io_on: bool, memory_on: bool) -> None:
-        for bar in self._bars.remap(self.config, io_on, memory_on):
+        for bar, old in self._bars.remap(self.config, io_on, memory_on):
+            if old is not None and PCI_UPDATE_MAPPINGS_DEL.on:
+                PCI_UPDATE_MAPPINGS_DEL(self.name, *self._place, bar.index, old, bar.size_bytes)
+            if bar.address is not None and PCI_UPDATE_MAPPINGS_ADD.on:
+                PCI_UPDATE_MAPPINGS_ADD(self.name, *self._place, bar.index, bar.address, bar.size_bytes)
             self.bar_mapped(bar.index, bar.address)
+
+    @property
+    def _place(self) -> tuple[int, int, int]:
+        """Bus, slot, function."""
+        return self.bus.number, self.slot, self.function

@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from vmmd.core.memory import GuestAddressError
+from vmmd.core.trace_events import MSIX_NOTIFY, MSIX_WRITE_CONFIG
 from vmmd.devices.pci.bar import BarRegion
 from vmmd.devices.pci.regs import CAP_MSIX
 
@@ -98,6 +99,8 @@ class Msix:
     def _deliver(self, message: tuple[int, int]) -> None:
         address, data = message
         device = self._device
+        if MSIX_NOTIFY.on:
+            MSIX_NOTIFY(device.name, address, data)
         if not device.bus_master:
             return  # a message is a memory write of the device (§6.2.2 bit 2)
         if address >> 20 == APIC_WINDOW:
@@ -163,6 +166,8 @@ class Msix:
             self.enabled = bool(control & CONTROL_ENABLE)
             self._function_masked = bool(control & CONTROL_FUNCTION_MASK)
             due = self._refresh(0, self.vectors - 1)
+        if MSIX_WRITE_CONFIG.on:
+            MSIX_WRITE_CONFIG(self._device.name, self.enabled, self._function_masked)
         if self.enabled:
             self._device.intx.lower()  # §6.8.3.3: not both
         for message in due:

@@ -15,6 +15,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from vmmd.core.affinity import any_thread, locked, on_loop
 from vmmd.core.notify import Handshake
+from vmmd.core.trace import GUEST_ERRORS
+from vmmd.core.trace_events import (
+    VIRTIO_BROKEN,
+    VIRTIO_FEATURES,
+    VIRTIO_QUEUE_START,
+    VIRTIO_QUEUE_STOP,
+    VIRTIO_SET_STATUS,
+)
 from vmmd.devices.virtio.queue import RingError, VirtQueue
 
 if TYPE_CHECKING:
@@ -107,6 +115,10 @@ class Transport(Protocol):
 
     dma: GuestMemory  # all of RAM, or none while bus mastering is off
 
+    @property
+    def name(self) -> str:
+        """How messages call the device."""
+
     def interrupt_queue(self, index: int) -> None:
         """Interrupt for used buffers. Loop, without the lock."""
 
@@ -191,6 +203,8 @@ class VirtioDevice:
     @locked
     def set_status(self, value: int) -> None:
         """The driver wrote device status (§2.1, §3.1)."""
+        if VIRTIO_SET_STATUS.on:
+            VIRTIO_SET_STATUS(self.transport.name, value)
         if self._drain is not None:
             return
         if not value & 0xFF:
@@ -202,6 +216,8 @@ class VirtioDevice:
             value &= ~_FEATURES_OK  # §3.1.1 step 6: the driver reads it back and gives up
         self.status = value
         if value & ~old & _DRIVER_OK:
+            if VIRTIO_FEATURES.on:
+                VIRTIO_FEATURES(self.transport.name, self.offered | self.offered_legacy, self.driver_features)
             self.driver_ready()
             self.activate()
         elif old & ~value & _DRIVER_OK:
@@ -253,6 +269,9 @@ class VirtioDevice:
                 except RingError as error:
                     self._fail(f"queue {index}: {error}")
                     return
+                if VIRTIO_QUEUE_START.on:
+                    addresses = queue.desc_gpa, queue.avail_gpa, queue.used_gpa
+                    VIRTIO_QUEUE_START(self.transport.name, index, queue.size, *addresses)
                 self.workers[index] = worker = self.make_worker(index, ring)
                 self.transport.attach_doorbell(index, worker.kick)
                 self.ctx.loop.post(worker.look)  # chains may be waiting already
@@ -291,6 +310,8 @@ class VirtioDevice:
             finish()
             return
         for index, _ in taken:
+            if VIRTIO_QUEUE_STOP.on:
+                VIRTIO_QUEUE_STOP(self.transport.name, index)
             self.transport.detach_doorbell(index)
 
         def save_and_finish() -> None:
@@ -349,6 +370,10 @@ class VirtioDevice:
 
     @locked
     def _fail(self, reason: str) -> None:
+        if VIRTIO_BROKEN.on:
+            VIRTIO_BROKEN(self.transport.name, reason)
+        if GUEST_ERRORS.on:
+            GUEST_ERRORS(f"{self.transport.name}: {reason}")
         if not self._warned:  # LIMIT: one line a device, guests can cause any number
             self._warned = True
             self.log.warning("guest error: %s; the device waits for a reset", reason)

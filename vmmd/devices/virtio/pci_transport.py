@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vmmd.core.device_tree import device_node
 from vmmd.core.props import BOOL, ON_OFF_AUTO, STR, U32, prop
+from vmmd.core.trace_events import VIRTIO_NOTIFY, VIRTIO_SET_STATUS
 from vmmd.core.tree import BusNode
 from vmmd.devices.pci import regs
 from vmmd.devices.pci.device import PciDevice
@@ -322,6 +323,8 @@ class VirtioPciDevice(PciDevice):
         if value:
             self.virtio.set_status(value)
         else:
+            if VIRTIO_SET_STATUS.on:
+                VIRTIO_SET_STATUS(self.name, value)
             self.virtio.reset_by_driver()
 
     def _modern_read(self, offset: int, size: int) -> int:
@@ -374,6 +377,8 @@ class VirtioPciDevice(PciDevice):
 
     def interrupt_queue(self, index: int) -> None:
         """Used buffers in queue ``index``. Loop, without the lock."""
+        if VIRTIO_NOTIFY.on:
+            VIRTIO_NOTIFY(self.name, index)
         msix = self.msix
         vector = self.virtio.queues[index].vector
         if msix is not None and msix.enabled and msix.notify(vector):

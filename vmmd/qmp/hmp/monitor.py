@@ -12,6 +12,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vmmd.core.background import breathe, on_thread
+from vmmd.core.trace_events import HANDLE_HMP_COMMAND
 from vmmd.errors import VmmdError
 from vmmd.qmp import registry as qmp_registry
 from vmmd.qmp.hmp.arguments import ArgumentError, Arguments, Format
@@ -48,6 +49,8 @@ class HumanMonitor:
 
     async def run(self, line: str) -> str:
         """The text of a command line. Never raises for what the user wrote."""
+        if HANDLE_HMP_COMMAND.on:
+            HANDLE_HMP_COMMAND("hmp", line)
         text = await self._run(line)
         if len(text) > MAX_TEXT_BYTES:
             text = text[:MAX_TEXT_BYTES] + f"\nError: the text is cut at {MAX_TEXT_BYTES >> 20} MiB\n"

@@ -48,6 +48,7 @@ MODULES = (
     "qtree",
     "run_state",
     "stats",
+    "trace",
     "virtqueues",
 )
 

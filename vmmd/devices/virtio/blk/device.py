@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from vmmd.core.props import BOOL, BOOT_INDEX, DRIVE, IOTHREAD, ON_OFF_AUTO, SIZE, STR, U16, U32, enum_type, prop
+from vmmd.devices.virtio.blk import traced
 from vmmd.devices.virtio.blk.config import (
     AUTO_GRANULARITY,
     AUTO_QUEUES,
@@ -91,7 +92,7 @@ class VirtioBlk(VirtioDevice):
     # -- VirtioDevice --------------------------------------------------------------------------------------
 
     def make_worker(self, index: int, ring: VirtQueue) -> BlkWorker:
-        worker = BlkWorker(self, index, ring)
+        worker = self._worker_class()(self, index, ring)
         self.live.append(worker)
         return worker
 
@@ -150,6 +151,16 @@ class VirtioBlk(VirtioDevice):
         """The drive was taken away (drive_del): from now on every request fails, and the guest is told so."""
         self.backend = self.drive.backend
         self.rerror = self.werror = "report"
+
+    def requests_switched(self) -> None:
+        """Reports of requests are wanted, or no longer. On the loop."""
+        cls = self._worker_class()
+        for worker in self.live:
+            worker.__class__ = cls  # same layout
+
+    def _worker_class(self) -> type[BlkWorker]:
+        wanted = any(event.is_on(self.transport.name) for event in traced.EVENTS)
+        return traced.TracedBlkWorker if wanted else BlkWorker
 
     def detach(self) -> None:
         """The device is unplugged: the backend's later calls mean nothing."""
@@ -231,6 +242,8 @@ class VirtioBlkPci(VirtioPciDevice):
         ctx.boot_indices.claim(self, props.bootindex)
         self.on_undo(lambda: ctx.boot_indices.release(self))
         self.on_undo(virtio.detach)
+        for event in traced.EVENTS:
+            self.on_undo(event.watch(virtio.requests_switched))
         self.on_undo(ctx.requests.on_quiesce(virtio.quiesce))
         self.on_undo(ctx.requests.on_resume(virtio.resume))
         drive.on_lost(virtio.lost_medium)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 from vmmd.core.events import BlockIoErrorEvent
 from vmmd.core.memory import GuestAddressError
+from vmmd.core.trace import GUEST_ERRORS, UNIMP
+from vmmd.core.trace_events import VIRTIO_QUEUE_NOTIFY
 from vmmd.devices.virtio.blk.request import DATA_BYTES_MAX, HEADER_BYTES, Answer, BadRequest, BlkRequest, Kind, parse
 from vmmd.devices.virtio.chain import resolve
 from vmmd.devices.virtio.queue import RingError, VirtQueue
@@ -85,6 +87,8 @@ class BlkWorker:
     # -- from the ring -------------------------------------------------------------------------------------
 
     def kick(self) -> None:
+        if VIRTIO_QUEUE_NOTIFY.on:
+            VIRTIO_QUEUE_NOTIFY(self._blk.transport.name, self._index)
         self._counters.notifications += 1
         self.look()
 
@@ -238,6 +242,7 @@ class BlkWorker:
                 view[at] = Answer.OK
         except BadRequest as bad:
             self._count_invalid(request.kind)
+            self._report_bad(request, bad.answer)
             view[at] = bad.answer
             plan = None
         if plan is None:
@@ -247,6 +252,13 @@ class BlkWorker:
         slot = (head, request.written, request.kind, view, at, offset, buffers, length, now, may_unmap)
         self._slots[head] = slot
         self._start(slot)
+
+    def _report_bad(self, request: BlkRequest, answer: Answer) -> None:
+        """A request that the driver should not have made."""
+        item = UNIMP if answer is Answer.UNSUPP else GUEST_ERRORS
+        if item.on:
+            what = f"request of type {request.kind} at sector {request.sector}: {answer.name}"
+            item(f"{self._blk.transport.name}: queue {self._index}: {what}")
 
     def _plan(self, request: BlkRequest) -> tuple[int, list[memoryview], int, bool] | None:
         """What to ask of the backend: (offset, buffers, length, may_unmap); None: nothing, it is well. Raises
