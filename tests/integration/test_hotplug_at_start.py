@@ -79,7 +79,6 @@ def traces(vm: Vm) -> dict[str, Any]:
     plugger: Any = vm.plugger
     board = plugger._board
     assert vm.block is not None
-    drives = [*vm.block.drives.values(), *vm.block._claimed]
     return {
         "fds": open_files(),
         "threads": sorted(thread.name for thread in threading.enumerate() if thread.name != "import"),
@@ -91,7 +90,7 @@ def traces(vm: Vm) -> dict[str, Any]:
         "bus": [node.path for node in vm.qom.buses["pci.0"].devices],
         "quiesce": len(vm.requests.quiesce_callbacks),
         "resume": len(vm.requests.resume_callbacks),
-        "drives": [(each.name, each.user, each.qdev, each.io_status) for each in drives],
+        "drives": [(each.name, each.user, each.qdev, each.io_status) for each in vm.block.query()],
         "nodes": [(each.node_name, each.user, len(each._resized)) for each in vm.block.all_nodes()],
         "bootorder": boot_order(vm),
     }

@@ -221,7 +221,10 @@ def test_info_block_shows_source_device_and_cache_mode(vm: FakeVm) -> None:
     )
     assert say(vm, "info block") == say(vm, "info block d0") == short
     assert say(vm, "info block nosuch") == ""
-    assert say(vm, "info block -n") == "#block137: /images/d.img (raw)\r\n    Cache mode:       writeback, direct\r\n"
+    cache = "    Cache mode:       writeback, direct\r\n"
+    assert say(vm, "info block -n #block137") == "#block137: /images/d.img (raw)\r\n" + cache
+    nodes = f"#block137: /images/d.img (raw)\r\n{cache}\r\n#block051: /images/d.img (file)\r\n{cache}"
+    assert say(vm, "info block -n") == nodes
     assert say(vm, "info block -v") == short + (
         "\r\nImages:\r\nimage: /images/d.img\r\nfile format: raw\r\n"
         "virtual size: 1 MiB (1048576 bytes)\r\ndisk size: 0 B\r\n"

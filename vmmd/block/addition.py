@@ -51,6 +51,7 @@ class Addition:
             made = yield from self._drive(options)
             self._enter()
             self._graph.drives[made.name] = made
+            self._graph.disks.append(made)
         except BaseException:
             yield from self._take_back()
             raise

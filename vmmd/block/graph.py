@@ -44,7 +44,8 @@ class BlockGraph:
         self.reserved: set[str] = set()
         self.loop = loop
         self.fdsets = fdsets
-        self._claimed: list[Drive] = []  # of nodes, and of drives that drive_del took from under their device
+        #: drives, claimed nodes, and what is left of drives that were taken from under their device; oldest first
+        self.disks: list[Drive] = []
         self._pool: ThreadPool | None = None
         self._uring: UringEngine | None = None
         self._auto: AutoEngine | None = None
@@ -88,8 +89,9 @@ class BlockGraph:
         node, drive.node = drive.node, None
         del self.drives[drive.name]
         drive.name = ""
-        if drive.user is not None:
-            self._claimed.append(drive)
+        if drive.user is None:
+            self.disks.remove(drive)
+        else:
             drive.tell_lost()
         if node is not None:
             node.user = None
@@ -146,7 +148,7 @@ class BlockGraph:
         drive.user = user
         if not drive.name:
             drive.node.user = user
-            self._claimed.append(drive)
+            self.disks.append(drive)
         return drive
 
     def release(self, drive: object) -> None:
@@ -154,14 +156,14 @@ class BlockGraph:
         if not isinstance(drive, Drive) or drive.user is None:
             return
         drive.let_go()
-        if drive in self._claimed:
-            self._claimed.remove(drive)
+        if not drive.name:
+            self.disks.remove(drive)
             if drive.node is not None:
                 drive.node.user = None
 
     def query(self) -> list[Drive]:
-        """Every -drive, then the claimed nodes."""
-        return [*self.drives.values(), *self._claimed]
+        """Drives and claimed nodes, the oldest first."""
+        return list(self.disks)
 
     def all_nodes(self) -> list[BlockNode]:
         """In the order in which they were added."""
@@ -227,7 +229,7 @@ class BlockGraph:
             node.close()
         self.nodes.clear()
         self.drives.clear()
-        self._claimed.clear()
+        self.disks.clear()
         for engine in (self._uring, self._pool):
             if engine is not None:
                 engine.close()

@@ -38,6 +38,18 @@ def check(config: Config) -> None:
         raise UsageError(f"{what}: {SENTENCE}")
 
 
+def check_drive(drive: DriveOptions) -> None:
+    """``check`` for one drive."""
+    for what in _drive(drive):
+        raise UsageError(f"{what}: {SENTENCE}")
+
+
+def check_node(node: BlockdevOptions, where: str) -> None:
+    """``check`` for one block node."""
+    for what in _node(node, where):
+        raise UsageError(f"{what}: {SENTENCE}")
+
+
 def refusals(config: Config) -> Iterator[str]:
     """Everything in ``config`` that this version does not have, as the user wrote it."""
     for option, argument in config.later:

@@ -124,16 +124,22 @@ def read_drive(draft: Draft, option: str, text: str) -> None:
     """``-drive``; ``if=virtio`` also makes the device, after all options are read (``defaults.py``)."""
     if lexer.wants_help(text):
         raise UsageError(f"{option} help: there is no list", "see -drive in -help")
+    made = drive_options(option, text)
+    if made.id is not None:
+        refuse_duplicate(option, "drive", made.id, [drive.id for drive in draft.config.drives])
+    draft.config.drives.append(made)
+
+
+def drive_options(option: str, text: str) -> backends.DriveOptions:
+    """The argument of ``-drive``. Raises UsageError."""
     argument = keyval.parse(option, text)
     id_ = argument.peek("id")
     made: backends.DriveOptions = backends.DriveOptions.from_items(
         argument.items, option if id_ is None else f"{option} id={id_}"
     )
-    if made.id is not None:
-        refuse_duplicate(option, "drive", made.id, [drive.id for drive in draft.config.drives])
     if made.file_options:
         made.protocol = _drive_protocol(made, option)
-    draft.config.drives.append(made)
+    return made
 
 
 def _drive_protocol(drive: backends.DriveOptions, option: str) -> backends.BlockdevOptions:
@@ -148,14 +154,23 @@ def _drive_protocol(drive: backends.DriveOptions, option: str) -> backends.Block
 
 def read_blockdev(draft: Draft, option: str, text: str) -> None:
     """``-blockdev driver=…,node-name=…`` or JSON."""
+    made = blockdev_options(option, text)
+    if made.node_name is None:
+        # QEMU-COMPAT: the phrase
+        raise UsageError(f"{option} {_driver_of(made)}: 'node-name' must be specified for the root node")
+    draft.config.blockdevs.append(made)
+
+
+def blockdev_options(option: str, text: str) -> backends.BlockdevOptions:
+    """The argument of ``-blockdev``. Raises UsageError."""
     argument = keyval.parse(option, text, "driver", strict=True, json=True)
     driver = _selector(argument, "driver", text)
     name = argument.peek("node-name")
-    made = _block_node(driver, argument, f"{option} {shown(driver)}" + (f",node-name={shown(name)}" if name else ""))
-    if name is None:
-        # QEMU-COMPAT: the phrase
-        raise UsageError(f"{option} {driver}: 'node-name' must be specified for the root node")
-    draft.config.blockdevs.append(made)
+    return _block_node(driver, argument, f"{option} {shown(driver)}" + (f",node-name={shown(name)}" if name else ""))
+
+
+def _driver_of(node: backends.BlockdevOptions) -> str:
+    return node.kind if isinstance(node, backends.LaterBlockdev) else node.driver
 
 
 def block_node(arguments: dict[str, Any], where: str) -> backends.BlockdevOptions:

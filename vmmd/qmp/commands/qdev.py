@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vmmd.options.fields import Items
     from vmmd.options.models import DeviceOptions
     from vmmd.qmp.models.qdev import ObjectPropertyInfo
+    from vmmd.qmp.vm_api import VmApi
 
 _DISK: tuple[str, dict[str, object]] = ("blockdev-add", {"driver": "null-co", "node-name": "disk0"})
 _DEVICE: dict[str, object] = {"driver": "virtio-blk-pci", "id": "vd0", "drive": "disk0"}
@@ -50,13 +51,9 @@ async def device_add(
     """Plug in a device, as -device; all other members of the arguments are properties of the driver. In this version
     that is possible before the guest has started, and after ``stop`` and ``system_reset``; firmware and guest then find
     the device at their start."""
-    from vmmd.options.fields import IDENTIFIER_ACCEPTS, is_identifier
     from vmmd.options.models import DeviceOptions
 
-    if id is not None and not is_identifier(id):
-        # QEMU-COMPAT: QEMU's sentence
-        raise UsageError("Parameter 'id' expects an identifier", f"it takes {IDENTIFIER_ACCEPTS}")
-    await plug(ctx, DeviceOptions(driver, id, bus, _as_text(driver, properties)))
+    await plug(ctx.vm, DeviceOptions(driver, id, bus, _as_text(driver, properties)))
     return {}
 
 
@@ -71,15 +68,19 @@ async def device_del(ctx: Context, *, id: str) -> dict[str, object]:  # noqa: A0
     return {}
 
 
-async def plug(ctx: Context, options: DeviceOptions) -> None:
+async def plug(vm: VmApi, options: DeviceOptions) -> None:
     """Plug in a device. Raises VmmdError."""
-    if ctx.vm.plugger is None:
+    from vmmd.options.fields import IDENTIFIER_ACCEPTS, is_identifier
+
+    # QEMU-COMPAT: QEMU's sentences
+    if options.id is not None and not is_identifier(options.id):
+        raise UsageError("Parameter 'id' expects an identifier", IDENTIFIER_ACCEPTS.removeprefix("an identifier: "))
+    if vm.plugger is None:
         from vmmd.machine.device_plan import find_class
 
         bus = find_class(options.driver).bus_type
-        # QEMU-COMPAT: QEMU's sentence
         raise UsageError(f"No '{bus}' bus found for device '{options.driver}'", "machine 'none' has no buses")
-    await ctx.vm.plugger.add(options)
+    await vm.plugger.add(options)
 
 
 def _as_text(driver: str, properties: dict[str, object]) -> Items:

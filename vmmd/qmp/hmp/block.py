@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from vmmd.qmp.hmp.arguments import Arguments
     from vmmd.qmp.hmp.monitor import HumanMonitor
-    from vmmd.qmp.vm_api import DiskApi
+    from vmmd.qmp.vm_api import DiskApi, ImageApi
 
 
 def _disk_ids(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
@@ -29,33 +29,35 @@ def info_block(monitor: HumanMonitor, arguments: Arguments) -> str:
     flags = arguments.flags("nv")
     wanted = arguments.word()
     arguments.done()
-    vm, verbose, named_nodes = monitor.vm, "v" in flags, "n" in flags
-    disks = () if vm.block is None else vm.block.query()
-    texts = []
-    for disk in disks:
-        if wanted and wanted not in (disk.name, disk.node_name):
-            continue
-        if named_nodes and not disk.inserted:
-            continue
-        texts.append(_disk(disk, verbose=verbose, as_node=named_nodes))
-    return "\n".join(texts)
+    block, verbose = monitor.vm.block, "v" in flags
+    if block is None:
+        return ""
+    if "n" in flags:
+        nodes = [node for node in reversed(block.all_nodes()) if wanted in ("", node.node_name)]
+        return "\n".join(_lines([f"{node.node_name}: {_content(node)}", *_details(node, verbose)]) for node in nodes)
+    disks = [disk for disk in block.query() if wanted in ("", disk.name, disk.node_name)]
+    return "\n".join(_disk(disk, verbose=verbose) for disk in disks)
 
 
-def _disk(disk: DiskApi, *, verbose: bool, as_node: bool) -> str:
-    label = disk.name or disk.node_name
-    if as_node:
-        label = disk.node_name
-    elif disk.name and disk.inserted and disk.node_name:
+def _disk(disk: DiskApi, *, verbose: bool) -> str:
+    # QEMU-COMPAT: without name and node it is known by its device
+    label = disk.name or disk.node_name or disk.qdev or ""
+    if disk.name and disk.inserted and disk.node_name:
         label = f"{disk.name} ({disk.node_name})"
-    read_only = ", read-only" if disk.read_only else ""
-    content = f"{disk.filename} ({disk.driver}{read_only})" if disk.inserted else "[not inserted]"
-    lines = [f"{label}: {content}"]
-    if not as_node:
-        lines += _drive(disk)
-    if disk.inserted:
-        lines += _cache(disk)
-        if verbose:
-            lines += _image(disk)
+    lines = [f"{label}: {_content(disk) if disk.inserted else '[not inserted]'}", *_drive(disk)]
+    return _lines(lines + _details(disk, verbose) if disk.inserted else lines)
+
+
+def _content(image: ImageApi) -> str:
+    read_only = ", read-only" if image.read_only else ""
+    return f"{image.filename} ({image.driver}{read_only})"
+
+
+def _details(image: ImageApi, verbose: bool) -> list[str]:
+    return [*_cache(image), *(_image(image) if verbose else ())]
+
+
+def _lines(lines: list[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -70,7 +72,7 @@ def _drive(disk: DiskApi) -> list[str]:
     return lines
 
 
-def _cache(disk: DiskApi) -> list[str]:
+def _cache(disk: ImageApi) -> list[str]:
     words = ["writeback" if disk.cache_writeback else "writethrough"]
     words += ["direct"] if disk.cache_direct else []
     words += ["ignore flushes"] if disk.cache_no_flush else []
@@ -80,7 +82,7 @@ def _cache(disk: DiskApi) -> list[str]:
     return lines
 
 
-def _image(disk: DiskApi) -> list[str]:
+def _image(disk: ImageApi) -> list[str]:
     from vmmd.units import format_size
 
     lines = [

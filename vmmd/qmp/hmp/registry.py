@@ -34,6 +34,7 @@ MODULES = (
     "buttons",
     "char",
     "cpu",
+    "devices",
     "fds",
     "help",
     "kvm",
