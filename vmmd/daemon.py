@@ -25,9 +25,11 @@ from vmmd.process import Daemonizer, PidFile, set_process_name
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from vmmd.chardev.base import Chardev
     from vmmd.chardev.listen import ListenSocket
+    from vmmd.machine.build import Builder
     from vmmd.machine.plan import MachinePlan
     from vmmd.options.backends import ChardevOptions, ChardevSocket
     from vmmd.options.models import Config, MonitorOptions
@@ -166,7 +168,8 @@ class Daemon:
         if plan.direct_boot is not None:
             self.vm.on_close(plan.direct_boot.close)
         builder = Builder(self.vm, plan)
-        for step in (builder.make_objects, builder.open_kvm, builder.build, *(made.open for made in self.chardevs)):
+        build = self._put_off(builder) if self.config.preconfig else builder.build
+        for step in (builder.make_objects, builder.open_kvm, build, *(made.open for made in self.chardevs)):
             early_end.check()
             step()
         if self.config.pidfile:
@@ -175,6 +178,25 @@ class Daemon:
             set_process_name(self.config.name.process)
         for warning in builder.warnings:
             messages.warning(warning)
+
+    def _put_off(self, builder: Builder) -> Callable[[], None]:
+        """A step that builds nothing but remembers how to (-preconfig)."""
+
+        def build() -> None:
+            known = len(builder.warnings)
+            builder.build()
+            for warning in builder.warnings[known:]:
+                messages.warning(warning)
+            self._let_run()
+
+        def put_off() -> None:
+            self.vm.deferred_build = build
+
+        return put_off
+
+    def _let_run(self) -> None:
+        if not (self.config.paused or self.vm.preconfig):
+            self.port.spawn(self.vm.cont(), "start")
 
     def _make_loop(self) -> asyncio.AbstractEventLoop:
         """The event loop, with everything registered early, and signals. Monitors were greeted before asyncio is
@@ -212,8 +234,7 @@ class Daemon:
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> NoReturn:
         """Run the loop to the end, and leave."""
-        if not self.config.paused:
-            self.port.spawn(self.vm.cont(), "start")
+        self._let_run()
         loop.call_later(SETTLE_S, self._settle)
         assert self._ended is not None  # _make_loop came first
         loop.run_until_complete(self._ended)

@@ -142,6 +142,8 @@ class Vm:
         self.jobs: dict[str, Job] = {}
         #: LIMIT: migrations, which would send events then, come later
         self.migration_events = False
+        #: builds the machine, with -preconfig, until that was asked for
+        self.deferred_build: Callable[[], None] | None = None
         self.press_power_button: Callable[[], None] | None = None
         #: brings memory and vCPUs to power-on state after the devices; set by the board
         self.reset_board: Callable[[], None] | None = None
@@ -153,6 +155,17 @@ class Vm:
         self._ended = False
         self._serving = False
         self._starting = False  # running by its state; the vCPUs start in the loop's next turn
+
+    @property
+    def preconfig(self) -> bool:
+        """The machine is not built yet (-preconfig)."""
+        return self.deferred_build is not None
+
+    def exit_preconfig(self) -> None:
+        """Build the machine, and run it unless -S says otherwise. Raises VmmdError; the process can only end then."""
+        build, self.deferred_build = self.deferred_build, None
+        if build is not None:
+            build()
 
     @property
     def name(self) -> str | None:

@@ -455,7 +455,8 @@ class Config:
         "daemonize", "data_dirs", "debugcon", "devices", "display", "drives", "fw_cfg", "globals", "initrd", "kernel",
         "keyboard", "later", "log_file", "log_items", "machine", "memory", "monitors", "msg", "name", "netdevs",
         "nodefaults", "nographic", "notices", "numa", "numa_cpus", "numa_distances", "objects", "overcommit", "paused",
-        "pidfile", "realtime", "rtc", "sandbox", "serials", "smbios", "smp", "traces", "uuid", "vga", "vnc",
+        "pidfile", "preconfig", "realtime", "rtc", "sandbox", "serials", "smbios", "smp", "traces",
+        "uuid", "vga", "vnc",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -498,6 +499,7 @@ class Config:
         self.add_fds: list[AddFdOptions] = []
         self.action = ActionOptions()
         self.paused = False  # -S
+        self.preconfig = False
         self.daemonize = False
         self.pidfile: str | None = None
         self.msg = MsgOptions()

@@ -348,6 +348,10 @@ def read_paused(draft: Draft, _option: str, _text: str) -> None:
     draft.config.paused = True
 
 
+def read_preconfig(draft: Draft, _option: str, _text: str) -> None:
+    draft.config.preconfig = True
+
+
 def read_daemonize(draft: Draft, _option: str, _text: str) -> None:
     draft.config.daemonize = True
 

@@ -126,6 +126,9 @@ OPTIONS: tuple[OptionSpec, ...] = (
     OptionSpec("rtc", "base=utc|localtime|DATE[,clock=,driftfix=]", EXPERT, "real-time clock", machine.read_rtc),
     OptionSpec("nodefaults", None, EXPERT, "no default devices", machine.read_nodefaults),
     OptionSpec("no-user-config", None, EXPERT, "read no configuration of the user", machine.read_no_user_config),
+    OptionSpec(
+        "preconfig", None, EXPERT, "build the machine when the monitor says x-exit-preconfig", machine.read_preconfig
+    ),
     OptionSpec("daemonize", None, EXPERT, "into the background when the monitor listens", machine.read_daemonize),
     OptionSpec("pidfile", "FILE", EXPERT, "write the process id there", machine.read_pidfile),
     OptionSpec("d", "ITEM[,…]", EXPERT, "what to log (-d help)", machine.read_log_items),
@@ -143,7 +146,6 @@ OPTIONS: tuple[OptionSpec, ...] = (
             ("plugin", "…", "TCG plugin"),
             ("s", None, "same as -gdb tcp::1234"),
             ("gdb", "DEV", "wait for gdb"),
-            ("preconfig", None, "configure by monitor before the machine exists"),
             ("incoming", "URI", "wait for migration"),
             ("only-migratable", None, "refuse what cannot migrate"),
             ("loadvm", "NAME", "start from a snapshot"),

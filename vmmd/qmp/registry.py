@@ -188,6 +188,11 @@ def _make_check(spec: CommandSpec) -> Callable[[dict[str, object]], dict[str, ob
 def invoke(ctx: Context, request: Request) -> object:
     """Check state and arguments, then call the handler: its result, or a coroutine. Raises VmmdError."""
     spec = request.spec
+    if ctx.vm.preconfig and not spec.preconfig:
+        raise StateError(
+            f"The command '{spec.name}' is permitted only after machine initialization has completed",
+            "x-exit-preconfig completes it",
+        )
     if spec.states is not None and ctx.vm.runstate.state not in spec.states:
         legal = ", ".join(sorted(state.value for state in spec.states))
         raise StateError(

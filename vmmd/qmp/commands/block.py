@@ -30,14 +30,14 @@ _NODE: dict[str, object] = {"driver": "null-co", "node-name": "disk0", "size": 1
 _ADDED = (("blockdev-add", _NODE),)
 
 
-@command("query-block", since="0.14")
+@command("query-block", since="0.14", preconfig=True)
 def query_block(ctx: Context) -> list[BlockInfo]:
     """The drives and what is in them."""
     block = ctx.vm.block
     return [] if block is None else [_drive(disk) for disk in block.query()]
 
 
-@command("query-named-block-nodes", since="2.0", example=Example({"flat": True}, before=_ADDED))
+@command("query-named-block-nodes", since="2.0", preconfig=True, example=Example({"flat": True}, before=_ADDED))
 def query_named_block_nodes(ctx: Context, *, flat: bool = False) -> list[BlockDeviceInfo]:
     """The nodes of the block graph, the newest first. ``flat`` leaves out the information about backing images, which
     no image of this version has."""
@@ -45,7 +45,7 @@ def query_named_block_nodes(ctx: Context, *, flat: bool = False) -> list[BlockDe
     return [] if block is None else [_inserted(node) for node in reversed(block.all_nodes())]
 
 
-@command("query-blockstats", since="0.14", example=Example({"query-nodes": True}, before=_ADDED))
+@command("query-blockstats", since="0.14", preconfig=True, example=Example({"query-nodes": True}, before=_ADDED))
 def query_blockstats(ctx: Context, *, query_nodes: bool = False) -> list[BlockStats]:
     """Counters of the drives, or with ``query-nodes`` of every node."""
     block = ctx.vm.block
@@ -58,7 +58,7 @@ def query_blockstats(ctx: Context, *, query_nodes: bool = False) -> list[BlockSt
     return [_node_stats(node, highest.get(node.node_name, 0)) for node in block.all_nodes()]
 
 
-@command("query-block-jobs", since="1.1")
+@command("query-block-jobs", since="1.1", preconfig=True)
 def query_block_jobs(ctx: Context) -> list[BlockJobInfo]:
     """Background jobs on disks; this version has none."""
     return []

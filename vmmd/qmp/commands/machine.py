@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NO_UUID = "00000000-0000-0000-0000-000000000000"
 
 
-@command("query-uuid", since="0.14")
+@command("query-uuid", since="0.14", preconfig=True)
 def query_uuid(ctx: Context) -> UuidInfo:
     """The guest's UUID (-uuid)."""
     return {"UUID": ctx.vm.uuid or NO_UUID}
@@ -214,7 +214,7 @@ async def pmemsave(ctx: Context, *, val: int, size: int, filename: str) -> dict[
     return {}
 
 
-@command("query-memdev", since="2.1")
+@command("query-memdev", since="2.1", preconfig=True)
 def query_memdev(ctx: Context) -> list[Memdev]:
     """The memory backends: what the guest's RAM is made of, and what object-add has made."""
     from vmmd.machine.objects.memory import MemoryObject

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, cast
 
-from vmmd.errors import UsageError, VmmdError
+from vmmd.errors import StateError, UsageError, VmmdError
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAX_OPAQUE_CHARS = 4096
 
 
-@command("query-name", since="0.14")
+@command("query-name", since="0.14", preconfig=True)
 def query_name(ctx: Context) -> NameInfo:
     """The guest's name (-name)."""
     name = ctx.vm.name
@@ -110,7 +110,7 @@ def rtc_reset_reinjection(ctx: Context) -> dict[str, object]:
     return {}
 
 
-@command("query-command-line-options", since="1.5", example=Example({"option": "memory"}))
+@command("query-command-line-options", since="1.5", preconfig=True, example=Example({"option": "memory"}))
 def query_command_line_options(ctx: Context, *, option: str | None = None) -> list[CommandLineOptionInfo]:
     """The options of the command line that this version has and their keys, or those of one option. Some have another
     name here, as in QEMU: smp-opts, boot-opts, memory."""
@@ -138,7 +138,7 @@ def _parameter(found: Parameter) -> CommandLineParameterInfo:
     return info
 
 
-@command("query-iothreads", since="2.0")
+@command("query-iothreads", since="2.0", preconfig=True)
 def query_iothreads(ctx: Context) -> list[IOThreadInfo]:
     """The I/O threads (``-object iothread``) and the host threads that they are."""
     from vmmd.machine.objects.iothread import IoThreadObject
@@ -155,3 +155,18 @@ def query_iothreads(ctx: Context) -> list[IOThreadInfo]:
         for each in ctx.vm.objects
         if isinstance(each, IoThreadObject)
     ]
+
+
+@command("x-exit-preconfig", since="3.0", preconfig=True, features=("unstable",), example=Example(error="GenericError"))
+def x_exit_preconfig(ctx: Context) -> dict[str, object]:
+    """Build the machine that ``-preconfig`` has put off, and run it unless ``-S`` says otherwise. When it cannot be
+    built, the process ends with status 1 after the reply."""
+    if not ctx.vm.preconfig:
+        raise StateError("The command is permitted only before machine initialization")
+    try:
+        ctx.vm.exit_preconfig()
+    except VmmdError:
+        if ctx.vm.on_end is not None:
+            ctx.vm.loop.post(ctx.vm.on_end, 1)
+        raise
+    return {}

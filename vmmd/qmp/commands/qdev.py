@@ -18,7 +18,7 @@ _DISK: tuple[str, dict[str, object]] = ("blockdev-add", {"driver": "null-co", "n
 _DEVICE: dict[str, object] = {"driver": "virtio-blk-pci", "id": "vd0", "drive": "disk0"}
 
 
-@command("device-list-properties", since="1.2", preconfig=True, example=Example({"typename": "isa-serial"}))
+@command("device-list-properties", since="1.2", example=Example({"typename": "isa-serial"}))
 def device_list_properties(ctx: Context, *, typename: str) -> list[ObjectPropertyInfo]:
     """The properties that ``-device`` takes for a type of device, with their defaults."""
     from vmmd.machine import types

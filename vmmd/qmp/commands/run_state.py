@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _RUNNING = RunState.RUNNING
 
 
-@command("query-status", since="0.14")
+@command("query-status", since="0.14", preconfig=True)
 def query_status(ctx: Context) -> StatusInfo:
     """The run state."""
     state = ctx.vm.runstate.state

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: commands that do not need a machine (-preconfig)
+EARLY = ("help", "?", "quit", "q", "exit_preconfig")
 #: a command may answer with at most this much
 MAX_TEXT_BYTES = 4 << 20
 
@@ -67,6 +69,8 @@ class HumanMonitor:
             command, shown = TOPICS.get(topic), f"info {topic}"
         if command is None:
             return f"unknown command: '{shown}'\n"
+        if self.vm.preconfig and name != "info" and name not in EARLY:
+            return f"Command '{name}' not available until machine initialization has completed.\n"
         try:
             return await self._call(command, rest)
         except ArgumentError as error:

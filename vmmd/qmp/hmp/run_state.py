@@ -48,6 +48,11 @@ async def system_powerdown(monitor: HumanMonitor, arguments: Arguments) -> str:
     return await _plain(monitor, arguments, "system_powerdown")
 
 
+@hmp("exit_preconfig", help="build the machine that -preconfig has put off")
+async def exit_preconfig(monitor: HumanMonitor, arguments: Arguments) -> str:
+    return await _plain(monitor, arguments, "x-exit-preconfig")
+
+
 @hmp("quit", "q", help="end the emulator")
 async def quit_(monitor: HumanMonitor, arguments: Arguments) -> str:
     text = await _plain(monitor, arguments, "quit")
