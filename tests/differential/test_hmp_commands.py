@@ -58,7 +58,7 @@ ROWS = (
     Row("!object_add rng-random"),
     Row("!getfd a"), Row("!closefd a"), Row("!getfd"), Row("!watchdog_action none"),
     Row("!p $eflags"), Row("!p/d $cs"), Row("!p/x $pc"), Row("!x/3xw 0xffff0"), Row("!xp/16cb 0xfffffff0"),
-    Row("!gva2gpa 0"), Row("!stop 1"), Row("!help bogus"),
+    Row("!gva2gpa 0"), Row("!info pic"), Row("!info irq"), Row("!info history"), Row("!stop 1"), Row("!help bogus"),
 )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def make(ram_mib: int = 2, rom_kib: int = 256) -> tuple[MemoryMap, Slots, RamBlo
     ram = RamBlock("pc.ram", RamSettings(size_bytes=ram_mib * MiB))
     rom = RamBlock("pc.bios", RamSettings(size_bytes=rom_kib * KiB))
     memory_map = MemoryMap(sink, [ram], GuestMemory())
-    memory_map.set_rom(rom)
+    memory_map.set_rom(rom, "bios.bin")
     memory_map.commit()
     return memory_map, sink, ram, rom
 

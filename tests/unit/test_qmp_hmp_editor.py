@@ -80,6 +80,7 @@ def test_history_goes_back_and_forth_and_keeps_the_new_line() -> None:
     assert type_all(made, b"dra\x1b[A\x1b[A\x1b[Bx\r") == ["twox"]
     assert type_all(made, b"dra\x1b[A\x1b[Bft\r") == ["draft"]
     assert type_all(made, b"\x10\x10\x10\x10\x10\x10\r") == ["one"]
+    assert made.history == ["two", "twox", "draft", "one"]
     type_all(made, b"".join(b"line %d\n" % number for number in range(MAX_HISTORY_LINES + 10)))
     assert type_all(made, b"\x10" * (MAX_HISTORY_LINES + 50) + b"\r") == ["line 10"]
 

@@ -77,18 +77,21 @@ class GsiFanIn:
         self._controller = controller
         self._asserted = [0] * count
         self._sources = 0
+        #: how often each GSI went up
+        self.raised = [0] * count
 
     def line(self, gsi: int) -> IrqLine:
         """A new source on ``gsi``."""
         bit = 1 << self._sources
         self._sources += 1
-        asserted, controller = self._asserted, self._controller
+        asserted, raised, controller = self._asserted, self.raised, self._controller
 
         def changed(level: int) -> None:
             before = asserted[gsi]
             after = before | bit if level else before & ~bit
             asserted[gsi] = after
             if bool(before) != bool(after):
+                raised[gsi] += not before
                 controller.set_gsi(gsi, 1 if after else 0)
 
         return IrqLine(changed)

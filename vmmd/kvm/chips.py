@@ -39,6 +39,10 @@ class KernelChips:
             block = ctypes.create_string_buffer(self._pit, _PIT_BYTES)
             ioctl(self._vm.fd, abi.KVM_SET_PIT2, ctypes.byref(block), name="KVM_SET_PIT2")
 
+    def state(self, chip: int) -> bytes:
+        """The 512 bytes of state of a controller (KVM_IRQCHIP_…), as KVM lays them out. Raises KvmError."""
+        return self._get_chip(chip)[8:]
+
     def set_elcr(self, levels: int) -> None:
         """Which of the 16 ISA interrupts are level triggered (ports 4D0h and 4D1h), as firmware sets them."""
         for chip, byte in ((abi.KVM_IRQCHIP_PIC_MASTER, levels & 0xFF), (abi.KVM_IRQCHIP_PIC_SLAVE, levels >> 8)):

@@ -105,7 +105,7 @@ class Builder:
         has_pit = self.config.machine.pit != "off"
         if has_pit:
             kvm_vm.create_pit(new_props(KvmPit, self.config.globals).lost_tick_policy)
-        chips = KernelChips(kvm_vm, has_pit=has_pit)
+        chips = vm.chips = KernelChips(kvm_vm, has_pit=has_pit)
         vm.memory_map = MemoryMap(kvm_vm, self._ram_blocks(), vm.memory)
         ctx = self._context(kvm_vm)
         self._place_cpus()
@@ -139,13 +139,14 @@ class Builder:
 
         vm = self.vm
         interrupts = KvmInterrupts(kvm_vm)
+        vm.irqs = GsiFanIn(interrupts)
         return DeviceContext(
             lock=vm.lock,
             memory=vm.memory,
             pio=vm.pio,
             mmio=vm.mmio,
             interrupts=interrupts,
-            irqs=GsiFanIn(interrupts),
+            irqs=vm.irqs,
             clock=vm.clock,
             loop=vm.loop,
             doorbells=KvmDoorbells(kvm_vm, vm.loop),

@@ -48,10 +48,11 @@ class FirmwareSetup:
 
     def map_firmware(self) -> None:
         """Load the firmware image (-bios, or SeaBIOS) to the end of 4 GiB. Raises VmmdError."""
-        image = files.load_bios(self.config.bios or self.config.machine.firmware, self.config.data_dirs)
+        name = self.config.bios or self.config.machine.firmware
+        image = files.load_bios(name, self.config.data_dirs)
         rom = RamBlock("pc.bios", RamSettings(size_bytes=len(image), merge=False))
         rom.view[:] = image
-        self.memory_map.set_rom(rom)
+        self.memory_map.set_rom(rom, name or files.DEFAULT_BIOS)
 
     def publish(self) -> None:
         """Fill fw_cfg."""

@@ -73,6 +73,7 @@ class MemoryMap:
         self.low_bytes, self.high_bytes = split_ram(self.ram_bytes)
         memory.publish(self._ram_regions(ram))
         self.rom: RamBlock | None = None
+        self.rom_file = ""
         self._pam = [(False, False)] * len(PAM_SEGMENTS)
         self._smram_open = False
         self._current: dict[Slot, int] = {}
@@ -99,9 +100,11 @@ class MemoryMap:
         """First address above all RAM."""
         return FOUR_GIB + self.high_bytes if self.high_bytes else self.low_bytes
 
-    def set_rom(self, rom: RamBlock) -> None:
-        """The firmware image; it ends at 4 GiB and its last 128 KiB are seen below 1 MiB where PAM says ROM."""
+    def set_rom(self, rom: RamBlock, file_name: str) -> None:
+        """The firmware image, read from ``file_name``; it ends at 4 GiB and its last 128 KiB are seen below 1 MiB where
+        PAM says ROM."""
         self.rom = rom
+        self.rom_file = file_name
 
     def pam_changed(self, segment: int, read: bool, write: bool) -> None:
         """The host bridge's attributes of a segment: reads (writes) go to RAM, else to ROM (nowhere)."""

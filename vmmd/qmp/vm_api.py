@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from vmmd.core.device import Device
     from vmmd.core.event_ring import EventRing
     from vmmd.core.fdsets import FdSets
+    from vmmd.core.irq import GsiFanIn
     from vmmd.core.jobs import Job
     from vmmd.core.memory import GuestMemory
     from vmmd.core.notify import LoopPort
     from vmmd.core.tree import ObjectTree
     from vmmd.devices.pci.bus import PciDeviceInfo
     from vmmd.kvm.abi import Sregs
+    from vmmd.kvm.chips import KernelChips
     from vmmd.kvm.cpu_query import CpuModels
     from vmmd.kvm.stats import Statistic
     from vmmd.machine.chardevs import Chardevs
@@ -205,6 +207,8 @@ class MemoryMapApi(Protocol):
 
     @property
     def rom(self) -> RomApi | None: ...
+    @property
+    def rom_file(self) -> str: ...
 
     def slots(self) -> Sequence[SlotApi]: ...
 
@@ -254,6 +258,10 @@ class VmApi(Protocol):
 
     @property
     def pci(self) -> PciApi | None: ...
+    @property
+    def chips(self) -> KernelChips | None: ...
+    @property
+    def irqs(self) -> GsiFanIn | None: ...
     @property
     def devices(self) -> Sequence[Device]: ...
     @property

@@ -106,6 +106,15 @@ class FwCfg(Device):
         """Names in the order of their keys."""
         return sorted(self._files)
 
+    def files(self) -> list[tuple[str, int]]:
+        """(name, bytes) as the directory shows them. DeviceLock held."""
+        directory = self.item(KEY_FILE_DIR)
+        found = []
+        for entry in range(4, len(directory), 64):
+            name = directory[entry + 8 : entry + 64].rstrip(b"\0").decode("ascii")
+            found.append((name, int.from_bytes(directory[entry : entry + 4], "big")))
+        return found
+
     def item(self, key: int) -> bytes:
         """The content of an item as the guest would read it; empty for an unknown key."""
         if self._directory_stale:

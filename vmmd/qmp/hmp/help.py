@@ -48,5 +48,11 @@ def info(monitor: HumanMonitor, arguments: Arguments) -> str:
     return _topics()
 
 
+@hmp("info history", help="lines that were given to this monitor")
+def info_history(monitor: HumanMonitor, arguments: Arguments) -> str:
+    arguments.done()
+    return "".join(f"{number}: '{line}'\n" for number, line in enumerate(monitor.history))
+
+
 def _topics() -> str:
     return "".join(f"info {usage}" for usage in sorted({command.usage for command in TOPICS.values()}))

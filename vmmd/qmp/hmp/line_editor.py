@@ -39,7 +39,8 @@ class LineEditor:
     def __init__(self, prompt: str, complete: Callable[[str], list[str]]) -> None:
         self._prompt = prompt
         self._complete = complete
-        self._history: list[str] = []
+        #: lines that were entered, the oldest first
+        self.history: list[str] = []
         self._output: list[str] = []
         self.reset()
 
@@ -54,7 +55,7 @@ class LineEditor:
         self._line = ""
         self._cursor = 0
         self._too_long = False
-        self._recalled = len(self._history)  # which line of the history is shown; its length: none
+        self._recalled = len(self.history)  # which line of the history is shown; its length: none
         self._draft = ""  # the new line, while one of the history is shown
 
     @property
@@ -137,9 +138,11 @@ class LineEditor:
     def _enter(self) -> str:
         line, too_long = self._line, self._too_long
         self._output.append("\r\n")
-        if line.strip() and not too_long and (not self._history or self._history[-1] != line):
-            self._history.append(line)
-            del self._history[:-MAX_HISTORY_LINES]
+        if line.strip() and not too_long:
+            if line in self.history:
+                self.history.remove(line)
+            self.history.append(line)
+            del self.history[:-MAX_HISTORY_LINES]
         self._new_line()
         if too_long:
             self._output.append(f"the line is longer than {MAX_LINE_CHARACTERS} characters and is not run\r\n")
@@ -208,12 +211,12 @@ class LineEditor:
 
     def _recall(self, index: int) -> None:
         """Show a line of the history; behind the last one is the new line as it was left."""
-        if not 0 <= index <= len(self._history):
+        if not 0 <= index <= len(self.history):
             return
-        if self._recalled == len(self._history):
+        if self._recalled == len(self.history):
             self._draft = self._line
         self._recalled = index
-        self._replace(0, len(self._line), self._draft if index == len(self._history) else self._history[index])
+        self._replace(0, len(self._line), self._draft if index == len(self.history) else self.history[index])
 
     def _tab(self) -> None:
         before = self._line[: self._cursor]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vmmd.qmp.hmp.registry import hmp
 from vmmd.qmp.session import version_info
+from vmmd.units import GiB
 
 if TYPE_CHECKING:
     from vmmd.qmp.hmp.arguments import Arguments
@@ -66,6 +67,21 @@ async def info_migrate_capabilities(monitor: HumanMonitor, arguments: Arguments)
         f"{each['capability']}: {'on' if each['state'] else 'off'}\n"
         for each in await monitor.qmp("query-migrate-capabilities")
     )
+
+
+@hmp("info roms", help="firmware image, and files that firmware and guest can read")
+def info_roms(monitor: HumanMonitor, arguments: Arguments) -> str:
+    from vmmd.devices.isa.fw_cfg import FwCfg
+
+    arguments.done()
+    vm = monitor.vm
+    text = ""
+    if vm.memory_map is not None and vm.memory_map.rom is not None:
+        size = len(vm.memory_map.rom.view)
+        text = f'addr={4 * GiB - size:016x} size=0x{size:06x} mem=rom name="{vm.memory_map.rom_file}"\n'
+    with vm.lock:
+        files = [entry for device in vm.devices if isinstance(device, FwCfg) for entry in device.files()]
+    return text + "".join(f'/rom@{name} size=0x{size:06x} name="{name}"\n' for name, size in files)
 
 
 @hmp("info uuid", help="UUID of the guest")

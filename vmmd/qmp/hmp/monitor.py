@@ -20,7 +20,7 @@ from vmmd.qmp.hmp.registry import COMMANDS, TOPICS, HmpCommand, load
 from vmmd.qmp.session import NO_ID, QmpSession, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from vmmd.kvm.abi import Sregs
     from vmmd.qmp.vm_api import CpusApi, VmApi
@@ -43,6 +43,8 @@ class HumanMonitor:
         self.vm = vm
         self.cpu_index = cpu_index
         self.session = session if session is not None else _own_session()
+        #: lines that were given before; a readline monitor's own
+        self.history: Sequence[str] = ()
         #: what a command that gives no format uses: the last one given
         self.format = Format()
         #: the command was ``quit``: no prompt follows

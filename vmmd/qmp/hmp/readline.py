@@ -120,6 +120,7 @@ class ReadlineMonitor:
             from vmmd.qmp.hmp.monitor import HumanMonitor
 
             self._monitor = HumanMonitor(self._vm)
+            self._monitor.history = self._editor.history
             self._busy = False
             self._post_pump()
 

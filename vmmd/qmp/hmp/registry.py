@@ -37,6 +37,7 @@ MODULES = (
     "devices",
     "fds",
     "help",
+    "interrupts",
     "kvm",
     "machine",
     "memory",
