@@ -81,7 +81,7 @@ def test_both_checks_agree(name: str) -> None:
     spec = PLAIN[name]
     quick, model = quick_check(spec), argument_check(spec)
 
-    @settings(max_examples=40, deadline=None, database=None)
+    @settings(max_examples=25, deadline=None, database=None)
     @given(whole(spec))
     def agree(arguments: dict[str, Any]) -> None:
         assert outcome(quick, arguments) == outcome(model, arguments)

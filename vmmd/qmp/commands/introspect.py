@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 from vmmd.qmp.registry import Context, command
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vmmd.qmp.models.introspect import SchemaInfo
 
 #: ``introspect.build_schema``, written by scripts/generate-docs: building it takes 30 ms and more
-SCHEMA_FILE = Path(__file__).parents[1] / "schema.json"
+SCHEMA_FILE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "schema.json")
 
 
 @command("query-qmp-schema", since="2.5", preconfig=True)
@@ -20,5 +20,6 @@ def query_qmp_schema(ctx: Context) -> list[SchemaInfo]:
     """The commands and events of this monitor and their types. What is not in it is not there."""
     import orjson
 
-    found: list[SchemaInfo] = orjson.loads(SCHEMA_FILE.read_bytes())
+    with open(SCHEMA_FILE, "rb") as file:
+        found: list[SchemaInfo] = orjson.loads(file.read())
     return found
