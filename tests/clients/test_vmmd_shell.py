@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.differential.test_qmp_wire import Target, spawn
+from tests.framework import shell_recording
 from tests.framework.terminal import Terminal
 from tests.unit.shell_support import ENTRIES
 
@@ -205,6 +206,14 @@ def test_control_c_stops_waiting_for_an_answer(tmp_path: Path) -> None:
         screen.wait_for("not waited for")
         screen.line("qom-list path=/x")
         screen.wait_for('"answer"')
+
+
+@pytest.mark.kvm
+def test_the_recording_in_the_document_is_what_the_shell_shows(tmp_path: Path) -> None:
+    with shell_recording.guest() as vm:
+        scenes = shell_recording.record(vm, tmp_path)
+    now, then = shell_recording.text(scenes), shell_recording.recorded()
+    assert shell_recording.constant(now) == shell_recording.constant(then), "run scripts/record-shell"
 
 
 # -- a peer of our own, for what real ones do not do -------------------------------------------------------------------

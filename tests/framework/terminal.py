@@ -35,14 +35,20 @@ class Terminal:
     """A terminal of *columns* by *rows* that runs *command*."""
 
     def __init__(
-        self, command: Sequence[str], *, columns: int = 100, rows: int = 30, env: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        *,
+        columns: int = 100,
+        rows: int = 30,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> None:
         assert shutil.which("tmux") is not None, "tmux is missing; scripts/setup test installs it"
         self._directory = Path(tempfile.mkdtemp(prefix="vmmd-terminal-"))
         configuration = self._directory / "tmux.conf"
         configuration.write_text(CONFIGURATION)
         self._base = ["tmux", "-u", "-S", str(self._directory / "tmux"), "-f", str(configuration)]
-        size = ["-x", str(columns), "-y", str(rows)]
+        size = ["-x", str(columns), "-y", str(rows), "-c", str(cwd or Path.cwd())]
         variables = [f"{name}={value}" for name, value in {"LC_ALL": "C.UTF-8", **(env or {})}.items()]
         # tmux can miss the status of a program that ends, so that is written to a file
         self._status = self._directory / "status"
@@ -89,7 +95,8 @@ class Terminal:
             if until(screen):
                 return screen
             if time.monotonic() > deadline:
-                raise AssertionError(f"the terminal did not show {what} within {timeout_s:g} s; it shows:\n{screen}")
+                seen = self.screen(history=True)
+                raise AssertionError(f"the terminal did not show {what} within {timeout_s:g} s; it shows:\n{seen}")
             time.sleep(LOOK_AGAIN_S)
 
     def wait_for(self, *texts: str, timeout_s: float = WAIT_S) -> str:
