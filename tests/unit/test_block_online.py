@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.framework.traces import open_files
 from vmmd.block import file as block_file
@@ -204,9 +207,87 @@ def test_what_cannot_change_its_size_says_so(image: Path, tmp_path: Path) -> Non
             await graph.resize(fixed, 1024)
         with pytest.raises(VmmdError, match=r"File too large|Invalid argument"):
             await graph.resize((await graph.add_later(node("f", filename=str(image)))), (1 << 63) - 1)
+        behind = await graph.add_later(node("behind", "raw", offset=512, file="f"))
+        with pytest.raises(VmmdError, match="File too large"):
+            await graph.resize(behind, (1 << 63) - 1)
 
     run(story)
     assert image.stat().st_size == 64 * KIB
+
+
+def test_how_much_is_allocated_is_asked_on_a_thread_where_it_may_wait(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(graph: BlockGraph) -> None:
+        local = await graph.add_later(node("local", filename=str(image)))
+        before = local.actual_size
+        assert before is not None
+        monkeypatch.setattr(block_file.probe, "is_local", lambda kind: kind not in ("tmpfs", "ext4", "overlay", "xfs"))
+        remote: Any = await graph.add_later(node("remote", filename=str(image), locking="off"))
+        asking = Blocked(monkeypatch, "_ask")
+        with open(image, "r+b") as file:  # noqa: ASYNC230  # a little one
+            file.write(b"x" * 64 * KIB)
+            os.fsync(file.fileno())
+        assert [remote.actual_size, remote.actual_size] == [before, before]  # and one thread asks
+        await asking.wait_entered()
+        asking.go_on.set()
+        graph.drain()
+        assert remote.actual_size == local.actual_size
+
+    run(story)
+
+
+CLASHES = (
+    "Duplicate nodes with node-name=", "Node ", "Block device ", "Failed to find node", "Cannot find device=",
+    "Drive ", "Property 'user.drive' can't find value", "Failed to get",
+)  # fmt: skip
+
+
+KINDS = ("file", "over", "both", "broken", "remove")
+OPERATION = st.tuples(st.sampled_from(KINDS), st.sampled_from("abcd"), st.sampled_from("abcd"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(OPERATION, min_size=1, max_size=5), max_size=4))
+def test_any_order_of_additions_and_removals_keeps_the_graph_whole(
+    tmp_path_factory: pytest.TempPathFactory, rounds: list[list[tuple[str, str, str]]]
+) -> None:
+    """Many at a time, on threads: what is refused is refused in a sentence, users and names stay right, and in the end
+    everything can be taken away."""
+    path = tmp_path_factory.getbasetemp() / "shared.img"
+    path.write_bytes(bytes(64 * KIB))
+    before = open_images()
+
+    def start(graph: BlockGraph, kind: str, name: str, other: str) -> Awaitable[object]:
+        inside: Any = {"driver": "file", "filename": str(path), "locking": "off"}
+        if kind == "remove":
+            return graph.remove(name)
+        made = {
+            "file": lambda: node(name, filename=str(path), locking="off"),
+            "over": lambda: node(name, "raw", file=other),
+            "both": lambda: node(name, "raw", file={**inside, "node-name": other}),
+            "broken": lambda: node(name, "raw", size=1, file=inside),
+        }[kind]()
+        return graph.add_later(made)
+
+    async def story(graph: BlockGraph) -> None:
+        for together in rounds:
+            for result in await asyncio.gather(*(start(graph, *each) for each in together), return_exceptions=True):
+                if isinstance(result, VmmdError):
+                    assert str(result).startswith((*CLASHES, "Specified size is not multiple"))
+                else:
+                    assert not isinstance(result, BaseException), result
+            assert graph.reserved == set()
+            for name, each in graph.nodes.items():
+                assert each.node_name == name
+                assert each.parent is None or (each.parent.file is each and graph.nodes[each.parent.node_name])
+                assert each.file is None or (each.file.parent is each and each.file.node_name in graph.nodes)
+        while tops := [each for each in graph.nodes.values() if each.parent is None]:
+            await graph.remove(tops[0].node_name)
+        assert graph.nodes == {}
+        assert open_images() == before
+
+    run(story)
 
 
 def test_a_drive_taken_from_its_device_fails_every_request_and_its_image_is_free(image: Path) -> None:

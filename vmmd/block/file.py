@@ -37,6 +37,8 @@ INLINE_BYTES = 64 * KiB
 INLINE_PAUSE = 16
 #: Memory of aligned copies at a time, of one image (a guest chooses how much it asks for, and where it lies)
 COPY_BYTES = 16 * MiB
+#: what off_t holds
+FILE_BYTES_MAX = (1 << 63) - 1
 #: <limits.h> IOV_MAX
 IOV_MAX = 1024
 
@@ -71,6 +73,9 @@ class FileNode(BlockNode):
         self._fd = -1
         self._bytes = 0  # of the file; the disk is rounded up to sectors
         self._lock: ImageLock | None = None
+        self._is_local = True
+        self._is_asking = False  # a thread finds out how much is allocated
+        self._allocated_bytes = 0
         self._inline: int | None = None  # flags of a read on the loop, None: never
         self._inline_pause = 0
         self._write_inline = False
@@ -146,6 +151,9 @@ class FileNode(BlockNode):
             )
 
     def _probe(self) -> None:
+        kind = probe.filesystem_type(self._fd)
+        self._is_local = probe.is_local(kind)
+        self._allocated_bytes = self._allocated()
         if self.writes_through:
             self._write_flags = os.RWF_DSYNC
         if self.cache_direct:
@@ -153,7 +161,7 @@ class FileNode(BlockNode):
             if align > SECTOR_BYTES:
                 self._gate = WriteGate(align)
         elif self.engine.name == "threads":
-            if probe.is_memory_backed(self._fd):
+            if probe.is_memory_backed(kind):
                 self._inline = 0
                 self._write_inline = not self.writes_through
             elif probe.takes_nowait(self._fd):
@@ -194,7 +202,25 @@ class FileNode(BlockNode):
 
     @property
     def actual_size(self) -> int | None:
-        return os.fstat(self._fd).st_blocks * 512 if self._fd >= 0 else None
+        """Where the host would have to ask a server: what it was when it was last asked for, as nobody waits here."""
+        if self._fd < 0:
+            return None
+        if self._is_local:
+            return self._allocated()
+        if not self._is_asking:
+            self._is_asking = True
+            self._pool.submit(self._asked, self._ask)
+        return self._allocated_bytes
+
+    def _allocated(self) -> int:
+        return os.fstat(self._fd).st_blocks * 512
+
+    def _ask(self) -> None:
+        """Blocks."""
+        self._allocated_bytes = self._allocated()
+
+    def _asked(self, _error: int) -> None:
+        self._is_asking = False
 
     @property
     def size_bytes(self) -> int:
@@ -210,6 +236,8 @@ class FileNode(BlockNode):
     def resizable(self, size_bytes: int) -> tuple[FileNode, int]:
         if self.read_only:
             raise UsageError(f"Block node '{self.node_name}' is read-only")
+        if size_bytes > FILE_BYTES_MAX:
+            raise UsageError(f"Failed to resize the file '{self.path}': {os.strerror(errno.EFBIG)}")
         if self.driver == "host_device" and size_bytes > self._bytes:
             # QEMU-COMPAT: QEMU's sentence
             raise UsageError("Cannot grow device files")

@@ -12,6 +12,11 @@ import struct
 from vmmd.block.syscalls import BLKSSZGET
 from vmmd.units import PAGE_BYTES, SECTOR_BYTES
 
+_LOCAL = frozenset(
+    ("btrfs", "devtmpfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "jfs", "ntfs3", "overlay", "ramfs", "reiserfs",
+     "squashfs", "tmpfs", "vfat", "xfs", "zfs")
+)  # fmt: skip
+
 
 def direct_alignment(fd: int) -> int:
     """Bytes that offsets and lengths of O_DIRECT requests must be multiples of."""
@@ -32,8 +37,8 @@ def direct_alignment(fd: int) -> int:
     return PAGE_BYTES
 
 
-def is_memory_backed(fd: int) -> bool:
-    """True on tmpfs and ramfs, where a read or write is a copy."""
+def filesystem_type(fd: int) -> str:
+    """ "ext4", "nfs4", "tmpfs"; "" when it is not known."""
     device = os.fstat(fd).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
@@ -41,10 +46,20 @@ def is_memory_backed(fd: int) -> bool:
             for line in file:
                 fields = line.split()
                 if fields[2] == wanted:
-                    return fields[fields.index("-") + 1] in ("tmpfs", "ramfs")
+                    return fields[fields.index("-") + 1]
     except (OSError, ValueError, IndexError):
         pass
-    return False
+    return ""
+
+
+def is_memory_backed(kind: str) -> bool:
+    """True for file systems where a read or write is a copy."""
+    return kind in ("tmpfs", "ramfs")
+
+
+def is_local(kind: str) -> bool:
+    """True where asking for an open file's attributes waits for nobody: neither a server nor a daemon."""
+    return kind in _LOCAL
 
 
 def takes_nowait(fd: int) -> bool:

@@ -291,6 +291,7 @@ class Mc146818Rtc(Device):
         self._flags |= B_PERIODIC
 
     def forget_lost_ticks(self) -> None:
+        self._collect()  # those that nobody has counted yet are lost too
         self._backlog = 0
         self._update()
 
