@@ -106,7 +106,7 @@ def test_a_walk_says_where_it_ends() -> None:
 
 @pytest.mark.parametrize("line", ["info mem", "info tlb"])
 def test_tables_that_refer_to_themselves_come_to_an_end(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-    monkeypatch.setattr(paging, "MAX_TABLES", 500)
+    monkeypatch.setattr(paging, "MAX_PIECES", 500)
     monkeypatch.setattr(paging, "MAX_LINES", 1000)
     tables = guest.Tables(8)
     for index in range(512):  # every entry of the only table is that table: 2**36 pages
@@ -115,7 +115,7 @@ def test_tables_that_refer_to_themselves_come_to_an_end(monkeypatch: pytest.Monk
     Loop.pauses = 0
     text = say(vm, line)
     assert len(text) <= 1001
-    assert text[-1] in ("(more than 1000 lines)", "(the tables go on; 500 of them were looked at)")
+    assert text[-1].startswith(("(more than 1000 lines)", "(the tables go on; "))
 
 
 def test_a_long_walk_leaves_the_loop_its_turns() -> None:

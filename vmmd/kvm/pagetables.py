@@ -34,6 +34,10 @@ NO_EXECUTE = 1 << 63
 ADDRESS_BITS = 0x000F_FFFF_FFFF_F000  # bits 12-51 of an 8-byte entry
 
 
+#: mappings given at once
+PIECE = 32
+
+
 class Mapping(NamedTuple):
     """A page, mapped at a linear address. ``entry`` is the entry that maps it; ``user`` and ``writable`` are what all
     entries on the way allow together."""
@@ -66,8 +70,8 @@ class _Shape(NamedTuple):
 
 
 def mapped(sregs: abi.Sregs, memory: GuestMemory) -> Iterator[list[Mapping]]:
-    """The mappings of the active tables, a list (perhaps empty) per table or part of one: a caller that has other
-    things to do may pause between two. Nothing while paging is off."""
+    """The mappings of the active tables, ``PIECE`` at most at once, and an empty list for a table without any: a caller
+    that has other things to do may pause between two. Nothing while paging is off."""
     if not sregs.cr0 & CR0_PG:
         return
     if sregs.efer & EFER_LMA:
@@ -93,13 +97,17 @@ def _table(
         gva = _canonical(start | index << shift, shape)
         # entries of PAE's top table have no such bits
         allowed = rights if shape.levels == 3 and level == 3 else rights & entry
-        if level == 1 or (entry & LARGE and level in shape.large_levels):
+        is_page = level == 1 or bool(entry & LARGE and level in shape.large_levels)
+        if is_page:
             gpa = _page_address(shape, entry, shift)
             found.append(Mapping(gva, gpa, 1 << shift, entry, bool(allowed & USER), bool(allowed & WRITABLE)))
-            continue
+            if len(found) < PIECE:
+                continue
         if found:
             yield found
             found = []
+        if is_page:
+            continue
         next_table = entry & (ADDRESS_BITS if shape.entry_bytes == 8 else 0xFFFF_F000)
         yield from _table(memory, shape, level - 1, next_table, (gva, allowed))
     yield found

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_ITEMS = 1 << 16
 MAX_INSTRUCTIONS = 4096
 #: work done in one turn of the loop
-TURN_NS = 300_000
+TURN_NS = 200_000
 #: longest x86 instruction (Intel SDM vol. 2 §2.3.11)
 INSTRUCTION_BYTES = 15
 

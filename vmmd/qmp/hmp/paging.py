@@ -2,14 +2,19 @@
 """Page tables of a vCPU: ``info mem``, ``info tlb``, and ``info walk``, which shows the way GVA → GPA → HVA → HPA.
 
 Control registers come from the vCPU's thread, tables from guest memory. A guest may map much, or make tables that refer
-to themselves: the walk gives the loop its turn every 0.3 ms, and ends after ``MAX_TABLES`` or ``MAX_LINES``.
+to themselves: the walk gives the loop its turn every 0.2 ms, and ends after ``MAX_PIECES`` or ``MAX_LINES``.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
+from vmmd.kvm import pagetables as bits
+from vmmd.kvm.cpustate import CR0_PG
+from vmmd.kvm.pagetables import Mapping, mapped
+from vmmd.kvm.pagewalk import walk
 from vmmd.qmp.hmp.physical import PhysicalMemory, host_physical
 from vmmd.qmp.hmp.registry import hmp
 from vmmd.units import format_size
@@ -18,32 +23,27 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from vmmd.kvm import abi
-    from vmmd.kvm.pagetables import Mapping
     from vmmd.kvm.pagewalk import WalkStep
     from vmmd.qmp.hmp.arguments import Arguments
     from vmmd.qmp.hmp.monitor import HumanMonitor
 
-#: page tables looked at by one command: 32 GiB in pages of 4 KiB
-MAX_TABLES = 1 << 14
-#: lines of one text
-MAX_LINES = 1 << 15
+#: pieces of page tables looked at by one command: 32 GiB in pages of 4 KiB
+MAX_PIECES = 1 << 17
+#: lines of one text; what is done with the text as a whole takes half a millisecond then
+MAX_LINES = 1 << 13
 #: work done in one turn of the loop
-TURN_NS = 300_000
+TURN_NS = 200_000
 
 
 def _paging(sregs: abi.Sregs) -> bool:
-    from vmmd.kvm.cpustate import CR0_PG
-
     return bool(sregs.cr0 & CR0_PG)
 
 
 async def _mappings(monitor: HumanMonitor, sregs: abi.Sregs) -> AsyncIterator[list[Mapping]]:
-    """Mappings in order of address, with pauses for the loop. Ends early with an empty list after MAX_TABLES."""
-    from vmmd.kvm.pagetables import mapped
-
+    """Mappings in order of address, with pauses for the loop. Ends early with an empty list after MAX_PIECES."""
     turn_ends = monotonic_ns() + TURN_NS
     for count, found in enumerate(mapped(sregs, monitor.vm.memory)):
-        if count >= MAX_TABLES:
+        if count >= MAX_PIECES:
             yield []
             return
         if found:
@@ -69,14 +69,20 @@ async def info_tlb(monitor: HumanMonitor, arguments: Arguments) -> str:
 
 def _flags(mapping: Mapping) -> str:
     """NX, global, large page, dirty, accessed, uncached, write-through, user, writable."""
-    from vmmd.kvm import pagetables as bits
-
     entry = mapping.entry if mapping.page_bytes > 1 << 12 else mapping.entry & ~bits.LARGE  # there it is the PAT bit
-    letters = (
-        ("X", bits.NO_EXECUTE), ("G", bits.GLOBAL), ("P", bits.LARGE), ("D", bits.DIRTY), ("A", bits.ACCESSED),
-        ("C", bits.UNCACHED), ("T", bits.WRITE_THROUGH), ("U", bits.USER), ("W", bits.WRITABLE),
-    )  # fmt: skip
-    return "".join(letter if entry & bit else "-" for letter, bit in letters)
+    return _letters(entry & _SHOWN_BITS)
+
+
+_LETTERS = (
+    ("X", bits.NO_EXECUTE), ("G", bits.GLOBAL), ("P", bits.LARGE), ("D", bits.DIRTY), ("A", bits.ACCESSED),
+    ("C", bits.UNCACHED), ("T", bits.WRITE_THROUGH), ("U", bits.USER), ("W", bits.WRITABLE),
+)  # fmt: skip
+_SHOWN_BITS = sum(bit for _letter, bit in _LETTERS)
+
+
+@lru_cache(512)
+def _letters(flags: int) -> str:
+    return "".join(letter if flags & bit else "-" for letter, bit in _LETTERS)
 
 
 @hmp("info mem", help="ranges that the current vCPU's page tables map, with their rights")
@@ -107,14 +113,12 @@ def _range(start: int, end: int, rights: str) -> list[str]:
 def _and_more(lines: int) -> str:
     if lines > MAX_LINES:
         return f"(more than {MAX_LINES} lines)\n"
-    return f"(the tables go on; {MAX_TABLES} of them were looked at)\n"
+    return "(the tables go on; this is what can be looked at in a reasonable time)\n"
 
 
 @hmp("info walk", params="addr", help="the way of an address through page tables and memory slot to the host's page")
 async def info_walk(monitor: HumanMonitor, arguments: Arguments) -> str:
     """vmmd's own: QEMU has no such command."""
-    from vmmd.kvm.pagewalk import walk
-
     gva = arguments.expression()
     arguments.done()
     sregs = await monitor.control_registers()
@@ -131,8 +135,6 @@ def _step(step: WalkStep) -> str:
         return f"  no translation: {step.reason}\n"
     if step.kind == "page":
         return f"GPA 0x{step.gpa:016x}  page of {format_size(step.page_bytes)}\n"
-    from vmmd.kvm.pagetables import Mapping
-
     flags = _flags(Mapping(0, 0, 1 << 21, step.entry, False, False))
     return f"  {step.kind:6} 0x{step.entry:016x} {flags}  at 0x{step.gpa:x}\n"
 
