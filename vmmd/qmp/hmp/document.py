@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``docs/hmp.md``: the commands for people, from their declarations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmd.qmp.hmp.registry import COMMANDS, TOPICS, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vmmd.qmp.hmp.registry import HmpCommand
+
+_HEAD = """\
+# The monitor for people
+
+    vmmd … -monitor stdio                                 in the terminal
+    vmmd … -monitor unix:/run/vm.hmp,server=on,wait=off   socat -,raw,echo=0 UNIX:/run/vm.hmp, or a script
+    vmmd … -monitor pty                                   tells the terminal that it made
+    vmmd … -chardev …,id=ID -mon ID                       on any character device
+
+One peer at a time has it; others wait. Over QMP, `human-monitor-command` runs one line. A script reads up to the
+prompt `(qemu) `, which comes last; what it typed is echoed as it is. `vmmd-shell` is the richer monitor, over QMP.
+
+**Keys.** Arrows, Home, End, Delete and those of Emacs: Ctrl-A, -E, -B, -F (move), Ctrl-D, -H, -W, -U, -K (erase),
+Meta-B, -F, -D (words), Ctrl-P, -N (earlier lines), Ctrl-L (clear), Ctrl-C (discard the line), Tab (complete commands,
+topics, ids).
+
+**Expressions.** `+ - * / % & | ^ ~ ( )`, numbers as in C, `'c'`, registers of the current vCPU (`$rax`, `$eip`,
+`$cs.base`, `$pc`: the linear address of the next instruction).
+
+**Formats.** `/COUNT` and a letter of `x d u o c i` and a size of `b h w g`; what is left out is as it was last time
+in this monitor. `i` shows instructions (it needs capstone: `pip install 'vmmd[disassembly]'`) of the width that the
+vCPU executes.
+
+**Not as in QEMU.** `info walk` shows the way of an address through each page table, the memory slot and the host's
+page. `info jobs` and `info virtqueues` are vmmd's own, too. 64-bit registers have names in expressions. Long texts
+are cut, and say so.
+
+"""
+
+
+def page() -> str:
+    """The text of the file."""
+    load()
+    return (
+        _HEAD
+        + "## Commands\n\n| command | what it does |\n|---|---|\n"
+        + _rows(COMMANDS.values(), "")
+        + "\n## Topics of `info`\n\n| command | what it shows |\n|---|---|\n"
+        + _rows(TOPICS.values(), "info ")
+    )
+
+
+def _rows(commands: Iterable[HmpCommand], prefix: str) -> str:
+    rows = set()
+    for command in commands:
+        usage = f"{prefix}{'|'.join(command.names)} {command.params}".rstrip().replace("|", "\\|")
+        rows.add(f"| `{usage}` | {command.help} |\n")
+    return "".join(sorted(rows))
