@@ -2,12 +2,14 @@
 """Options, markers and the count of KVM tests.
 
 `--run-slow` runs tests marked `slow`. Tests marked `kvm` are skipped where /dev/kvm cannot be opened, tests marked
-`qemu` where QEMU is not installed; the summary always says how many KVM tests ran and how many were skipped.
+`qemu` where QEMU is not installed, tests marked `libvirt` where libvirt is not; the summary always says how many KVM
+tests ran and how many were skipped, and the same of libvirt.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 MARKERS = (
     "kvm: needs /dev/kvm",
     "qemu: needs Debian's qemu-system-x86_64 to compare with",
+    "libvirt: needs root, libvirtd, virtlogd and virsh",
     "slow: longer than a minute; run with --run-slow",
 )
 
@@ -46,12 +49,23 @@ def kvm_problem() -> str | None:
     return None
 
 
+@cache
+def libvirt_problem() -> str | None:
+    """Why no libvirt can be started, or None."""
+    missing = [name for name in ("libvirtd", "virtlogd", "virsh") if shutil.which(name) is None]
+    if missing:
+        return f"{', '.join(missing)} not installed"
+    return None if os.geteuid() == 0 else "libvirt needs root"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what cannot run here."""
     for item in items:
         problem = kvm_problem() if "kvm" in item.keywords else None
         if problem is not None:
             item.add_marker(pytest.mark.skip(reason=problem))
+        elif "libvirt" in item.keywords and libvirt_problem() is not None:
+            item.add_marker(pytest.mark.skip(reason=str(libvirt_problem())))
         elif "qemu" in item.keywords and not emulator("qemu").installed:
             item.add_marker(pytest.mark.skip(reason="QEMU is not installed"))
         elif "slow" in item.keywords and not config.getoption("--run-slow"):
@@ -59,11 +73,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """Count the KVM tests: one that was skipped must not look like one that passed."""
+    """Count the KVM and libvirt tests: one that was skipped must not look like one that passed."""
 
-    def count(*outcomes: str) -> int:
+    def count(marker: str, *outcomes: str) -> int:
         reports = [report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])]
-        return len({report.nodeid for report in reports if "kvm" in getattr(report, "keywords", ())})
+        return len({report.nodeid for report in reports if marker in getattr(report, "keywords", ())})
 
-    ran, skipped = count("passed", "failed", "error", "xfailed", "xpassed"), count("skipped")
-    terminalreporter.write_line(f"KVM tests: {ran} ran, {skipped} skipped")
+    for marker, name in (("kvm", "KVM"), ("libvirt", "libvirt")):
+        ran, skipped = count(marker, "passed", "failed", "error", "xfailed", "xpassed"), count(marker, "skipped")
+        if marker == "kvm" or ran or skipped:
+            terminalreporter.write_line(f"{name} tests: {ran} ran, {skipped} skipped")

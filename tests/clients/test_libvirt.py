@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real libvirt 9.0 that is told to use vmmd as its emulator (``scripts/with-libvirt``): what it believes vmmd can do,
+and the life of a domain."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from tests.framework.vm import REPOSITORY, Vm, emulator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.kvm, pytest.mark.libvirt]
+
+TIMEOUT_S = 120
+#: what every libvirt without D-Bus, udev, DMI and cgroups logs
+HARMLESS = (
+    "virGDBusGetSystemBus", "networkStateInitialize", "udevGetDMIData", "dmidecode", "virSecurityManagerNew",
+    "virNetDevSendEthtoolIoctl", "qemuDomainObjTaintMsg", "virCgroupDetectControllers",
+)  # fmt: skip
+DOMAIN = """
+<domain type='kvm'>
+  <name>probe</name>
+  <uuid>{uuid}</uuid>
+  <memory unit='MiB'>64</memory>
+  <vcpu>2</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <features><acpi/><apic/></features>
+  <cpu mode='host-passthrough'/>
+  <devices>
+    <emulator>{emulator}</emulator>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='none'/><source file='{disk}'/><target dev='vda' bus='virtio'/>
+    </disk>
+    <controller type='usb' model='none'/>
+    <serial type='file'><source path='{serial}'/><target port='0'/></serial>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+UUID = "14c6a37a-cc27-4a6d-b0fb-4384337bb530"
+
+
+class Session(NamedTuple):
+    """What the commands of one run of libvirt printed, by command, and its complaints."""
+
+    outputs: dict[str, str]
+    complaints: list[str]
+
+
+def run(directory: Path, *commands: str) -> Session:
+    """Run shell commands, virsh as a rule, beside a libvirt of their own. They must all succeed."""
+    script = directory / "commands.sh"
+    # a mark between outputs that no command prints
+    script.write_text("set -e\n" + "".join(f"{command}\nprintf '\\036'\n" for command in commands))
+    log = directory / "libvirtd.log"
+    done = subprocess.run(
+        [REPOSITORY / "scripts" / "with-libvirt", "sh", str(script)],
+        capture_output=True, text=True, timeout=TIMEOUT_S, check=False, cwd="/",
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "VMMD_LIBVIRT_LOG": str(log), "VIRSH_DEFAULT_CONNECT_URI": "qemu:///system"},
+    )  # fmt: skip
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    complaints = [
+        line for line in lines
+        if (": error : " in line or ": warning : " in line) and not any(word in line for word in HARMLESS)
+    ]  # fmt: skip
+    assert done.returncode == 0, (done.stdout[-2000:], done.stderr, complaints)
+    return Session(dict(zip(commands, done.stdout.split("\036"), strict=False)), complaints)
+
+
+@pytest.fixture(scope="module")
+def wrapper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """vmmd as an executable file that needs nothing of the environment."""
+    path = tmp_path_factory.mktemp("emulator") / "vmmd"
+    command = " ".join(f"'{word}'" for word in emulator("vmmd").command)
+    path.write_text(f'#!/bin/sh\nexport PYTHONPATH="{REPOSITORY}"\nexec {command} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def domcapabilities(path: str, machine: str = "pc") -> str:
+    return f"virsh domcapabilities --emulatorbin {path} --virttype kvm --machine {machine} --arch x86_64"
+
+
+def values(tree: ET.Element, path: str) -> set[str]:
+    return {element.text or "" for element in tree.findall(path)}
+
+
+def test_libvirt_sees_what_is_there_and_nothing_else(wrapper: Path, tmp_path: Path) -> None:
+    caps = "cat /var/cache/libvirt/qemu/capabilities/*.xml"
+    session = run(tmp_path, domcapabilities(str(wrapper)), caps, domcapabilities(str(wrapper), "pc-i440fx-2.5"))
+    assert session.complaints == []
+    found = ET.fromstring(session.outputs[domcapabilities(str(wrapper))])
+    assert [found.findtext(tag) for tag in ("path", "domain", "machine", "arch")] == [
+        str(wrapper), "kvm", "pc-i440fx-7.2", "x86_64",
+    ]  # fmt: skip
+    assert [element.get("max") for element in found.findall("vcpu")] == ["255"]
+    assert {mode.get("name") for mode in found.findall("cpu/mode") if mode.get("supported") == "yes"} == {
+        "host-passthrough", "maximum", "host-model", "custom",
+    }  # fmt: skip
+    # ide, fdc and scsi, and floppies and CD-ROMs, are told of every emulator
+    assert values(found, "devices/disk/enum[@name='bus']/value") == {"ide", "fdc", "scsi", "virtio"}
+    assert values(found, "devices/graphics/enum[@name='type']/value") == set()
+    assert values(found, "devices/video/enum[@name='modelType']/value") == {"none"}
+    assert values(found, "devices/rng/enum[@name='model']/value") == set()
+    assert values(found, "memoryBacking/enum[@name='sourceType']/value") == {"file", "anonymous", "memfd"}
+    for absent in ("devices/tpm", "devices/redirdev", "features/genid", "features/vmcoreinfo", "features/sev"):
+        assert [element.get("supported") for element in found.findall(absent)] == ["no"], absent
+    older = ET.fromstring(session.outputs[domcapabilities(str(wrapper), "pc-i440fx-2.5")])
+    assert older.findtext("machine") == "pc-i440fx-2.5"
+    machines = ET.fromstring(session.outputs[caps]).findall("machine")
+    with Vm(emulator("vmmd"), ["-machine", "none", "-nodefaults"], serial=False) as vm:
+        assert {each.get("name") for each in machines} - {"none"} == {
+            each["name"] for each in vm.qmp.cmd("query-machines")
+        } - {"none"}
+
+
+@pytest.mark.qemu
+def test_libvirt_sees_the_cpus_that_it_sees_with_qemu(wrapper: Path, tmp_path: Path) -> None:
+    ours, theirs = domcapabilities(str(wrapper)), domcapabilities("/usr/bin/qemu-system-x86_64")
+    session = run(tmp_path, ours, theirs)
+    cpus = [list(map(ET.tostring, ET.fromstring(session.outputs[each]).findall("cpu"))) for each in (ours, theirs)]
+    assert b"<model usable=" in cpus[0][0]
+    assert cpus[0] == cpus[1]
+
+
+def test_a_domain_lives_and_ends(wrapper: Path, tmp_path: Path) -> None:
+    disk, serial = tmp_path / "disk.img", tmp_path / "serial.log"
+    disk.write_bytes(bytes(1 << 20))
+    domain = tmp_path / "domain.xml"
+    domain.write_text(DOMAIN.format(emulator=wrapper, disk=disk, serial=serial, uuid=UUID))
+    ask = "virsh qemu-monitor-command probe"
+    status, kvm = f"{ask} '{json.dumps({'execute': 'query-status'})}'", f"{ask} --hmp info kvm"
+    session = run(
+        tmp_path, f"virsh define {domain}", "virsh start probe --paused", "virsh domstate probe", status,
+        "virsh resume probe", "virsh domstate probe  # 2", kvm, "virsh domblkinfo probe vda",
+        "virsh domblkstat probe vda", "virsh vcpuinfo probe", "virsh suspend probe", "virsh reset probe",
+        "virsh resume probe  # 2", "virsh domstats probe --state --vcpu --block", "virsh destroy probe",
+        "virsh domstate probe  # 3",
+    )  # fmt: skip
+    outputs = session.outputs
+    assert outputs["virsh domstate probe"].strip() == "paused"
+    assert json.loads(outputs[status])["return"]["running"] is False
+    assert outputs["virsh domstate probe  # 2"].strip() == "running"
+    assert "kvm support: enabled" in outputs[kvm]
+    assert "1048576" in outputs["virsh domblkinfo probe vda"]
+    assert outputs["virsh vcpuinfo probe"].count("VCPU:") == 2
+    assert "vcpu.current=2" in outputs["virsh domstats probe --state --vcpu --block"]
+    assert outputs["virsh domstate probe  # 3"].strip() == "shut off"
+    assert session.complaints == []
