@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vmmd.core.background import on_thread
 from vmmd.errors import BackendError, UsageError, VmmdError
-from vmmd.units import PAGE_BYTES, GiB, MiB
+from vmmd.units import PAGE_BYTES, U64_MAX, GiB, MiB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,7 +32,7 @@ async def save_physical(vm: VmApi, gpa: int, size_bytes: int, path: str) -> None
     # QEMU-COMPAT: QEMU takes any range, also one of 8 EiB of nothing; this one ends with the last RAM or at 4 GiB
     limit = max([4 * GiB, *(region.end for region in vm.memory.regions)])
     if gpa < 0 or size_bytes < 0 or gpa + size_bytes > limit:
-        raise UsageError(f"Invalid addr {gpa:#018x}/size {size_bytes} specified", f"memory ends at {limit:#x}")
+        raise UsageError(f"Invalid addr {gpa & U64_MAX:#018x}/size {size_bytes} specified", f"memory ends at {limit:#x}")
     await on_thread(vm.loop, partial(_write, vm, path, [(gpa, size_bytes)]), "pmemsave")
 
 
@@ -41,8 +41,8 @@ async def save_virtual(vm: VmApi, gva: int, size_bytes: int, path: str, cpu_inde
     if vm.cpus is None or not 0 <= cpu_index < len(vm.cpus.infos):
         raise UsageError("Parameter 'cpu-index' expects a CPU number")
     limit = vm.memory.size_bytes
-    gva &= (1 << 64) - 1  # an address of the upper half may come as a negative number
-    if not 0 <= size_bytes <= limit or gva + size_bytes > 1 << 64:
+    gva &= U64_MAX  # an address of the upper half may come as a negative number
+    if not 0 <= size_bytes <= limit or gva + size_bytes - 1 > U64_MAX:
         raise UsageError(f"Invalid addr {gva:#018x}/size {size_bytes} specified", f"size is at most {limit}")
     slots = [] if vm.memory_map is None else vm.memory_map.slots()
     pieces: list[tuple[int, int]] = []
