@@ -97,9 +97,11 @@ class Plugger:
         tree = self._vm.qom
         if id_.startswith("/"):
             return tree.resolve(id_)
-        found = tree.peripheral.children.get(id_)
-        if found is None:
-            raise DeviceNotFoundError(f"Device '{id_}' not found")
+        found: Node = tree.peripheral
+        for part in id_.split("/"):
+            if part not in found.children:
+                raise DeviceNotFoundError(f"Device '{id_}' not found")
+            found = found.children[part]
         return found
 
     def _check_at_start(self, what: str) -> None:

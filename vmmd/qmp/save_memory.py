@@ -32,7 +32,9 @@ async def save_physical(vm: VmApi, gpa: int, size_bytes: int, path: str) -> None
     # QEMU-COMPAT: QEMU takes any range, also one of 8 EiB of nothing; this one ends with the last RAM or at 4 GiB
     limit = max([4 * GiB, *(region.end for region in vm.memory.regions)])
     if gpa < 0 or size_bytes < 0 or gpa + size_bytes > limit:
-        raise UsageError(f"Invalid addr {gpa & U64_MAX:#018x}/size {size_bytes} specified", f"memory ends at {limit:#x}")
+        raise UsageError(
+            f"Invalid addr {gpa & U64_MAX:#018x}/size {size_bytes} specified", f"memory ends at {limit:#x}"
+        )
     await on_thread(vm.loop, partial(_write, vm, path, [(gpa, size_bytes)]), "pmemsave")
 
 
