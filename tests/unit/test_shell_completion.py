@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from tests.unit.shell_support import ENTRIES, TablePeer, command, refused, schema
 from vmmd.shell.completion import complete, hmp
+from vmmd.shell.help import of_command
+from vmmd.shell.line import LineError
 from vmmd.shell.live import FRESH_S, Item, Key, Live
 from vmmd.shell.request import parse
 from vmmd.shell.schema import Schema
@@ -134,6 +137,40 @@ def test_a_schema_of_another_shape_is_no_schema() -> None:
     assert complete("odd ", "", strange, EXISTING.get) == []
     assert strange.text("nowhere") == "any"
     assert parse("odd", strange).arguments == {}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["a", "b", "object", "alternate", "array", "enum"]),
+    lambda below: (
+        st.lists(below, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["name", "meta-type", "members", "type", "variants", "tag", "case", "values", "element-type"]
+            ),
+            below,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON, JSON, st.sampled_from(["object", "alternate", "array", "enum"]))
+def test_no_schema_makes_the_shell_fail(first: Any, second: Any, meta: str) -> None:
+    entries = [command("c", "a"), {"name": "a", "meta-type": meta, "members": [{"name": "b", "type": "a"}, first]}]
+    entries += [
+        {"name": "b", "meta-type": "object", "members": first, "variants": second, "tag": "a", "values": second}
+    ]
+    entries += (
+        [{"name": "a", "meta-type": meta, "element-type": "a", **second}] if isinstance(second, dict) else [second]
+    )
+    strange = Schema(entries)
+    assert strange.commands == ("c",)
+    for line in ("c ", "c b=", "c b.b.b=", "c b.0.", "c b=1", 'c b={"b": [[1]]}'):
+        complete(line, "", strange, EXISTING.get)
+        with suppress(LineError):
+            parse(line, strange)
+    assert of_command("c", strange) is not None
 
 
 # -- what exists -------------------------------------------------------------------------------------------------------

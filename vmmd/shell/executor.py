@@ -159,9 +159,7 @@ class Executor:
         await session.load_schema()
         if session.has(EVENTS_QUERY):
             answer = await session.execute(EVENTS_QUERY, {"since": since})
-            if not isinstance(answer, dict) or not isinstance(answer.get("events"), list):
-                raise ShellError(f"the answer to {EVENTS_QUERY} has no events")
-            found, lost = answer["events"], answer.get("lost", 0)
+            found, lost = _events_of(answer)
             note = f"{lost} older events are no longer kept" if lost else ""
         else:
             found = [{"number": each.number, "event": each.event} for each in self._log.since(since)]
@@ -169,6 +167,15 @@ class Executor:
         if not since and len(found) > EVENTS_SHOWN:
             found = found[-EVENTS_SHOWN:]
         return Answer("events", found, note)
+
+
+def _events_of(answer: Any) -> tuple[list[dict[str, Any]], int]:
+    """The numbered events of vmmd's answer, and how many are lost; raises ShellError."""
+    try:
+        events = [{"number": int(each["number"]), "event": dict(each["event"])} for each in answer["events"]]
+        return events, int(answer["lost"])
+    except (KeyError, TypeError, ValueError):
+        raise ShellError(f"the answer to {EVENTS_QUERY} is of another shape") from None
 
 
 def _since(line: str) -> int:

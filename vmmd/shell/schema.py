@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 #: a text of a type goes no deeper than this
-TEXT_DEPTH = 3
+TEXT_DEPTH = 4
 #: an enumeration with more values is shortened in texts
 TEXT_VALUES = 12
 
@@ -67,13 +67,13 @@ class Schema:
         entry = self._entries.get(name)
         if entry is None or entry.get("meta-type") != "command":
             return None
-        features = tuple(str(feature) for feature in entry.get("features") or ())
-        return Command(name, entry.get("arg-type"), entry.get("ret-type"), bool(entry.get("allow-oob")), features)
+        features = tuple(str(feature) for feature in _list(entry, "features"))
+        return Command(name, _text(entry, "arg-type"), _text(entry, "ret-type"), bool(entry.get("allow-oob")), features)
 
     def event_type(self, name: str) -> str | None:
         """The type of an event's data."""
         entry = self._entries.get(name)
-        return entry.get("arg-type") if entry is not None and entry.get("meta-type") == "event" else None
+        return _text(entry, "arg-type") if entry is not None and entry.get("meta-type") == "event" else None
 
     def meta(self, type_name: str | None) -> str:
         """The meta-type: builtin, enum, array, object, alternate, command, event; empty when there is none."""
@@ -85,7 +85,7 @@ class Schema:
 
     def values(self, type_name: str) -> tuple[str, ...]:
         """The values of an enumeration, in the schema's order."""
-        return tuple(str(value) for value in self._entries.get(type_name, {}).get("values") or ())
+        return tuple(str(value) for value in _list(self._entries.get(type_name, {}), "values"))
 
     def element(self, type_name: str) -> str:
         """The type of an array's elements."""
@@ -93,8 +93,9 @@ class Schema:
 
     def alternatives(self, type_name: str) -> tuple[str, ...]:
         """The types that an alternate may have."""
-        members = self._entries.get(type_name, {}).get("members") or ()
-        return tuple(str(member["type"]) for member in members if isinstance(member, dict) and "type" in member)
+        members = _list(self._entries.get(type_name, {}), "members")
+        names = [str(member["type"]) for member in members if isinstance(member, dict) and "type" in member]
+        return tuple(name for name in names if self.meta(name) != "alternate")  # QAPI has none in one another
 
     def objects(self, type_name: str) -> tuple[str, ...]:
         """The object types that a value of this type may have: itself, or alternatives."""
@@ -109,7 +110,7 @@ class Schema:
 
     def cases(self, type_name: str) -> tuple[str, ...]:
         """The tag values for which a union has more members."""
-        variants = self._entries.get(type_name, {}).get("variants") or ()
+        variants = _list(self._entries.get(type_name, {}), "variants")
         return tuple(str(variant["case"]) for variant in variants if isinstance(variant, dict) and "case" in variant)
 
     def members(self, type_name: str | None, tags: Mapping[str, object] | None = None) -> dict[str, Member]:
@@ -118,7 +119,7 @@ class Schema:
         found = {member.name: member for member in _members(entry)}
         tag = self.tag(type_name or "")
         chosen = tags.get(tag) if tags and tag else None
-        for variant in (entry.get("variants") or ()) if chosen is not None else ():
+        for variant in _list(entry, "variants") if chosen is not None else ():
             if isinstance(variant, dict) and variant.get("case") == chosen:
                 found.update(
                     (member.name, member) for member in _members(self._entries.get(str(variant.get("type")), {}))
@@ -129,9 +130,11 @@ class Schema:
         """The type for people: ``int``, ``on|off``, ``[str]``, ``{file: str, aio?: threads|native}``."""
         if type_name is None:
             return "unknown"
+        if depth <= 0:
+            return "…"
         meta = self.meta(type_name)
         if meta == "array":
-            return f"[{self.text(self.element(type_name), depth)}]"
+            return f"[{self.text(self.element(type_name), depth - 1)}]"
         if meta == "enum":
             values = self.values(type_name)
             return "|".join(values[:TEXT_VALUES]) + ("|…" if len(values) > TEXT_VALUES else "")
@@ -142,7 +145,7 @@ class Schema:
         return type_name if meta == "builtin" else "any"
 
     def _object_text(self, type_name: str, depth: int) -> str:
-        if depth <= 0:
+        if depth <= 1 and self.members(type_name):
             return "{…}"
         parts = [
             f"{member.name}{'?' if member.optional else ''}: {self.text(member.type, depth - 1)}"
@@ -154,9 +157,19 @@ class Schema:
         return "{" + ", ".join(parts) + "}"
 
 
+def _list(entry: Entry, key: str) -> list[Any]:
+    value = entry.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _text(entry: Entry, key: str) -> str | None:
+    value = entry.get(key)
+    return value if isinstance(value, str) else None
+
+
 def _members(entry: Entry) -> list[Member]:
     return [
         Member(member["name"], str(member.get("type", "")), "default" in member)
-        for member in entry.get("members") or ()
+        for member in _list(entry, "members")
         if isinstance(member, dict) and isinstance(member.get("name"), str)
     ]
