@@ -208,6 +208,24 @@ def test_control_c_stops_waiting_for_an_answer(tmp_path: Path) -> None:
         screen.wait_for('"answer"')
 
 
+@pytest.mark.parametrize("name", PEERS[1:])
+def test_a_device_is_added_with_properties_of_the_right_types(name: str) -> None:
+    with spawn(name, "pc") as target:
+        status, out, error = script(
+            target.path,
+            "blockdev-add driver=null-co node-name=n0 size=1M",
+            "device_add driver=virtio-blk-pci drive=n0 id=d0 share-rw=on num-queues=1 serial=5 addr=7",
+            "qom-get path=/machine/peripheral/d0 property=serial",
+            "qom-get path=/machine/peripheral/d0 property=addr",
+            "qom-get path=/machine/peripheral/d0 property=share-rw",
+        )
+        assert (status, error) == (0, "")
+        assert [json.loads(line) for line in out.splitlines()] == [{}, {}, "5", 7 << 3, True]
+        status, _out, error = script(target.path, "device_add driver=virtio-blk-pci drvie=n0")
+        assert status == 64
+        assert "there is no property 'drvie'; did you mean 'drive'" in error
+
+
 @pytest.mark.kvm
 def test_the_recording_in_the_document_is_what_the_shell_shows(tmp_path: Path) -> None:
     with shell_recording.guest() as vm:

@@ -116,7 +116,6 @@ SOURCES: dict[str, Source] = {
     "driver": _types("device"),
     "type": _types("object"),
     "driver-properties": Source("device-list-properties", lambda of: {"typename": of}, _properties),
-    "type-properties": Source("qom-list-properties", lambda of: {"typename": of}, _properties),
     "job": Source("query-jobs", _no_arguments, _field("id", "type")),
     "export": Source("query-block-exports", _no_arguments, _field("id", "type")),
     "fdset": Source("query-fdsets", _no_arguments, _field("fdset-id")),

@@ -12,35 +12,32 @@ import os
 import shutil
 import signal
 import sys
+from collections import deque
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion, get_common_complete_suffix
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-from prompt_toolkit.key_binding import KeyBindings
+from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.patch_stdout import patch_stdout
 
 from vmmd.shell import completion
+from vmmd.shell.completer import LineCompleter
 from vmmd.shell.errors import CommandFailed, ShellError
-from vmmd.shell.executor import Answer, EventLog, Executor
+from vmmd.shell.executor import EVENTS_KEPT, Answer, EventLog, Executor
+from vmmd.shell.history import history_file, open_history
 from vmmd.shell.line import LineError
 from vmmd.shell.link import CONNECT_TIMEOUT_S, Link, Session
-from vmmd.shell.live import Item, Key, Live
+from vmmd.shell.live import Live
 from vmmd.shell.render import error_text, event_text, one_line, safe, styled, with_caret
 from vmmd.shell.schema import Schema
 from vmmd.shell.words import ends_machine, hmp_ends_machine, repeated
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Iterable
-
-    from prompt_toolkit.buffer import Buffer
-    from prompt_toolkit.document import Document
-    from prompt_toolkit.key_binding import KeyPressEvent
+    from collections.abc import Coroutine
 
     from vmmd.shell.link import Address
     from vmmd.shell.request import Request
+    from vmmd.shell.view import View
 
 T = TypeVar("T")
 
@@ -51,98 +48,6 @@ STATUS_TIMEOUT_S = 2.0
 SLOW_S = 3.0
 NAME_CELLS = 24
 PATH_CELLS = 40
-
-
-def history_file() -> Path:
-    """Where lines are kept: below XDG_STATE_HOME or ~/.local/state; readable by the user only."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
-    return base / "vmmd" / "shell-history"
-
-
-def open_history(path: Path) -> History:
-    """The history in this file, made with mode 0600; in memory when it cannot be written."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600))
-        path.chmod(0o600)
-    except OSError:
-        return InMemoryHistory()
-    return FileHistory(path)
-
-
-class LineCompleter(Completer):
-    """prompt_toolkit's view of ``completion``: what is known comes at once, what must be asked comes later.
-
-    Tab is bound here: prompt_toolkit's own ignores it while the completion begun by typing still runs.
-    """
-
-    def __init__(self, repl: Repl, in_hmp: bool = False) -> None:
-        self._repl = repl
-        self._in_hmp = in_hmp
-
-    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        """What is known now."""
-        return self._known(document, [])
-
-    async def get_completions_async(
-        self, document: Document, complete_event: CompleteEvent
-    ) -> AsyncGenerator[Completion, None]:
-        """What is known now, then what the peer answers."""
-        asked: list[Key] = []
-        first = self._known(document, asked)
-        for each in first:
-            yield each
-        live = self._repl.live
-        if asked and live is not None:
-            await live.settle(asked)
-            shown = {(each.text, each.start_position) for each in first}
-            for each in self._known(document, []):
-                if (each.text, each.start_position) not in shown:
-                    yield each
-
-    def keys(self) -> KeyBindings:
-        """Tab: the next candidate of the menu, or as much as all candidates have in common."""
-        keys = KeyBindings()
-
-        @keys.add("tab")
-        def _tab(event: KeyPressEvent) -> None:
-            menu = event.current_buffer.complete_state
-            if menu is not None and menu.completions:
-                event.current_buffer.complete_next()
-            else:
-                event.app.create_background_task(self._complete(event.current_buffer))
-
-        return keys
-
-    async def _complete(self, buffer: Buffer) -> None:
-        document = buffer.document
-        found = [each async for each in self.get_completions_async(document, CompleteEvent(completion_requested=True))]
-        if buffer.document != document:
-            return  # something was typed meanwhile
-        common = get_common_complete_suffix(document, found)
-        if len(found) == 1:
-            buffer.apply_completion(found[0])
-        elif common:
-            buffer.insert_text(common)
-        else:
-            buffer.start_completion()
-
-    def _known(self, document: Document, asked: list[Key]) -> list[Completion]:
-        live = self._repl.live
-
-        def lookup(key: Key) -> tuple[Item, ...] | None:
-            items = live.get(key) if live is not None else ()
-            if items is None:
-                asked.append(key)
-            return items
-
-        before = document.text_before_cursor
-        if self._in_hmp:
-            found = completion.hmp(before, lookup)
-        else:
-            found = completion.complete(before, document.text_after_cursor, self._repl.schema, lookup)
-        return [Completion(each.text, each.start - len(before), display_meta=one_line(each.note, 60)) for each in found]
 
 
 class Repl:
@@ -159,6 +64,8 @@ class Repl:
         )
         self.live: Live | None = None
         self.schema = Schema(())
+        #: texts that wait for the end of a full screen, when there is one
+        self._held: deque[str] | None = None
         self._status = ""
         self._guest = ""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -182,11 +89,18 @@ class Repl:
         """Print an event above the prompt."""
         self._log.add(event)
         self._stale.set()
-        print(event_text(event, self._colour))
+        self._news(event_text(event, self._colour))
 
     def on_news(self, text: str) -> None:
         """Print what has become of the connection."""
-        print(styled(f"-- {safe(text)}", "dim", self._colour))
+        self._news(styled(f"-- {safe(text)}", "dim", self._colour))
+
+    def _news(self, text: str) -> None:
+        """Print above the prompt, or once the full screen is left."""
+        if self._held is None:
+            print(text)
+        else:
+            self._held.append(text)
 
     def on_state(self) -> None:
         """Draw the tool bar again."""
@@ -372,13 +286,22 @@ class Repl:
                 text = await self._cancellable(top.once(what.interval_s, shutil.get_terminal_size().columns))
                 self._say(text or "")
                 return
-            await View("top", top.text, what.interval_s).show()
+            await self._full_screen(View("top", top.text, what.interval_s))
             return
         if not what.line.startswith("hmp "):
             request: Request = await self._executor.request(what.line)
             if ends_machine(request):
                 raise ShellError("quit cannot be watched")
-        await View(one_line(what.line), lambda _width: self._watched(what.line), what.interval_s).show()
+        await self._full_screen(View(one_line(what.line), lambda _width: self._watched(what.line), what.interval_s))
+
+    async def _full_screen(self, view: View) -> None:
+        self._held = deque(maxlen=EVENTS_KEPT)
+        try:
+            await view.show()
+        finally:
+            held, self._held = self._held, None
+            for text in held:
+                self._say(text)
 
     async def _watched(self, line: str) -> str:
         try:
