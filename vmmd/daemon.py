@@ -17,6 +17,7 @@ from vmmd.core import trace
 from vmmd.core.device import ShutdownCause
 from vmmd.core.ending import SIGNALS, early_end
 from vmmd.core.trace_output import output as trace_output
+from vmmd.errors import VmmdError
 from vmmd.eventloop import EventLoopPort
 from vmmd.log import get_logger
 from vmmd.machine.vm import Vm
@@ -123,7 +124,10 @@ class Daemon:
         """-D, -d, -trace: before anything that they may tell of."""
         config = self.config
         if config.log_file is not None:
-            trace_output.set_file(config.log_file)
+            try:
+                trace_output.set_file(config.log_file)
+            except VmmdError as error:
+                raise error.named("-D") from None
         warnings = [] if config.log_items is None else config.log_items.apply()
         for wanted in config.traces:
             if wanted.enable is not None:

@@ -22,12 +22,13 @@ def request_text(request: Request) -> str:
     shown: dict[str, object] = {"exec-oob" if request.oob else "execute": request.spec.name}
     if request.arguments:
         shown["arguments"] = _without_secrets(request.arguments)
-    return _cut(json.dumps(shown))
+    text = json.dumps(shown)
+    return _cut(text, len(text))
 
 
 def response_text(data: bytes) -> str:
     """A reply as it is sent."""
-    return _cut(data[: 4 * _CHARACTERS_MAX].decode("ascii", "replace").rstrip("\r\n"))
+    return _cut(data[: _CHARACTERS_MAX + 1].decode("ascii", "replace").rstrip("\r\n"), len(data))
 
 
 def _without_secrets(value: object) -> object:
@@ -39,5 +40,5 @@ def _without_secrets(value: object) -> object:
     return [_without_secrets(each) for each in value] if isinstance(value, list) else value
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _CHARACTERS_MAX else f"{text[:_CHARACTERS_MAX]}… ({len(text)} characters)"
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= _CHARACTERS_MAX else f"{text[:_CHARACTERS_MAX]}… ({length} characters)"
