@@ -171,7 +171,9 @@ class FakeVm(Vm):
         self.block: Any = SimpleNamespace(
             query=lambda: [disk], all_nodes=lambda: [disk.file, disk], flush_all=lambda done: done(0)
         )
-        device: Any = SimpleNamespace(filename="null", frontend_open=True, close=lambda: None)
+        device: Any = SimpleNamespace(
+            filename="null", frontend_open=True, close=lambda: None, config=SimpleNamespace(backend="null")
+        )
         self.chardevs["c0"] = device
         self._map = mmap.mmap(-1, RAM_BYTES)
         hva = 0x7F00_0000_0000

@@ -147,8 +147,6 @@ class Device:
     UNAVAILABLE: ClassVar[tuple[str, ...]] = ()
     #: type of a device that is inside this one, "virtio-blk-device"; its properties are this one's too
     inner_type: ClassVar[str] = ""
-    #: True when it can come and go while the guest runs. LIMIT: none of this version can
-    hotpluggable: ClassVar[bool] = False
     #: name of the device inside this one in the object tree ("virtio-backend"); it has its own DEVICE_DELETED
     inner_name: ClassVar[str] = ""
     #: QEMU's base and part types whose ``-global`` properties are properties of this device here
@@ -172,6 +170,11 @@ class Device:
     def name(self) -> str:
         """How errors and logs call it: its id or, without one, its type."""
         return self.id or self.type_name
+
+    @property
+    def hotpluggable(self) -> bool:
+        """True when it may come and go (``machine.hotplug`` says when)."""
+        return self.user_creatable and self.bus_type == "PCI"
 
     def realize(self) -> None:
         """Claim resources. Call ``self.on_undo`` after each one. Raises VmmdError; the caller unwinds."""

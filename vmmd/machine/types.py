@@ -159,7 +159,7 @@ _DEVICE_PROPERTIES = (
 def own_properties(kind: ObjectType) -> list[PropertyInfo]:
     """The properties of a type besides those that every object or device has. Of a device those that ``-device`` takes
     and this version has."""
-    from vmmd.options.objects import OBJECTS
+    from vmmd.options.objects import OBJECTS, type_word
 
     cls = device_class(kind.name) or _outer_class(kind.name)
     if cls is not None:
@@ -174,7 +174,9 @@ def own_properties(kind: ObjectType) -> list[PropertyInfo]:
         named = machine_properties(kind.name.removesuffix("-machine"))
         return [PropertyInfo(name, word, doc) for name, word, doc in named]
     options = OBJECTS.get(kind.name)
-    return described(options.visible()) if options is not None else []
+    if options is None:
+        return []
+    return [PropertyInfo(each.wire_name, type_word(each), each.doc) for each in options.visible()]
 
 
 def _outer_class(inner_type: str) -> type[Device] | None:

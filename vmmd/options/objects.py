@@ -24,6 +24,15 @@ INT64_MAX = (1 << 63) - 1
 INT64 = int_type("int", -(1 << 63), INT64_MAX)
 
 
+#: QEMU's words for the types of values of objects, where they are not those of devices
+_TYPE_WORDS = {"str": "string", "size": "int"}
+
+
+def type_word(declared: Prop[Any]) -> str:
+    """The type of a property of an object, as introspection names it."""
+    return _TYPE_WORDS.get(declared.kind.qapi_name, declared.kind.qapi_name)
+
+
 class ObjectOptions(OptionSet):
     """``-object TYPE,id=…``."""
 

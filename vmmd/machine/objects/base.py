@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vmmd.core.tree import Link, Node, Property
 from vmmd.errors import UsageError
-from vmmd.options.objects import ObjectOptions
+from vmmd.options.objects import ObjectOptions, type_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from vmmd.core.props import Prop
 
 OptionsT = TypeVar("OptionsT", bound=ObjectOptions)
-
-#: QEMU's words for the types of values of objects, where they are not those of devices
-_TYPE_WORDS = {"str": "string", "size": "int"}
 
 
 class HostObject(Generic[OptionsT]):
@@ -46,14 +43,8 @@ class HostObject(Generic[OptionsT]):
 
     def _describe(self) -> Iterator[Property | Link]:
         for declared in self.options.visible():
-            name = declared.kind.qapi_name
-            yield Property(
-                declared.wire_name,
-                _TYPE_WORDS.get(name, name),
-                self._getter(declared),
-                self._setter(declared),
-                declared.doc,
-            )
+            get, change = self._getter(declared), self._setter(declared)
+            yield Property(declared.wire_name, type_word(declared), get, change, declared.doc)
         yield from self.extra_properties()
 
     def extra_properties(self) -> Iterable[Property]:
