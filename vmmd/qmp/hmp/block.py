@@ -98,16 +98,17 @@ def _image(disk: ImageApi) -> list[str]:
 
 
 @hmp("info blockstats", help="counters of the disks")
-def info_blockstats(monitor: HumanMonitor, arguments: Arguments) -> str:
+async def info_blockstats(monitor: HumanMonitor, arguments: Arguments) -> str:
     arguments.done()
-    vm = monitor.vm
     text = ""
-    for disk in () if vm.block is None else vm.block.query():
-        stats = disk.stats
-        text += (
-            f"{disk.name}: rd_bytes={stats.rd_bytes} wr_bytes={stats.wr_bytes} rd_operations={stats.rd_ops}"
-            f" wr_operations={stats.wr_ops} flush_operations={stats.flush_ops} wr_total_time_ns={stats.wr_ns}"
-            f" rd_total_time_ns={stats.rd_ns} flush_total_time_ns={stats.flush_ns} rd_merged={stats.rd_merged}"
-            f" wr_merged={stats.wr_merged}\n"
-        )
+    for disk in await monitor.qmp("query-blockstats"):
+        stats = disk["stats"]
+        counters = " ".join(f"{key}={stats.get(key, 0)}" for key in _COUNTERS)
+        text += f"{disk.get('device', '')}: {counters}\n"
     return text
+
+
+_COUNTERS = (
+    "rd_bytes", "wr_bytes", "rd_operations", "wr_operations", "flush_operations", "wr_total_time_ns",
+    "rd_total_time_ns", "flush_total_time_ns", "rd_merged", "wr_merged", "idle_time_ns",
+)  # fmt: skip
