@@ -57,7 +57,7 @@ def by_name(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize(
     "command",
     ["query-target", "query-kvm", "query-current-machine", "query-tpm", "query-jobs", "query-rx-filter",
-     "query-memory-devices", "query-name"],
+     "query-memory-devices", "query-name", "query-display-options"],
 )  # fmt: skip
 def test_short_answers_are_qemus(none: tuple[Qmp, Qmp], command: str) -> None:
     ours, theirs = (qmp.cmd(command) for qmp in none)

@@ -35,7 +35,7 @@ F = TypeVar("F", bound="Callable[..., object]")
 #: one module per QAPI module, here and in ``models``
 MODULES = (
     "control", "introspect", "misc", "machine", "machine_target", "run_state", "qom", "qdev", "char", "block", "pci",
-    "net", "stats", "job", "migration", "tpm", "trace", "transaction", "yank", "vmmd",
+    "net", "stats", "job", "migration", "tpm", "trace", "transaction", "ui", "yank", "vmmd",
 )  # fmt: skip
 
 #: CO_VARKEYWORDS of ``inspect``, which is not worth its import
