@@ -130,6 +130,16 @@ def test_libvirt_sees_the_cpus_that_it_sees_with_qemu(wrapper: Path, tmp_path: P
     assert cpus[0] == cpus[1]
 
 
+def test_what_is_not_there_is_refused_with_vmmds_sentence(wrapper: Path, tmp_path: Path) -> None:
+    disk, domain = tmp_path / "disk.img", tmp_path / "domain.xml"
+    disk.write_bytes(bytes(1 << 20))
+    text = DOMAIN.format(emulator=wrapper, disk=disk, serial=tmp_path / "serial.log", uuid=UUID)
+    domain.write_text(text.replace("dev='vda' bus='virtio'", "dev='hda' bus='ide'"))
+    start = "virsh start probe 2>&1 && exit 1"
+    session = run(tmp_path, f"virsh define {domain}", start)
+    assert "-device ide-hd: not available in this version" in session.outputs[start]
+
+
 def test_a_domain_lives_and_ends(wrapper: Path, tmp_path: Path) -> None:
     disk, serial = tmp_path / "disk.img", tmp_path / "serial.log"
     disk.write_bytes(bytes(1 << 20))
