@@ -193,6 +193,32 @@ def test_an_image_changes_its_size_and_its_users_are_told(image: Path, size: int
     assert image.stat().st_size == size + 512
 
 
+def test_an_image_whose_size_is_being_changed_stays(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    original = os.ftruncate
+
+    def slow(fd: int, length: int) -> None:
+        entered.set()
+        assert go_on.wait(10)
+        original(fd, length)
+
+    async def story(graph: BlockGraph) -> None:
+        file = {"driver": "file", "filename": str(image)}
+        top = await graph.add_later(node("top", "raw", file=file))
+        monkeypatch.setattr(os, "ftruncate", slow)
+        changing = asyncio.ensure_future(graph.resize(top, 4 * KIB))
+        await asyncio.get_running_loop().run_in_executor(None, entered.wait, 10)
+        for refused in (graph.remove("top"), graph.resize(top, 8 * KIB)):
+            with pytest.raises(VmmdError, match=r"is in use; its size is being changed"):
+                await refused
+        go_on.set()
+        await changing
+        await graph.remove("top")
+
+    run(story)
+    assert image.stat().st_size == 4 * KIB
+
+
 def test_what_cannot_change_its_size_says_so(image: Path, tmp_path: Path) -> None:
     async def story(graph: BlockGraph) -> None:
         file = {"driver": "file", "filename": str(image)}

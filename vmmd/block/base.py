@@ -53,6 +53,7 @@ class BlockNode:
         self.file: BlockNode | None = None  # the node below
         self.user: str | None = None  # who has it: a device or a node above
         self.parent: BlockNode | None = None  # when that is a node
+        self.is_resizing = False  # a thread changes the image: it must stay open
         self.is_monitors = False  # added by itself, and removed by itself: -blockdev, blockdev-add
         self._resized: list[Callable[[], None]] = []
 
@@ -109,6 +110,13 @@ class BlockNode:
     def release(self) -> None:
         """Undo ``take``."""
         self.user = self.parent = None
+
+    def check_not_resizing(self) -> None:
+        """Raises UsageError when the image must stay as it is for a moment."""
+        if self.is_resizing:
+            raise UsageError(f"Node {self.node_name} is in use", "its size is being changed")
+        if self.file is not None:
+            self.file.check_not_resizing()
 
     # -- life ----------------------------------------------------------------------------------------------------
 

@@ -243,14 +243,21 @@ class FileNode(BlockNode):
             raise UsageError("Cannot grow device files")
         return self, size_bytes
 
-    def truncate(self, size_bytes: int) -> None:
-        """Change the length of the file; what a block device has stays. Blocks. Raises BackendError."""
+    async def truncate(self, size_bytes: int) -> None:
+        """Change the length of the file, on a thread; what a block device has stays. Raises BackendError."""
         if self.driver == "host_device":
             return
-        try:
-            os.ftruncate(self._fd, size_bytes)
-        except OSError as error:
-            raise BackendError.from_os(f"Failed to resize the file '{self.path}'", error) from error
+        results: list[int] = []
+        finished = self._pool.loop.create_future()
+
+        def done(result: int) -> None:
+            results.append(result)
+            finished.set_result(None)
+
+        self._pool.submit(done, os.ftruncate, self._fd, size_bytes)
+        await finished
+        if results[0] < 0:
+            raise BackendError(f"Failed to resize the file '{self.path}': {os.strerror(-results[0])}")
 
     def head(self, count: int) -> bytes:
         """The first bytes of the image, for probing. Blocks."""

@@ -13,14 +13,12 @@ While the machine runs, ``add_later`` and its kin do that on a thread.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from vmmd.block import lock
 from vmmd.block.addition import Addition, remove
 from vmmd.block.drives import Drive
 from vmmd.block.steps import run_later, run_now
-from vmmd.core.background import on_thread
 from vmmd.errors import UsageError, VmmdError
 
 if TYPE_CHECKING:
@@ -81,11 +79,14 @@ class BlockGraph:
             raise VmmdError(f"Node {name} is not owned by the monitor", "it goes with the node or drive it belongs to")
         if node.parent is not None:
             raise VmmdError(f"Block device {name} is in use", f"{node.user} uses it")
+        node.check_not_resizing()
         await self.discard(node)
 
     def empty(self, drive: Drive) -> BlockNode | None:
         """Forget a drive (drive_del); its node is left for ``discard``. A device that has the drive keeps it, empty and
-        without name: nothing of the device may be in flight."""
+        without name: nothing of the device may be in flight. Raises VmmdError while the drive gets another size."""
+        if drive.node is not None:
+            drive.node.check_not_resizing()
         node, drive.node = drive.node, None
         del self.drives[drive.name]
         drive.name = ""
@@ -104,7 +105,12 @@ class BlockGraph:
     async def resize(self, node: BlockNode, size_bytes: int) -> None:
         """Make an image larger or smaller; who has it is told. Raises UsageError, BackendError."""
         image, image_bytes = node.resizable(size_bytes)
-        await on_thread(self.loop, partial(image.truncate, image_bytes), _THREAD)
+        image.check_not_resizing()
+        image.is_resizing = True
+        try:
+            await image.truncate(image_bytes)
+        finally:
+            image.is_resizing = False
         image.refresh_size()
 
     def find(self, name: str) -> BlockNode:

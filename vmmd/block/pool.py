@@ -40,7 +40,7 @@ class ThreadPool:
     name = "threads"
 
     def __init__(self, loop: LoopPort) -> None:
-        self._loop = loop
+        self.loop = loop
         self._jobs: deque[Job] = deque()
         #: locks that idle threads wait for; the last one to become idle is warmest and gets the next job
         self._idle: list[threading.Lock] = []
@@ -75,7 +75,7 @@ class ThreadPool:
     def _add_thread(self) -> None:
         if self._event < 0:
             self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            self._loop.add_reader(self._event, self._reap)
+            self.loop.add_reader(self._event, self._reap)
         thread = threading.Thread(target=self._work, name=f"io/{len(self._threads)}", daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -166,6 +166,6 @@ class ThreadPool:
         self._threads.clear()
         self._closing = False
         if self._event >= 0:
-            self._loop.remove_reader(self._event)
+            self.loop.remove_reader(self._event)
             os.close(self._event)
             self._event = -1
