@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.framework.traces import open_files
 from vmmd.block import file as block_file
 from vmmd.block.graph import BlockGraph
+from vmmd.core.fdsets import FdSets
 from vmmd.errors import VmmdError
 from vmmd.eventloop import EventLoopPort
 from vmmd.options.read_backends import block_node
@@ -357,3 +358,33 @@ def test_a_drive_that_fails_to_be_added_leaves_nothing(image: Path) -> None:
         assert open_images() == before
 
     run(story)
+
+
+def test_a_passed_descriptor_is_opened_on_the_loop_and_let_go(image: Path) -> None:
+    """The sets belong to the loop, and duplicating a descriptor waits for nobody."""
+
+    async def main() -> None:
+        port, sets = EventLoopPort(), FdSets()
+        port.bind(asyncio.get_running_loop())
+        graph = BlockGraph(port, sets)
+        number = sets.add(None, os.open(image, os.O_RDWR))
+        opened_by: list[threading.Thread] = []
+        original = sets.open
+
+        def spy(path: str, flags: int) -> int:
+            opened_by.append(threading.current_thread())
+            return original(path, flags)
+
+        sets.open = spy  # type: ignore[method-assign]
+        await graph.add_later(node("f", filename=f"/dev/fdset/{number}"))
+        assert opened_by == [threading.main_thread()]
+        await graph.remove("f")
+        sets.close_unused()
+        assert sets.query() == {}
+        with pytest.raises(VmmdError, match="Could not open '/dev/fdset/9': No such file"):
+            await graph.add_later(node("f", filename="/dev/fdset/9"))
+        graph.close()
+
+    before = open_images()
+    asyncio.run(main())
+    assert open_images() == before
