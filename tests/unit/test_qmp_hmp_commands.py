@@ -35,6 +35,10 @@ def say(monitor: HumanMonitor, line: str) -> str:
     [
         ("", {"info", "stop", "s", "xp"}), ("in", {"info"}), ("info ", {"status", "mem"}), ("info st", {"status"}),
         ("help ", {"info", "stop"}), ("help info ", {"status"}), ("chardev-remove ", {"c0"}), ("cpu ", {"0", "1"}),
+        ("device_add ", {"virtio-blk-pci"}), ("device_add virtio-blk-pci,dr", {"virtio-blk-pci,drive="}),
+        ("device_add isa-serial,id=s,chardev=", {"isa-serial,id=s,chardev=c0"}), ("object_add ", {"rng-random"}),
+        ("object_add rng-random,", {"rng-random,filename=", "rng-random,id="}), ("chardev-add null,", {"null,id="}),
+        ("device_add bogus", {"isa-serial"}),
         ("info registers ", {"0", "1"}), ("info block ", {"d0"}), ("chardev-add ", {"null", "socket"}),
     ],
 )  # fmt: skip
@@ -42,7 +46,9 @@ def test_what_may_come_next_is_known_from_the_declarations(monitor, before: str,
     assert words <= set(monitor.completions(before))
 
 
-@pytest.mark.parametrize("before", ["bogus ", "info bogus ", "stop ", "x/2i ", "cpu 0 ", "info status ", "help x "])
+@pytest.mark.parametrize(
+    "before", ["bogus ", "info bogus ", "stop ", "x/2i ", "cpu 0 ", "info status ", "device_add bogus,", "help x "]
+)
 def test_nothing_is_offered_where_nothing_is_known(monitor, before: str) -> None:
     assert monitor.completions(before) == []
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vmmd.errors import UsageError
 from vmmd.options.backends import ChardevSocket
 from vmmd.qmp.hmp.arguments import signed
+from vmmd.qmp.hmp.completion import option_words
 from vmmd.qmp.hmp.registry import hmp
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ def _labels(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
 def _backends(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
     from vmmd.options.backends import CHARDEVS
 
-    return CHARDEVS if len(words) == 1 else ()
+    def keys(kind: str) -> Iterable[str]:
+        return (each.wire_name for each in CHARDEVS[kind].each()) if kind in CHARDEVS else ()
+
+    return option_words(words[0], CHARDEVS, keys) if len(words) == 1 else ()
 
 
 def _wanted(text: str) -> ChardevOptions:

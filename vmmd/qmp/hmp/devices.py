@@ -11,6 +11,7 @@ from vmmd.errors import UsageError, VmmdError
 from vmmd.qmp.commands.block import block_graph
 from vmmd.qmp.commands.qdev import plug
 from vmmd.qmp.hmp.arguments import ArgumentError
+from vmmd.qmp.hmp.completion import option_words
 from vmmd.qmp.hmp.registry import hmp
 
 if TYPE_CHECKING:
@@ -27,7 +28,14 @@ def _device_ids(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
 def _drivers(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
     from vmmd.core.registry import DEVICES
 
-    return DEVICES
+    values = {"drive": _disk_names(monitor, words), "chardev": list(monitor.vm.chardevs)}
+    return option_words(words[0], DEVICES, _properties, values) if len(words) == 1 else ()
+
+
+def _properties(driver: str) -> Iterable[str]:
+    from vmmd.machine.device_plan import find_class
+
+    return ("id", "bus", *(each.wire_name for each in find_class(driver).available()))
 
 
 def _disk_names(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vmmd.core.props import BOOL, parse_int
 from vmmd.errors import UsageError, VmmdError
 from vmmd.qmp.hmp.arguments import ArgumentError
+from vmmd.qmp.hmp.completion import option_words
 from vmmd.qmp.hmp.registry import hmp
 
 if TYPE_CHECKING:
@@ -134,7 +135,16 @@ def _from_text(name: str, kind: str, text: str) -> object:
         raise UsageError(f"Parameter '{name}' expects {'int64' if kind == 'int' else kind}") from None
 
 
-@hmp("object_add", params="[qom-type=]type,id=str[,prop=value][,...]", help="make an object")
+def _types(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
+    from vmmd.options.objects import OBJECTS
+
+    def keys(kind: str) -> Iterable[str]:
+        return (each.wire_name for each in OBJECTS[kind].each()) if kind in OBJECTS else ()
+
+    return option_words(words[0], OBJECTS, keys) if len(words) == 1 else ()
+
+
+@hmp("object_add", params="[qom-type=]type,id=str[,prop=value][,...]", help="make an object", complete=_types)
 async def object_add(monitor: HumanMonitor, arguments: Arguments) -> str:
     from vmmd.options.draft import HelpRequested
     from vmmd.options.help import render
