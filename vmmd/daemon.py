@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeGuard
 from vmmd.core import trace
 from vmmd.core.device import ShutdownCause
 from vmmd.core.ending import SIGNALS, early_end
+from vmmd.core.trace_output import log_output
 from vmmd.core.trace_output import output as trace_output
 from vmmd.errors import VmmdError
 from vmmd.eventloop import EventLoopPort
@@ -135,8 +136,17 @@ class Daemon:
             if wanted.events is not None:
                 warnings += trace.enable_from_file(wanted.events)
         trace_output.allow()
+        log_output.allow()
+        messages.later = log_output.put_line  # from here on the log holds nobody up
         for warning in warnings:
             messages.warning(warning)
+
+    @staticmethod
+    def _end_log() -> None:
+        """Write what waits; later lines go to stderr directly."""
+        messages.later = None
+        trace_output.close()
+        log_output.close()
 
     def _open_monitors(self) -> None:
         """Listen and greet. Commands wait until the loop runs; if the rest of the start fails, clients see the end."""
@@ -288,7 +298,7 @@ class Daemon:
         if self.pidfile is not None:
             steps.append(self.pidfile.remove)
             self.pidfile = None
-        steps.append(trace_output.close)
+        steps.append(self._end_log)
         for step in steps:
             try:
                 step()

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Messages:
@@ -13,6 +17,8 @@ class Messages:
     def __init__(self) -> None:
         self.timestamp = False
         self.guest_name: str | None = None
+        #: takes the lines of the log, once there are threads that must not wait for stderr
+        self.later: Callable[[str], None] | None = None
 
     def _prefix(self) -> str:
         parts = []
@@ -38,9 +44,10 @@ class Messages:
     def lines(self, text: str) -> None:
         """A message of the log, which may have several lines (registers, traceback)."""
         head, *rest = text.split("\n")
-        self._write(f"{self._prefix()} {head}")
+        write = self.later or self._write
+        write(f"{self._prefix()} {head}")
         for line in rest:
-            self._write(line)
+            write(line)
 
     @staticmethod
     def _write(line: str) -> None:

@@ -21,6 +21,7 @@ from vmmd.core.address_space import AddressSpace, IoRange
 from vmmd.core.trace import EVENTS, GUEST_ERRORS, LogRequest, TraceEvent, find
 from vmmd.core.trace_output import TraceOutput
 from vmmd.errors import BackendError, UsageError
+from vmmd.log import get_logger
 from vmmd.messages import messages
 
 if TYPE_CHECKING:
@@ -208,6 +209,26 @@ def test_a_full_pipe_holds_nobody_up_and_lost_lines_are_counted() -> None:
     assert written[0] == "line 0"
     assert len(written) + output.dropped == count
     assert [int(note.split()[1]) for note in notes] == [output.dropped]
+
+
+def test_the_log_of_a_running_machine_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_end, write_end = os.pipe()
+    output = TraceOutput(write_end)
+    output.allow()
+    monkeypatch.setattr(messages, "later", output.put_line)
+    monkeypatch.setattr(messages, "timestamp", True)
+    log = get_logger("vmmd.test")
+    for number in range(2000):  # far more than the pipe takes
+        log.warning("number %d of\nmany", number)
+    got = b""
+    while got.count(b"\n") < 4000:
+        got += os.read(read_end, 65536)
+    lines = got.decode().splitlines()
+    assert re.fullmatch(r"\S+Z vmmd: warning: number 0 of", lines[0])
+    assert lines[1::2] == ["many"] * 2000
+    output.close()
+    os.close(read_end)
+    os.close(write_end)
 
 
 def test_a_reader_that_has_gone_ends_nothing() -> None:

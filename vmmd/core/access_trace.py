@@ -43,6 +43,7 @@ class AccessTrace:
         self._undo += [each.watch(self._holes_switched) for each in (UNASSIGNED_READ, UNASSIGNED_WRITE, GUEST_ERRORS)]
         for space in spaces:
             space.dress = dress
+        self._ranges_switched()
         self._holes_switched()
 
     def close(self) -> None:

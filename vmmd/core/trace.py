@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmd.core.trace_output import output
+from vmmd.core.trace_output import as_is, output
 from vmmd.errors import BackendError, UsageError
 from vmmd.messages import printable
 
@@ -122,16 +122,12 @@ class LogItem(_Switch):
     def __call__(self, text: str) -> None:
         """Write it. Any thread, never blocks."""
         for line in text.split("\n"):
-            output.put(_as_is, (line,))
+            output.put(as_is, (line,))
 
     def switch(self, *, on: bool) -> None:
         if on != self.on:
             self.on = on
             self._switched()
-
-
-def _as_is(values: tuple[object, ...]) -> str:
-    return str(values[0])
 
 
 GUEST_ERRORS = LogItem("guest_errors", "what the guest does wrong, such as an access to no device")

@@ -62,6 +62,17 @@ class TraceOutput:
         if self._asleep:
             self._wake()
 
+    def put_line(self, line: str) -> None:
+        """Have a ready-made line written, without a stamp of its own. Any thread; never blocks."""
+        if len(self._queue) >= QUEUE_MAX:
+            with self._drop_lock:
+                self.dropped += 1
+            return
+        self._queue.append((as_is, (line,), None))
+        self.needed()
+        if self._asleep:
+            self._wake()
+
     def _wake(self) -> None:
         self._asleep = False
         try:
@@ -76,11 +87,13 @@ class TraceOutput:
             self.needed()
 
     def needed(self) -> None:
-        """Something will be put: start the writer, once it is allowed. What is put earlier waits."""
+        """Something will be put: start the writer, once it is allowed. What is put earlier waits. Any thread."""
         self._wanted = True
         if self._allowed and self._thread is None:
-            self._thread = threading.Thread(target=self._main, name="log writer", daemon=True)
-            self._thread.start()
+            with self._drop_lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._main, name="log writer", daemon=True)
+                    self._thread.start()
 
     def set_file(self, path: str) -> None:
         """Write to this file, from its beginning, what is put from now on. ``%d`` in the name is the process's id.
@@ -161,6 +174,11 @@ class TraceOutput:
         self._fd = fd
 
 
+def as_is(values: Values) -> str:
+    """For a text that is a line already."""
+    return str(values[0])
+
+
 def _line(render: Render, values: Values, stamp: tuple[int, int] | None) -> str:
     """QEMU-COMPAT: with a stamp, "thread@seconds.microseconds:text"."""
     try:
@@ -187,5 +205,7 @@ def _open(path: str) -> int:
         raise BackendError.from_os(f"Error opening logfile {path}", cause) from cause
 
 
-#: of this process
+#: trace events and log items of this process
 output = TraceOutput()
+#: its log (``vmmd.log``), which stays on stderr
+log_output = TraceOutput()

@@ -6,6 +6,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from vmmd.core.access_trace import AccessTrace
 from vmmd.core.device import DeviceContext, ResetKind
 from vmmd.core.irq import GsiFanIn
 from vmmd.errors import VmmdError
@@ -101,6 +102,7 @@ class Builder:
         vm = self.vm
         kvm_vm = self.kvm.create_vm()
         vm.on_close(kvm_vm.close)
+        vm.on_close(AccessTrace((vm.pio, vm.mmio), vm.lock).close)
         kvm_vm.create_irqchip()
         has_pit = self.config.machine.pit != "off"
         if has_pit:

@@ -12,7 +12,6 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from vmmd.core.access_trace import AccessTrace
 from vmmd.core.address_space import AddressSpace
 from vmmd.core.clock import VirtualClock
 from vmmd.core.device import ResetKind, ShutdownCause
@@ -122,7 +121,6 @@ class Vm:
         self.memory = GuestMemory()
         self.pio = AddressSpace("io", 1 << 16)
         self.mmio = AddressSpace("memory", 1 << 52)
-        self._access_trace = AccessTrace((self.pio, self.mmio), self.lock)
         self.requests = Requests(self._wake_for_requests)
         self.clock.on_failure = self.requests.request_internal_error
         self.qom = ObjectTree()
@@ -266,7 +264,6 @@ class Vm:
                 _give_back(self.devices.pop().unrealize)
         while self._closers:
             _give_back(self._closers.pop())
-        self._access_trace.close()
 
     # --- requests of devices and vCPUs ----------------------------------------------------------------------
 

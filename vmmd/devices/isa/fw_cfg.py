@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from vmmd.core.address_space import IoRange
 from vmmd.core.device import Device
 from vmmd.core.memory import GuestAddressError
+from vmmd.core.trace import GUEST_ERRORS
 from vmmd.core.trace_events import FW_CFG_SELECT
 from vmmd.errors import InternalError
 
@@ -165,6 +166,8 @@ class FwCfg(Device):
     def _select(self, key: int) -> None:
         data = self._data = self.item(key)
         self._size = len(data)
+        if FW_CFG_SELECT.on:
+            FW_CFG_SELECT(key, self._file_name(key), bool(self._size))
         self._offset = 0
 
     def _read_data(self, offset: int, size: int) -> int:
@@ -179,8 +182,6 @@ class FwCfg(Device):
     def _write_selector(self, offset: int, size: int, value: int) -> None:
         if offset == 0 and size == 2:
             self._select(value)
-            if FW_CFG_SELECT.on:
-                FW_CFG_SELECT(value, self._file_name(value), bool(self._size))
 
     def _read_dma(self, offset: int, size: int) -> int:
         return int.from_bytes(DMA_SIGNATURE[offset : offset + size], "little")
@@ -216,6 +217,8 @@ class FwCfg(Device):
             failed = True  # no item is writable
         elif control & DMA_SKIP:
             self._offset = min(self._offset + length, self._size)
+        if failed and GUEST_ERRORS.on:
+            GUEST_ERRORS(f"fw_cfg: transfer of {length} bytes at {target:#x}, control {control:#x}, fails")
         try:
             memory.write(gpa, (DMA_ERROR if failed else 0).to_bytes(4, "big"))
         except GuestAddressError:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.core.address_space import IoRange
 from vmmd.core.device import Device, ShutdownCause
+from vmmd.core.trace import GUEST_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,6 +176,8 @@ class I8042(Device):
             self._answer(self._ram[value & RAM_MASK])
         elif value >= CMD_PULSE and not value & OUT_NOT_RESET:
             self.ctx.requests.request_reset(ShutdownCause.GUEST_RESET)
+        elif value < CMD_PULSE and GUEST_ERRORS.on:
+            GUEST_ERRORS(f"i8042: unknown command {value:#04x}")
 
     def _data_write(self, offset: int, size: int, value: int) -> None:
         self._status &= ~STATUS_COMMAND

@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from vmmd.core.memory import GuestAddressError
+from vmmd.core.trace import GUEST_ERRORS
 from vmmd.core.trace_events import MSIX_NOTIFY, MSIX_WRITE_CONFIG
 from vmmd.devices.pci.bar import BarRegion
 from vmmd.devices.pci.regs import CAP_MSIX
@@ -109,7 +110,8 @@ class Msix:
         try:
             device.dma.store_u32(address & ~3, data)
         except GuestAddressError:
-            self._device.log.debug("MSI-X message to %#x hits nothing", address)
+            if GUEST_ERRORS.on:
+                GUEST_ERRORS(f"{device.name}: MSI-X message to {address:#x} hits nothing")
 
     def is_pending(self, vector: int) -> bool:
         return bool(self._pending[vector >> 3] >> (vector & 7) & 1)
