@@ -43,11 +43,20 @@ def terminal(path: str, home: Path, *arguments: str) -> Iterator[Terminal]:
         yield screen
 
 
-@pytest.fixture
-def screen(target: Target, tmp_path: Path) -> Iterator[Terminal]:
-    with terminal(target.path, tmp_path) as found:
+@pytest.fixture(scope="module", params=PEERS)
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    """A shell on a peer of its own, since QEMU serves one client only."""
+    with spawn(request.param) as target, terminal(target.path, tmp_path_factory.mktemp("home")) as found:
         found.wait_for("vmmd>", "| connected |", "prelaunch")
         yield found
+
+
+@pytest.fixture
+def screen(shared: Terminal) -> Terminal:
+    """A shell at its prompt, on an empty screen."""
+    shared.press("C-u", "C-l")
+    shared.wait(lambda shown: shown.startswith("vmmd>\n") and "| connected |" in shown, "an empty screen")
+    return shared
 
 
 def script(path: str, *arguments: str, options: tuple[str, ...] = ("--json",), text: str = "") -> tuple[int, str, str]:
@@ -67,8 +76,16 @@ def test_a_command_is_completed_run_and_answered(screen: Terminal) -> None:
     screen.type("us")
     screen.press("Enter")
     screen.wait_for('"status": "prelaunch"')
-    screen.line("exit")
-    assert screen.status() == 0
+
+
+def test_exit_leaves_with_status_0(tmp_path: Path) -> None:
+    with spawn("monitor") as target, terminal(target.path, tmp_path) as screen:
+        screen.wait_for("| connected |")
+        screen.line("exit")
+        assert screen.status() == 0
+        client = target.connect().greet()
+        assert client.reply("query-status") == STATUS  # the machine goes on
+        client.close()
 
 
 def test_arguments_and_paths_of_the_object_tree_are_completed(screen: Terminal) -> None:
@@ -167,7 +184,7 @@ def test_events_come_above_the_line_being_typed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["quit", "hmp quit", '{"execute": "quit"}', "human-monitor-command command-line=quit"])
-def test_quit_ends_the_machine_only_when_confirmed(line: str, screen: Terminal, target: Target) -> None:
+def test_quit_ends_the_machine_only_when_confirmed(line: str, screen: Terminal) -> None:
     screen.line(line)
     screen.wait_for("End it? [y/N]")
     screen.line("")
