@@ -149,15 +149,19 @@ def test_lines_are_kept_in_a_private_file(target: Target, tmp_path: Path) -> Non
         screen.line("query-status")
         screen.wait_for("running")
         screen.wait_for_last("vmmd>")
+        screen.line("hmp secret")
+        screen.wait_for("unknown command: 'secret'")
+        screen.wait_for_last("vmmd>")
         screen.press("C-d")
         assert screen.status() == 0
     kept = tmp_path / "vmmd" / "shell-history"
     assert "+query-status" in kept.read_text().splitlines()
+    assert "secret" not in kept.read_text()
     assert kept.stat().st_mode & 0o777 == 0o600
     with terminal(target.path, tmp_path) as screen:
         screen.wait_for("| connected |")
         screen.press("Up")
-        screen.wait_for_last("vmmd> query-status")
+        screen.wait_for_last("vmmd> query-status")  # the line with a secret was kept in memory only
     with terminal(target.path, tmp_path, "--no-history") as screen:
         screen.wait_for("| connected |")
         screen.line("query-version")
@@ -253,6 +257,7 @@ def test_the_recording_in_the_document_is_what_the_shell_shows(tmp_path: Path) -
 
 # -- a peer of our own, for what real ones do not do -------------------------------------------------------------------
 
+DEADLY = "yank"  # the peer closes the connection instead of answering
 HOSTILE = "\x1b]0;evil\x07\x1b[2J\x9b5m\u202e\r\x7f"
 
 
@@ -287,7 +292,9 @@ def peer(directory: Path, silent: tuple[str, ...] = (), greet: bool = True) -> I
                 name = request["execute"]
                 if name in silent:
                     continue
-                if name != "qmp_capabilities":
+                if name == DEADLY:
+                    return
+                if name not in ("qmp_capabilities", "query-status", "query-name"):
                     send(connection, {"event": HOSTILE, "data": {HOSTILE: HOSTILE}})
                 answers: dict[str, Any] = {"qmp_capabilities": {}, "query-qmp-schema": ENTRIES}
                 send(connection, {"return": answers.get(name, {"answer": HOSTILE}), "id": request.get("id")})
@@ -331,6 +338,17 @@ def test_a_peer_that_does_not_answer_is_told_in_time(tmp_path: Path) -> None:
         "class": "ConnectionFailed",
         "desc": "no answer to query-status within 0.3 s",
     }
+
+
+def test_a_command_that_runs_while_the_connection_is_lost_is_told_so(tmp_path: Path) -> None:
+    with peer(tmp_path) as path:
+        status, out, error = script(path, DEADLY)
+        assert (status, out) == (2, "")
+        assert "the connection was lost before yank was answered; it may have run" in error
+        with terminal(path, tmp_path) as screen:
+            screen.wait_for("| connected |")
+            screen.line(DEADLY)
+            screen.wait_for("it may have run", "connection lost: the peer closed the connection", "connected again")
 
 
 def test_strings_of_a_hostile_peer_do_not_steer_the_terminal(tmp_path: Path) -> None:

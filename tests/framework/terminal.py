@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WAIT_S = 20.0
 LOOK_AGAIN_S = 0.02
+TAIL_CHARACTERS = 4000
 UTIME, STIME = 11, 12  # in /proc/PID/stat behind the command's name, see proc(5)
 CONFIGURATION = """\
 set -g remain-on-exit on
@@ -95,7 +96,7 @@ class Terminal:
             if until(screen):
                 return screen
             if time.monotonic() > deadline:
-                seen = self.screen(history=True)
+                seen = self.screen(history=True)[-TAIL_CHARACTERS:]
                 raise AssertionError(f"the terminal did not show {what} within {timeout_s:g} s; it shows:\n{seen}")
             time.sleep(LOOK_AGAIN_S)
 

@@ -93,6 +93,7 @@ def _run(options: argparse.Namespace) -> int:
     from vmmd.shell.errors import ConnectionFailed, ShellError
     from vmmd.shell.link import address
     from vmmd.shell.oneshot import Options, Status, run_lines
+    from vmmd.shell.render import safe
 
     try:
         to = address(options.socket)
@@ -112,7 +113,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         asyncio.run(interact(to, not options.no_history, options.timeout, " ".join(commands)))
     except ConnectionFailed as error:
-        print(f"vmmd-shell: {options.socket}: {error}", file=sys.stderr)
+        print(f"vmmd-shell: {safe(options.socket)}: {safe(str(error))}", file=sys.stderr)
         return Status.NO_CONNECTION
     return Status.OK
 

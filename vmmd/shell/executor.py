@@ -96,11 +96,12 @@ class Executor:
 
     async def run(self, line: str, timeout_s: float | None = None) -> Answer:
         """The answer to a line."""
-        word, _space, rest = line.strip().partition(" ")
+        word, *rest = line.split(maxsplit=1) or [""]
+        after = rest[0].rstrip() if rest else ""
         if word == "help":
-            return await self._help(rest.strip(), line)
+            return await self._help(after, line)
         if word == "hmp":
-            arguments = {"command-line": rest.strip()}
+            arguments = {"command-line": after}
             return Answer("hmp", await self._session().execute("human-monitor-command", arguments, timeout_s=timeout_s))
         if word == "events":
             return await self._events(line)

@@ -1,12 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the lines typed at the prompt are kept: a file that only the user can read."""
+"""Where the lines typed at the prompt are kept: a file that only the user can read, without secrets."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+_SECRET = re.compile("passw|secret|token", re.IGNORECASE)
+
+
+class _PrivateHistory(FileHistory):
+    """Keeps lines that look like they hold a secret in memory only."""
+
+    def store_string(self, string: str) -> None:
+        if not _SECRET.search(string):
+            super().store_string(string)
 
 
 def history_file() -> Path:
@@ -24,4 +35,4 @@ def open_history(path: Path) -> History:
         path.chmod(0o600)
     except OSError:
         return InMemoryHistory()
-    return FileHistory(path)
+    return _PrivateHistory(path)

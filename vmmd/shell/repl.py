@@ -44,6 +44,7 @@ T = TypeVar("T")
 PROMPT = "vmmd> "
 HMP_PROMPT = "hmp> "
 STATUS_TIMEOUT_S = 2.0
+STATUS_PAUSE_S = 0.1
 #: a wait for an answer is told after this
 SLOW_S = 3.0
 NAME_CELLS = 24
@@ -114,6 +115,7 @@ class Repl:
             self.live.close()
         self.live = Live(session)
         self.schema = Schema(())
+        self._status = self._guest = ""
         self._start(self._load(session))
 
     async def _load(self, session: Session) -> None:
@@ -122,13 +124,14 @@ class Repl:
         self._stale.set()
 
     async def _keep_status(self) -> None:
-        """Refresh run state and name after events and commands."""
+        """Refresh run state and name after events and commands, but not without pause: a peer may send many events."""
         while True:
             await self._stale.wait()
             self._stale.clear()
             self._status = await self._text_of("query-status", "status")
             self._guest = self._guest or await self._text_of("query-name", "name")
             self.on_state()
+            await asyncio.sleep(STATUS_PAUSE_S)
 
     async def _text_of(self, command: str, member: str) -> str:
         try:
