@@ -10,11 +10,8 @@ from vmmd.core.access_trace import AccessTrace
 from vmmd.core.device import DeviceContext, ResetKind
 from vmmd.core.irq import GsiFanIn
 from vmmd.errors import VmmdError
-from vmmd.machine.cpu_tree import cpu_node
 from vmmd.machine.machine_tree import describe_board, describe_machine
 from vmmd.machine.memory_map import MemoryMap
-from vmmd.machine.objects.memory import MemoryObject
-from vmmd.options.objects import MemoryBackendRam
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,6 +115,9 @@ class Builder:
 
     def _ram_blocks(self) -> list[RamBlock]:
         """The memory backends that are the guest's RAM: those that the user named, or one of vmmd's own."""
+        from vmmd.machine.objects.memory import MemoryObject
+        from vmmd.options.objects import MemoryBackendRam
+
         config = self.config
         names = [node.memdev for node in config.numa if node.memdev]
         if config.machine.memory_backend:
@@ -176,6 +176,8 @@ class Builder:
 
     def _place_cpus(self) -> None:
         """vCPUs in the object tree, before the devices: /machine/unattached/device[0] is the first."""
+        from vmmd.machine.cpu_tree import cpu_node
+
         for index in range(self.config.smp.cpus):
             self.vm.qom.unattached.add(f"device[{index}]", cpu_node(self.cpu_config, index))
 

@@ -90,6 +90,11 @@ _CHARDEV_PARENTS = {"file": "chardev-fd", "stdio": "chardev-fd"}
 _types: dict[str, ObjectType] = {}
 
 
+def known() -> bool:
+    """True when ``all_types`` costs nothing any more."""
+    return bool(_types)
+
+
 def all_types() -> Mapping[str, ObjectType]:
     """Every type by name. Imports all device modules the first time."""
     if not _types:

@@ -19,12 +19,12 @@ _DEVICE: dict[str, object] = {"driver": "virtio-blk-pci", "id": "vd0", "drive": 
 
 
 @command("device-list-properties", since="1.2", example=Example({"typename": "isa-serial"}))
-def device_list_properties(ctx: Context, *, typename: str) -> list[ObjectPropertyInfo]:
+async def device_list_properties(ctx: Context, *, typename: str) -> list[ObjectPropertyInfo]:
     """The properties that ``-device`` takes for a type of device, with their defaults."""
     from vmmd.machine import types
-    from vmmd.qmp.commands.qom import property_info
+    from vmmd.qmp.commands.qom import known_types, property_info
 
-    found = types.all_types().get(typename)
+    found = (await known_types(ctx.vm)).get(typename)
     if found is None:
         raise DeviceNotFoundError(f"Device '{typename}' not found")
     if found.abstract or not types.is_a(found, "device"):

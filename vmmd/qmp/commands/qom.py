@@ -14,8 +14,10 @@ from vmmd.qmp.models.options import read_options
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vmmd.core.tree import Node
-    from vmmd.machine.types import PropertyInfo
+    from vmmd.machine.types import ObjectType, PropertyInfo
     from vmmd.qmp.models.qom import ObjectOptions, ObjectPropertyInfo, ObjectTypeInfo
     from vmmd.qmp.vm_api import VmApi
 
@@ -50,12 +52,12 @@ def qom_set(
 
 
 @command("qom-list-types", since="1.2", preconfig=True, example=Example({"implements": "isa-device"}))
-def qom_list_types(ctx: Context, *, implements: str = "object", abstract: bool = False) -> list[ObjectTypeInfo]:
+async def qom_list_types(ctx: Context, *, implements: str = "object", abstract: bool = False) -> list[ObjectTypeInfo]:
     """The types of objects that vmmd has: those that are ``implements`` or inherit from it; abstract ones on demand."""
     from vmmd.machine import types
 
     found: list[ObjectTypeInfo] = []
-    for each in types.all_types().values():
+    for each in (await known_types(ctx.vm)).values():
         if (abstract or not each.abstract) and types.is_a(each, implements):
             info: ObjectTypeInfo = {"name": each.name}
             if each.parent is not None:
@@ -67,16 +69,23 @@ def qom_list_types(ctx: Context, *, implements: str = "object", abstract: bool =
 
 
 @command("qom-list-properties", since="2.12", preconfig=True, example=Example({"typename": "memory-backend-ram"}))
-def qom_list_properties(ctx: Context, *, typename: str) -> list[ObjectPropertyInfo]:
+async def qom_list_properties(ctx: Context, *, typename: str) -> list[ObjectPropertyInfo]:
     """The properties that objects of a type have."""
     from vmmd.machine import types
 
-    found = types.all_types().get(typename)
+    found = (await known_types(ctx.vm)).get(typename)
     if found is None:
         raise DeviceNotFoundError(f"Class '{typename}' not found")
     if types.is_a(found, "interface"):
         raise UsageError("Parameter 'typename' expects a QOM type")
     return [property_info(each, with_default=False) for each in types.properties(found)]
+
+
+async def known_types(vm: VmApi) -> Mapping[str, ObjectType]:
+    """All types by name. The first time all device modules are imported: on a thread, so that nobody waits for it."""
+    from vmmd.machine import types
+
+    return types.all_types() if types.known() else await on_thread(vm.loop, types.all_types, "types")
 
 
 def property_info(info: PropertyInfo, *, with_default: bool) -> ObjectPropertyInfo:
