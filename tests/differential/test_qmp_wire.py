@@ -3,12 +3,13 @@
 
 A row is what a client sends and what must come back before the reply to a probe. Rows where vmmd departs from QEMU on
 purpose (V) give QEMU's answer apart (or None: not run there). Statements that need a dialogue are functions below the
-table; W18 and W33 need control of time and are in tests/unit. Not here, because their commands come in later issues:
-W34, W35 (device_del), W37 (getfd), W42 (query-qmp-schema), W43 to W45 (guest agent).
+table; W18 and W33 need control of time and are in tests/unit. Not here, because their devices come in later issues:
+W34 and W35 (a guest that lets devices go), W43 to W45 (guest agent).
 """
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import re
@@ -25,6 +26,7 @@ import pytest
 
 from tests.framework.vm import emulator
 from tests.unit.qmp_support import Monitor
+from vmmd.qmp.registry import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,10 +119,14 @@ class Client:
             found.append(message)
         return found
 
+    def ask(self, name: str, **arguments: object) -> Message:
+        """The reply to a command."""
+        self.send(json.dumps({"execute": name, "arguments": arguments}).encode())
+        return self.message()
+
     def reply(self, name: str, **arguments: object) -> Any:
         """The return of a command."""
-        self.send(json.dumps({"execute": name, "arguments": arguments}).encode())
-        return self.message()["return"]
+        return self.ask(name, **arguments)["return"]
 
     def close(self) -> None:
         self.file.close()
@@ -185,6 +191,10 @@ def echoed(id_: object) -> list[Message]:
 
 def hmp(arguments: bytes) -> bytes:
     return b'{"execute": "human-monitor-command", "arguments": ' + arguments + b"}"
+
+
+def char(name: str, arguments: bytes) -> bytes:
+    return b'{"execute": "' + name.encode() + b'", "arguments": ' + arguments + b"}"
 
 
 NOT_OBJECT = error("QMP input must be a JSON object")
@@ -383,6 +393,66 @@ TABLE = [
         Row("W29", echo(b'"' + bad + b'"'), [syntax("invalid UTF-8 sequence in string")])
         for bad in (b"\x80", b"\xed\xa0\x80", b"\xef\xbf\xbe", b"\xf4\x90\x80\x80", b"\xe2\x82")
     ),
+    # commands of the wire itself
+    *(
+        Row("W15", char(name, b'{"id": "x", "backend": ' + backend + b"}"), [error(desc)])
+        for name in ("chardev-add", "chardev-change")
+        for backend, desc in (
+            (b"1", "Invalid parameter type for 'backend', expected: object"),
+            (b'{"data": {}}', "Parameter 'backend.type' is missing"),
+            (b'{"type": 1, "data": {}}', "Invalid parameter type for 'backend.type', expected: string"),
+            (b'{"type": "bogus", "data": {}}', "Parameter 'type' does not accept value 'bogus'"),
+            (b'{"type": "null"}', "Parameter 'backend.data' is missing"),
+            (b'{"type": "null", "data": []}', "Invalid parameter type for 'backend.data', expected: object"),
+            (b'{"type": "null", "data": {"x": 1}}', "Parameter 'backend.data.x' is unexpected"),
+            (b'{"type": "null", "data": {}, "y": 1}', "Parameter 'backend.y' is unexpected"),
+            (b'{"type": "file", "data": {}}', "Parameter 'backend.data.out' is missing"),
+            (b'{"type": "socket", "data": {}}', "Parameter 'backend.data.addr' is missing"),
+            (
+                b'{"type": "socket", "data": {"addr": {"type": "unix", "data": {}}}}',
+                "Parameter 'backend.data.addr.data.path' is missing",
+            ),
+            (
+                b'{"type": "socket", "data": {"addr": {"type": "bogus", "data": {}}}}',
+                "Parameter 'type' does not accept value 'bogus'",
+            ),
+        )
+    ),
+    Row("W15", char("chardev-remove", b'{"id": "x"}'), [error("Chardev 'x' not found")]),
+    Row("W15", char("chardev-send-break", b'{"id": "x"}'), [error("Chardev 'x' not found")]),
+    Row("W15", char("ringbuf-read", b'{"device": "x", "size": 1}'), [error("Device 'x' not found")]),
+    Row(
+        "W15",
+        char("ringbuf-read", b'{"device": "x", "size": 1, "format": "hex"}'),
+        [error("Parameter 'format' does not accept value 'hex'")],
+    ),
+    Row(
+        "W15",
+        b'{"execute": "transaction", "arguments": {"actions": [{"type": "abort", "data": {}}]}}',
+        [error("Transaction aborted using Abort action")],
+    ),
+    Row(
+        "W15",
+        b'{"execute": "transaction", "arguments": {"actions": [{"type": "abort"}]}}',
+        [error("Parameter 'actions[0].data' is missing")],
+    ),
+    Row("W15", b'{"execute": "transaction", "arguments": {"actions": []}}', [OK]),
+    Row("W20", b'{"exec-oob": "yank", "arguments": {"instances": []}}', [OK], SAME, ENABLE_OOB),
+    Row(
+        "W20",
+        b'{"exec-oob": "yank", "arguments": {"instances": [{"type": "bogus"}]}}',
+        [error("Parameter 'type' does not accept value 'bogus'")],
+        SAME,
+        ENABLE_OOB,
+    ),
+    Row(
+        "W20",
+        b'{"exec-oob": "yank", "arguments": {"instances": [{"type": "chardev"}]}}',
+        [error("Parameter 'instances[0].id' is missing")],
+        SAME,
+        ENABLE_OOB,
+    ),
+    Row("W37", b'{"execute": "query-fdsets"}', [{"return": []}]),
     # events of commands
     Row(
         "W36",
@@ -532,6 +602,108 @@ def test_w36_reset_event_names_its_cause(client: Client) -> None:
     ]
 
 
+def with_fds(client: Client, count: int, name: str, **arguments: object) -> Any:
+    """The return of a command that *count* descriptors come with, or the first sentence of its error."""
+    data = json.dumps({"execute": name, "arguments": {k.replace("_", "-"): v for k, v in arguments.items()}}).encode()
+    with open(os.devnull, "rb") as file:
+        fds = array.array("i", [file.fileno()] * count)
+        client.sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if count else [])
+    message = client.message()
+    return message["return"] if "return" in message else message["error"]["desc"].split(";")[0]
+
+
+NO_FD = "No file descriptor supplied via SCM_RIGHTS"
+
+
+def test_w37_getfd_takes_the_descriptor_that_came_with_it(client: Client) -> None:
+    client.greet()
+    assert with_fds(client, 0, "getfd", fdname="a") == NO_FD
+    assert with_fds(client, 1, "getfd", fdname="1a") == "Parameter 'fdname' expects a name not starting with a digit"
+    assert with_fds(client, 0, "getfd", fdname="a") == NO_FD
+    assert with_fds(client, 1, "getfd", fdname="a") == {}
+    assert with_fds(client, 1, "getfd", fdname="a") == {}
+    assert with_fds(client, 0, "closefd", fdname="a") == {}
+    assert with_fds(client, 0, "closefd", fdname="a") == "File descriptor named 'a' not found"
+    assert with_fds(client, 0, "closefd", fdname="b") == "File descriptor named 'b' not found"
+
+
+def test_w37_descriptors_wait_for_a_command_that_takes_them(client: Client) -> None:
+    client.greet()
+    assert "status" in with_fds(client, 2, "query-status")
+    assert with_fds(client, 0, "getfd", fdname="a") == {}
+    assert "status" in with_fds(client, 1, "query-status")  # replaces the one that was left
+    assert with_fds(client, 0, "getfd", fdname="b") == {}
+    assert with_fds(client, 0, "getfd", fdname="c") == NO_FD
+    for name in "ab":
+        assert with_fds(client, 0, "closefd", fdname=name) == {}
+
+
+def test_w37_fd_sets(client: Client) -> None:
+    client.greet()
+    client.send(b'{"execute": "cont"}')  # QEMU closes no member before the machine runs
+    while client.message() != OK:
+        pass
+    assert with_fds(client, 0, "add-fd") == NO_FD
+    assert with_fds(client, 1, "add-fd", fdset_id=-1) == "Parameter 'fdset-id' expects a non-negative value"
+    first = with_fds(client, 1, "add-fd")
+    assert first["fdset-id"] == 0
+    second = with_fds(client, 1, "add-fd", fdset_id=7, opaque="é")
+    assert with_fds(client, 1, "add-fd")["fdset-id"] == 1
+    third = with_fds(client, 1, "add-fd", fdset_id=7)
+    sets = {each["fdset-id"]: each["fds"] for each in client.reply("query-fdsets")}
+    assert sets[0] == [{"fd": first["fd"]}]
+    assert sorted(sets[7], key=lambda each: each["fd"]) == [{"fd": second["fd"], "opaque": "é"}, {"fd": third["fd"]}]
+    missing = "File descriptor named 'fdset-id:7, fd:1' not found"
+    assert with_fds(client, 0, "remove-fd", fdset_id=7, fd=1) == missing
+    assert with_fds(client, 0, "remove-fd", fdset_id=99) == "File descriptor named 'fdset-id:99' not found"
+    assert with_fds(client, 0, "remove-fd", fdset_id=7, fd=second["fd"]) == {}
+    for number in (0, 1, 7):
+        assert with_fds(client, 0, "remove-fd", fdset_id=number) == {}
+    assert client.reply("query-fdsets") == []
+    client.send(b'{"execute": "stop"}')
+    while client.message() != OK:
+        pass
+
+
+def test_w38_a_chardev_that_comes_and_goes(client: Client, tmp_path: Any) -> None:
+    client.greet()
+    unix = {"type": "unix", "data": {"path": str(tmp_path / "s")}}
+
+    def added(id_: str, kind: str, **data: object) -> Any:
+        return with_fds(client, 0, "chardev-add", id=id_, backend={"type": kind, "data": data})
+
+    def changed(id_: str, kind: str, **data: object) -> Any:
+        return with_fds(client, 0, "chardev-change", id=id_, backend={"type": kind, "data": data})
+
+    assert added("s", "socket", addr=unix) == {}
+    assert added("s", "null") == "Chardev with id 's' already exists"
+    assert added("f", "file", out="/nonexistent/x") == (
+        "Failed to add chardev 'f': Could not open '/nonexistent/x': No such file or directory"
+    )
+    missing = {"type": "fd", "data": {"str": "nofd"}}
+    named = "File descriptor named 'nofd' has not been found"
+    assert added("f", "socket", addr=missing, server=False).endswith(named)
+    found = {each["label"]: each["filename"] for each in client.reply("query-chardev")}
+    assert found["s"] == f"disconnected:unix:{tmp_path}/s,server=on"
+    assert {"type": "chardev", "id": "s"} in client.reply("query-yank")
+    assert changed("x", "null") == "Chardev 'x' does not exist"
+    assert changed("s", "ringbuf", size=64) == {}
+    assert with_fds(client, 0, "ringbuf-write", device="s", data="hello") == {}
+    assert with_fds(client, 0, "ringbuf-read", device="s", size=2) == "he"
+    assert with_fds(client, 0, "ringbuf-read", device="s", size=9, format="base64") == "bGxv"
+    assert with_fds(client, 0, "ringbuf-read", device="s", size=0) == "size must be greater than zero"
+    assert with_fds(client, 0, "chardev-remove", id="s") == {}
+    assert with_fds(client, 0, "chardev-remove", id="s") == "Chardev 's' not found"
+
+
+def test_w42_enumerations_have_members_and_values(client: Client) -> None:
+    client.greet()
+    enums = [each for each in client.reply("query-qmp-schema") if each["meta-type"] == "enum"]
+    assert enums
+    for each in enums:
+        assert [member["name"] for member in each["members"]] == each["values"]
+
+
 def test_w38_query_chardev_has_label_filename_and_frontend_open(client: Client) -> None:
     client.greet()
     for info in client.reply("query-chardev"):
@@ -582,12 +754,16 @@ def test_replies_are_a_structural_subset_of_qemus(tmp_path: Any) -> None:
         theirs = Target("qemu", str(path)).connect().greet()
         with Monitor() as monitor:
             ours = Target("vmmd", monitor.path).connect().greet()
-            names = [each["name"] for each in ours.reply("query-commands")]
-            assert set(names) <= {each["name"] for each in theirs.reply("query-commands")}
+            known = {each["name"] for each in theirs.reply("query-commands")}
             problems = []
-            for name in names:
-                if name.startswith("query-"):
-                    problems += foreign(ours.reply(name), [theirs.reply(name)], name)
+            compared = 0
+            for name, spec in load().items():
+                if not name.startswith("query-") or spec.needs_arguments or name == "query-qmp-schema":
+                    continue
+                if name in known and "return" in (mine := ours.ask(name)) and "return" in (other := theirs.ask(name)):
+                    problems += foreign(mine["return"], [other["return"]], name)
+                    compared += 1
+            assert compared > 15
             ours.close()
         theirs.close()
     finally:

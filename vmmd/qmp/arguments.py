@@ -115,8 +115,9 @@ def sentence(error: ErrorDetails) -> str:
     if kind == NO_ARM:
         return _no_arm(error, path)
     if kind in ("literal_error", "enum"):
-        # QEMU-COMPAT: 7.2 names an element of a list 'null'
-        shown = "null" if isinstance(error["loc"][-1], int) else path
+        # QEMU-COMPAT: 7.2 names the member without its path, and an element of a list 'null'
+        last = error["loc"][-1]
+        shown = "null" if isinstance(last, int) else last
         value = error["input"]
         if isinstance(value, str):
             return f"Parameter '{shown}' does not accept value '{value}'"
@@ -140,7 +141,7 @@ def _no_arm(error: ErrorDetails, path: str) -> str:
         return f"Parameter '{inner}' is missing"
     word = value[tag]
     if isinstance(word, str):
-        return f"Parameter '{inner}' does not accept value '{word}'"
+        return f"Parameter '{tag}' does not accept value '{word}'"
     return f"Invalid parameter type for '{inner}', expected: string"
 
 

@@ -112,8 +112,8 @@ _SCALARS: dict[Any, Check] = {
 def _enumeration(words: frozenset[str]) -> Check:
     def check(value: Any, path: str) -> str:
         if _string(value, path) not in words:
-            # QEMU-COMPAT: 7.2 names an element of a list 'null'
-            shown = "null" if path.endswith("]") else path
+            # QEMU-COMPAT: 7.2 names the member without its path, and an element of a list 'null'
+            shown = "null" if path.endswith("]") else path.rpartition(".")[2]
             raise UsageError(f"Parameter '{shown}' does not accept value '{value}'")
         return typing.cast("str", value)
 
