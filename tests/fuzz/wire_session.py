@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ FRAGMENTS = (
     b'{"execute":"chardev-add","arguments":{"id":"x","backend":{"type":["null"],"data":{}}}}',
     b'{"execute":"chardev-remove","arguments":{"id":"x"}}', b'{"execute":"getfd","arguments":{"fdname":"a"}}',
     b'{"execute":"ringbuf-read","arguments":{"device":"c0","size":99999999999999999999}}', b"9" * 5000,
-    b'"' + b"a" * 70000,
+    b'"' + b"a" * 5000,
 )  # fmt: skip
 
 
@@ -76,7 +77,8 @@ class WireSession(RuleBasedStateMachine):
     def teardown(self) -> None:
         """The client reads again and everything ends: each command has its one reply."""
         self._settle()
-        answered = [each["id"] for each in self.received if "id" in each]
+        # garbage may be a message with an id of its own
+        answered = [each["id"] for each in self.received if re.fullmatch(r"[co]\d+", str(each.get("id")))]
         in_band = [id_ for id_ in answered if id_ not in self.expected_oob]
         assert in_band == self.expected
         assert sorted(set(answered) - set(in_band)) == sorted(self.expected_oob)
