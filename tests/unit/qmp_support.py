@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -207,6 +208,18 @@ class ManualFuture:
 
     def add_waiter(self, resume: Callable[[], None]) -> None:
         self._waiters.append(resume)
+
+
+def run_to_end(coroutine: Any, loop: ManualLoop) -> Any:
+    """What a coroutine returns, on this thread; whatever it waits for comes by ``loop.post``."""
+    while True:
+        try:
+            future = coroutine.send(None)
+        except StopIteration as end:
+            return end.value
+        while not future.done():
+            loop.run_posted()
+            time.sleep(0)  # another thread may have to post
 
 
 class ManualLoop:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.qmp_support import RAM_BYTES, FakeVm, ManualLoop
+from tests.unit.qmp_support import RAM_BYTES, FakeVm, ManualLoop, run_to_end
 from vmmd.devices.pci.bus import PciDeviceInfo, PciRegion
 from vmmd.errors import UsageError, VmmdError
 from vmmd.machine.memory_map import Slot
@@ -29,7 +29,7 @@ def vm() -> FakeVm:
 
 
 def say(vm: FakeVm, line: str, cpu_index: int = 0) -> str:
-    return asyncio.run(HumanMonitor(vm, cpu_index).run(line))
+    return run_to_end(HumanMonitor(vm, cpu_index).run(line), vm.loop)
 
 
 @pytest.mark.parametrize(

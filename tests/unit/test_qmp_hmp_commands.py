@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.unit.fakes import RecordingInterrupts
-from tests.unit.qmp_support import FakeVm, ManualLoop
+from tests.unit.qmp_support import FakeVm, ManualLoop, run_to_end
 from vmmd.core.irq import GsiFanIn
 from vmmd.kvm import abi
 from vmmd.qmp.hmp.monitor import HumanMonitor
@@ -27,7 +27,7 @@ def monitor(vm: FakeVm) -> HumanMonitor:
 
 
 def say(monitor: HumanMonitor, line: str) -> str:
-    return asyncio.run(monitor.run(line))
+    return run_to_end(monitor.run(line), monitor.vm.loop)
 
 
 @pytest.mark.parametrize(
