@@ -17,6 +17,13 @@ Guest mistakes are no errors of this tree: a device counts and answers them (``c
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: a name is compared with others up to this length: comparing long ones takes long
+_COMPARED_CHARS = 100
 
 
 class VmmdError(Exception):
@@ -77,8 +84,16 @@ class InternalError(VmmdError):
     """A bug of vmmd; the log has the traceback."""
 
 
+def did_you_mean(name: str, candidates: Iterable[str]) -> str | None:
+    """A hint for a name that is not there, or None when none is like it."""
+    near = nearest(name, list(candidates))
+    return f"did you mean '{near}'?" if near else None
+
+
 def nearest(name: str, candidates: list[str] | tuple[str, ...]) -> str | None:
     """The candidate most like ``name``, or None; for «did you mean» hints."""
+    if len(name) > _COMPARED_CHARS:
+        return None
     import difflib
 
     found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)

@@ -20,6 +20,7 @@ ROWS = (
     Row("query-block"),
     Row("query-named-block-nodes"),
     Row("query-block-jobs"),
+    Row("!info block-jobs"),
     Row('blockdev-add {"driver": "null-co", "node-name": "n0"}'),
     Row('blockdev-add {"driver": "null-co", "node-name": "n0"}'),
     Row('blockdev-add {"driver": "null-co"}'),

@@ -170,14 +170,15 @@ def test_whatever_is_refused_on_the_way_nothing_is_left(monkeypatch: pytest.Monk
     [
         (disk("d1", "n1", bootindex=1), "The bootindex 1 has already been used"),
         (disk("d0", "n1"), "Duplicate device ID 'd0'"),
-        (disk("d1", "n0"), "Drive 'n0' is already in use by another device"),
+        (disk("d1", "n0"), "Drive 'n0' is already in use by another device; /machine/peripheral/d0/"),
         (
             disk("d1", "n1", addr="4"),
             "PCI: slot 4 function 0 not available for virtio-blk-pci, in use by virtio-blk-pci",
         ),
         (disk("d1", "n1", serial="x", bogus=1), "Property 'virtio-blk-pci.bogus' not found"),
         (disk("d1", "n1", **{"queue-size": 3}), "invalid queue-size property"),
-        (disk("d1", "nope"), "Property 'virtio-blk-device.drive' can't find value 'nope'"),
+        (disk("d1", "nope"), "Property 'virtio-blk-device.drive' can't find value 'nope'; no drive or node"),
+        (disk("d1", "n11"), "Property 'virtio-blk-device.drive' can't find value 'n11'; did you mean 'n1'"),
         (DeviceOptions("virtio-blk-pci", "d1", None, []), "drive property not set"),
         (disk("d1", "n1")._replace(bus="nobus"), "Bus 'nobus' not found"),
         (disk("d1", "n1")._replace(driver="isa-debug-exit"), "Bus 'isa.0' does not support hotplugging"),

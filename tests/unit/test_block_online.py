@@ -175,6 +175,8 @@ def test_a_node_with_a_user_stays(image: Path) -> None:
         with pytest.raises(VmmdError, match="Node top is in use; virtio-blk-device uses it"):
             await graph.remove("top")
         graph.release(drive)
+        with pytest.raises(VmmdError, match=r"Failed to find node with node-name='topp'; did you mean 'top'\?"):
+            await graph.remove("topp")
         await graph.remove("top")
         assert graph.nodes == {}
 

@@ -19,7 +19,7 @@ from vmmd.block import lock
 from vmmd.block.addition import Addition, remove
 from vmmd.block.drives import Drive
 from vmmd.block.steps import run_later, run_now
-from vmmd.errors import UsageError, VmmdError
+from vmmd.errors import UsageError, VmmdError, did_you_mean
 
 if TYPE_CHECKING:
     from vmmd.block.auto import AutoEngine
@@ -72,9 +72,9 @@ class BlockGraph:
         node = self.nodes.get(name)
         # QEMU-COMPAT: QEMU's sentences, in its order
         if node is None:
-            raise VmmdError(f"Failed to find node with node-name='{name}'")
+            raise VmmdError(f"Failed to find node with node-name='{name}'", did_you_mean(name, self.nodes))
         if node.user is not None and node.parent is None:
-            raise VmmdError(f"Node {name} is in use", f"{node.user} uses it")
+            raise VmmdError(f"Node {name} is in use", self._holder(node))
         if not node.is_monitors:
             raise VmmdError(f"Node {name} is not owned by the monitor", "it goes with the node or drive it belongs to")
         if node.parent is not None:
@@ -119,7 +119,9 @@ class BlockGraph:
         if found is None and name in self.drives:
             found = self.drives[name].node
         if found is None:
-            raise UsageError(f"Cannot find device='{name}' nor node-name='{name}'")
+            raise UsageError(
+                f"Cannot find device='{name}' nor node-name='{name}'", did_you_mean(name, [*self.nodes, *self.drives])
+            )
         return found
 
     def new_name(self) -> str:
@@ -141,12 +143,13 @@ class BlockGraph:
         if drive is None:
             node = self.nodes.get(id_)
             if node is None:
-                raise UsageError(f"Property '{user}.drive' can't find value '{id_}'", "no drive or node has this name")
+                hint = did_you_mean(id_, [*self.nodes, *self.drives]) or "no drive or node has this name"
+                raise UsageError(f"Property '{user}.drive' can't find value '{id_}'", hint)
             if node.user is not None:
-                raise UsageError(f"Drive '{id_}' is already in use by another device", f"{node.user} uses it")
+                raise UsageError(f"Drive '{id_}' is already in use by another device", self._holder(node))
             drive = Drive("", node)
         elif drive.user is not None:
-            raise UsageError(f"Drive '{id_}' is already in use by another device", f"{drive.user} uses it")
+            raise UsageError(f"Drive '{id_}' is already in use by another device", f"{drive.qdev} uses it")
         if drive.node is None:
             raise UsageError("Device needs media, but drive is empty", f"drive '{id_}' has no file=")
         drive.share_rw = share_rw
@@ -156,6 +159,11 @@ class BlockGraph:
             drive.node.user = user
             self.disks.append(drive)
         return drive
+
+    def _holder(self, node: BlockNode) -> str:
+        """Who has a node, for the user to know what to remove first."""
+        device = next((disk.qdev for disk in self.disks if disk.node is node and disk.qdev), None)
+        return f"{device or node.user} uses it"
 
     def release(self, drive: object) -> None:
         """Give a claimed drive back. Idempotent; not for backends of other kinds."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmmd.core.registry import DEVICES, LATER, device_class
-from vmmd.errors import UsageError, nearest
+from vmmd.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -46,11 +46,9 @@ def find_class(driver: str) -> type[Device]:
     if cls is None:
         if driver in LATER:
             raise UsageError(f"Device '{driver}' is not available in this version")
-        near = nearest(driver, [*DEVICES, *LATER])
+        hint = did_you_mean(driver, [*DEVICES, *LATER]) or "see -device help"
         # QEMU-COMPAT: libvirt and people know this sentence
-        raise UsageError(
-            f"'{driver}' is not a valid device model name", f"did you mean '{near}'?" if near else "see -device help"
-        )
+        raise UsageError(f"'{driver}' is not a valid device model name", hint)
     if not cls.user_creatable:
         raise UsageError("Parameter 'driver' expects a pluggable device type", f"'{driver}' is a part of the board")
     return cls

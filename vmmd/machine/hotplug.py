@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from vmmd.core.background import on_thread
 from vmmd.core.device import Device
 from vmmd.core.events import DeviceDeletedEvent
-from vmmd.errors import DeviceNotFoundError, StateError, UsageError, VmmdError
+from vmmd.errors import DeviceNotFoundError, StateError, UsageError, VmmdError, did_you_mean
 from vmmd.machine import device_plan
 from vmmd.runstate import RunState
 
@@ -100,7 +100,7 @@ class Plugger:
         found: Node = tree.peripheral
         for part in id_.split("/"):
             if part not in found.children:
-                raise DeviceNotFoundError(f"Device '{id_}' not found")
+                raise DeviceNotFoundError(f"Device '{id_}' not found", did_you_mean(part, found.children))
             found = found.children[part]
         return found
 

@@ -307,6 +307,7 @@ class BlockdevFile(BlockdevOptions):
         "aio": ("threads", "io_uring"),
         "pr-manager": NOTHING,
         "aio-max-batch": (0,),
+        "drop-cache": (True, "on"),  # what it is for is migration
         "x-check-cache-dropped": ONLY_OFF,
     }
 

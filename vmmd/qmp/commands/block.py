@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from vmmd.core.backend import BlockStats as Counters
 from vmmd.core.background import on_thread
-from vmmd.errors import UsageError
+from vmmd.errors import UsageError, did_you_mean
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ async def block_resize(
     if node is None:
         if drive is not None:
             raise UsageError(f"Device '{device}' has no medium")
-        raise UsageError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
+        hint = did_you_mean(device or node_name or "", [*graph.drives, *graph.nodes])
+        raise UsageError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'", hint)
     if size < 0:
         raise UsageError("Parameter 'size' expects a >0 size")
     if size >= node.virtual_size:

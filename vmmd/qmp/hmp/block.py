@@ -112,3 +112,11 @@ _COUNTERS = (
     "rd_bytes", "wr_bytes", "rd_operations", "wr_operations", "flush_operations", "wr_total_time_ns",
     "rd_total_time_ns", "flush_total_time_ns", "rd_merged", "wr_merged", "idle_time_ns",
 )  # fmt: skip
+
+
+@hmp("info block-jobs", help="background jobs on disks")
+async def info_block_jobs(monitor: HumanMonitor, arguments: Arguments) -> str:
+    """LIMIT: there are none yet, and so no text for one."""
+    arguments.done()
+    await monitor.qmp("query-block-jobs")
+    return "No active jobs\n"
