@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What docs/shell.md shows of vmmd-shell: the steps, driven in a real terminal against a running guest.
+"""What README.md shows of vmmd-shell: the steps, driven in a real terminal against a running guest.
 
 `scripts/record-shell` writes the screens into the document; the tests drive the same steps, so what is shown works.
 Every step waits for what it shows.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-DOCUMENT = REPOSITORY / "docs" / "shell.md"
+DOCUMENT = REPOSITORY / "README.md"
 BEGIN = "<!-- recorded by scripts/record-shell -->\n"
 END = "<!-- end of the recording -->\n"
 COLUMNS = 100
