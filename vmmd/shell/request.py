@@ -150,7 +150,9 @@ def _text_of(node: Node | None) -> str:
 
 def _untyped(node: Node) -> Any:
     if isinstance(node, Branch):
-        return {name: _untyped(below) for name, below in node.members.items()}
+        made = {name: _untyped(below) for name, below in node.members.items()}
+        indices = [str(index) for index in range(len(made))]
+        return [made[index] for index in indices] if sorted(made) == sorted(indices) else made
     return guess(node.value) if node.is_text and not node.quoted else node.value
 
 
@@ -173,6 +175,8 @@ class _Builder:
             return self._array(node, type_name, path)
         if meta == "object":
             return self.object(self._as_branch(node, path), type_name, path)
+        if isinstance(node, Branch) and meta != "enum" and self._schema.scalar(type_name) == "value":
+            return _untyped(node)
         if isinstance(node, Branch):
             raise LineError(f"'{path}' has no members", *node.place, f"it is {self._schema.text(type_name)}")
         return self._scalar(node, type_name, path)
