@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.differential.same_lines import Row, check, run
+from tests.framework.vm import Vm, emulator
 
 pytestmark = [pytest.mark.kvm, pytest.mark.qemu]
 
@@ -58,7 +59,9 @@ ROWS = (
     Row("!object_add rng-random"),
     Row("!getfd a"), Row("!closefd a"), Row("!getfd"), Row("!watchdog_action none"),
     Row("!p $eflags"), Row("!p/d $cs"), Row("!p/x $pc"), Row("!x/3xw 0xffff0"), Row("!xp/16cb 0xfffffff0"),
-    Row("!gva2gpa 0"), Row("!info pic"), Row("!info irq"), Row("!info history"), Row("!stop 1"), Row("!help bogus"),
+    Row("!gva2gpa 0"), Row("!info pic"), Row("!info irq"), Row("!info history"),
+    Row("!info registers"), Row("!info registers -a"), Row("!info registers 1"),
+    Row("!info registers 9"), Row("!stop 1"), Row("!help bogus"),
 )  # fmt: skip
 
 
@@ -76,6 +79,19 @@ def _normal(answer: Any) -> Any:
     text = re.sub(r"thread_id=\d+", "thread_id=N", json.dumps(answer))
     text = re.sub(r"unix:/[^,]*monitor\.sock", "unix:MONITOR", text)
     return json.loads(re.sub(r"device\[\d+\]", "device[N]", text))
+
+
+def test_address_spaces_have_qemus_roots() -> None:
+    texts = {}
+    for name in ("vmmd", "qemu"):
+        with Vm(emulator(name), ARGUMENTS, serial=False) as vm:
+            texts[name] = vm.qmp.hmp("info mtree") + vm.qmp.hmp("info version")
+    roots = re.findall(r"address-space: .*\r\n  0.*\r\n", texts["vmmd"])
+    assert len(roots) == 2
+    for root in roots:
+        assert root in texts["qemu"]
+    for text in texts.values():
+        assert re.search(r"^7\.2\.\d+\S", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("index", range(len(ROWS)), ids=[row.line for row in ROWS])

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
@@ -83,7 +83,10 @@ class Socket(Peer):
                 select.select([], [], [], 0.02)
         super().__init__(self.socket.fileno())
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.socket.close()
 
 
@@ -106,75 +109,69 @@ def monitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, su
 
 
 def test_a_script_sees_banner_prompt_echo_and_text(monitor) -> None:
-    peer = Socket(monitor[0])
-    assert re.fullmatch(
-        r"QEMU 7\.2\.\d+ monitor .*type 'help' for more information\r\n\(qemu\) ", peer.read_until(") ")
-    )
-    assert peer.ask("info status") == "VM status: paused (prelaunch)\r\n"
-    assert peer.ask("info name") == "people\r\n"
-    assert peer.ask("") == ""
-    assert peer.ask("bogus") == "unknown command: 'bogus'\r\n"
-    peer.close()
+    with Socket(monitor[0]) as peer:
+        greeting = peer.read_until("(qemu) ")
+        assert re.fullmatch(r"QEMU 7\.2\.\d+ monitor .*type 'help' for more information\r\n\(qemu\) ", greeting)
+        assert peer.ask("info status") == "VM status: paused (prelaunch)\r\n"
+        assert peer.ask("info name") == "people\r\n"
+        assert peer.ask("") == ""
+        assert peer.ask("bogus") == "unknown command: 'bogus'\r\n"
 
 
 def test_commands_in_one_piece_are_answered_though_the_peer_sends_no_more(monitor) -> None:
-    peer = Socket(monitor[0])
-    peer.socket.sendall(b"info status\ninfo name\n" + b"info uuid\n" * 100)
-    peer.socket.shutdown(socket.SHUT_WR)
-    text = b""
-    while data := peer.socket.recv(65536):
-        text += data
-    assert text.count(b"00000000-0000-0000-0000-000000000000\r\n(qemu) ") == 100
-    peer.close()
+    with Socket(monitor[0]) as peer:
+        peer.socket.sendall(b"info status\ninfo name\n" + b"info uuid\n" * 100)
+        peer.socket.shutdown(socket.SHUT_WR)
+        text = b""
+        while data := peer.socket.recv(65536):
+            text += data
+        assert text.count(b"00000000-0000-0000-0000-000000000000\r\n(qemu) ") == 100
 
 
 def test_bytes_may_come_one_by_one(monitor) -> None:
-    peer = Socket(monitor[0])
-    peer.read_until("(qemu) ")
-    for character in "info stxx\x7f\x7fat\t\x1b[D\x1b[C\r":
-        peer.send(character)
-        select.select([], [], [], 0.002)
-    assert "VM status: paused" in peer.read_until("(qemu) ")
-    peer.close()
+    with Socket(monitor[0]) as peer:
+        peer.read_until("(qemu) ")
+        for character in "info naxx\x7f\x7fm\t\x1b[D\x1b[C\r":
+            peer.send(character)
+            select.select([], [], [], 0.002)
+        assert "people\r\n" in peer.read_until("(qemu) ")
 
 
 def test_peers_come_and_go_without_a_trace(monitor) -> None:
     path, process = monitor
     fds = f"/proc/{process.pid}/fd"
-    peer = Socket(path)
-    peer.read_until("(qemu) ")
-    before = len(os.listdir(fds))
-    for number in range(50):
-        peer.send("info reg"[: number % 9])  # in the middle of a command
-        peer.close()
-        peer = Socket(path)
+    with Socket(path) as peer:
         peer.read_until("(qemu) ")
-    assert peer.ask("info name") == "people\r\n"
-    assert len(os.listdir(fds)) == before
-    peer.close()
+        before = len(os.listdir(fds))
+    for number in range(50):
+        with Socket(path) as peer:
+            peer.read_until("(qemu) ")
+            peer.send("info reg"[: number % 9])  # in the middle of a command
+    with Socket(path) as peer:
+        peer.read_until("(qemu) ")
+        assert peer.ask("info name") == "people\r\n"
+        assert len(os.listdir(fds)) == before
 
 
 def test_a_peer_that_never_reads_is_not_served_for_ever(monitor) -> None:
     path, process = monitor
-    peer = Socket(path)
-    peer.socket.setblocking(False)
-    sent, refused = 0, 0
-    while refused < 2 and sent < 1 << 24:
-        try:
-            sent += peer.socket.send(b"help\n" * 1000)
-            refused = 0
-        except BlockingIOError:
-            refused += 1
-            select.select([], [peer.socket], [], 0.2)
-    assert sent < 1 << 20  # it takes no more
-    with open(f"/proc/{process.pid}/status") as status:
-        (peak_kib,) = [int(line.split()[1]) for line in status if line.startswith("VmRSS")]
-    assert peak_kib < 200_000
-    peer.close()
-    other = Socket(path)
-    other.read_until("(qemu) ")
-    assert other.ask("info name") == "people\r\n"
-    other.close()
+    with Socket(path) as peer:
+        peer.socket.setblocking(False)
+        sent, refused = 0, 0
+        while refused < 2 and sent < 1 << 24:
+            try:
+                sent += peer.socket.send(b"help\n" * 1000)
+                refused = 0
+            except BlockingIOError:
+                refused += 1
+                select.select([], [peer.socket], [], 0.2)
+        assert sent < 1 << 20  # it takes no more
+        with open(f"/proc/{process.pid}/status") as status:
+            (rss_kib,) = [int(line.split()[1]) for line in status if line.startswith("VmRSS")]
+        assert rss_kib < 200_000
+    with Socket(path) as peer:
+        peer.read_until("(qemu) ")
+        assert peer.ask("info name") == "people\r\n"
 
 
 def test_stdio_is_edited_and_quit_ends_the_process() -> None:
