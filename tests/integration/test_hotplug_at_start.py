@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
 import threading
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ def disk(id_: str | None, drive: str, **more: object) -> DeviceOptions:
 
 def run(options: tuple[str, ...], story: Callable[[Vm, list[Any]], Awaitable[None]]) -> None:
     """A machine of a command line, built in this process, and a story on its loop."""
+    gc.collect()  # what earlier tests have left open must not disappear in between
     config = cmdline.parse(["-nodefaults", "-display", "none", "-m", "16", "-S", *options])
     availability.check(config)
     plan = MachinePlan(config)
