@@ -247,6 +247,20 @@ def test_a_device_is_added_with_properties_of_the_right_types(name: str) -> None
         assert "there is no property 'drvie'; did you mean 'drive'" in error
 
 
+@pytest.mark.parametrize("name", PEERS[1:])
+def test_ids_are_offered_as_soon_as_they_exist(name: str, tmp_path: Path) -> None:
+    with spawn(name, "pc") as target, terminal(target.path, tmp_path) as screen:
+        screen.wait_for("| connected |")
+        for node in ("first", "second"):
+            screen.line(f"blockdev-add driver=null-co node-name={node} size=1M")
+            screen.wait_for("\nOK\nvmmd>\n")
+            screen.type(f"blockdev-del node-name={node[0]}")
+            screen.press("Tab")
+            screen.wait_for(f"\nvmmd> blockdev-del node-name={node}\n")
+            screen.press("C-u", "C-l")
+            screen.wait(lambda shown: shown.startswith("vmmd>\n"), "an empty screen")
+
+
 @pytest.mark.kvm
 def test_the_recording_in_the_document_is_what_the_shell_shows(tmp_path: Path) -> None:
     with shell_recording.guest() as vm:

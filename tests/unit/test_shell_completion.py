@@ -201,6 +201,10 @@ async def test_answers_are_asked_once_and_refreshed_in_the_background_when_old()
     await live.settle([key])
     assert live.get(key) == ()
     assert len(peer.asked) == 2
+    live.expire()
+    assert live.get(key) == ()
+    assert live.asking(key)
+    live.close()
 
 
 @pytest.mark.asyncio

@@ -28,7 +28,11 @@ class Knowledge(Protocol):
     """What is known of the peer at the moment."""
 
     live: Live | None
-    schema: Schema
+
+    @property
+    def schema(self) -> Schema:
+        """The schema, an empty one while it is not known."""
+        ...
 
 
 class LineCompleter(Completer):
@@ -93,7 +97,7 @@ class LineCompleter(Completer):
 
         def lookup(key: Key) -> tuple[Item, ...] | None:
             items = live.get(key) if live is not None else ()
-            if items is None:
+            if live is not None and live.asking(key):
                 asked.append(key)
             return items
 

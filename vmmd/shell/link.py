@@ -129,8 +129,10 @@ class Session:
             raise ConnectionFailed(f"not connected: {_reason(error)}") from None
 
     async def load_schema(self) -> Schema:
-        """The peer's schema, asked once; without query-qmp-schema the names of its commands."""
-        if self._schema_task is None:
+        """The peer's schema, asked until it is there; without query-qmp-schema the names of its commands."""
+        if self.schema is not None:
+            return self.schema
+        if self._schema_task is None or self._schema_task.done():
             self._schema_task = asyncio.get_running_loop().create_task(self._fetch_schema())
         return await asyncio.shield(self._schema_task)
 

@@ -8,6 +8,7 @@ refuses it or does not answer in time has no such ids. Event-loop thread only.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -147,6 +148,14 @@ class Live:
         if answer is None or self._clock() - answer.at > FRESH_S:
             self._ask(key)
         return answer.items if answer is not None else None
+
+    def asking(self, key: Key) -> bool:
+        """Whether an answer is on its way."""
+        return key in self._running
+
+    def expire(self) -> None:
+        """What is known may have changed."""
+        self._answers = {key: answer._replace(at=-math.inf) for key, answer in self._answers.items()}
 
     async def settle(self, keys: Iterable[Key]) -> None:
         """Wait until the questions for these keys are answered or given up."""

@@ -49,6 +49,7 @@ STATUS_PAUSE_S = 0.1
 SLOW_S = 3.0
 NAME_CELLS = 24
 PATH_CELLS = 40
+_NO_SCHEMA = Schema(())
 
 
 class Repl:
@@ -64,7 +65,6 @@ class Repl:
             self._link.current, self._log, lambda: self.live, lambda: shutil.get_terminal_size().columns
         )
         self.live: Live | None = None
-        self.schema = Schema(())
         #: texts that wait for the end of a full screen, when there is one
         self._held: deque[str] | None = None
         self._status = ""
@@ -74,6 +74,12 @@ class Repl:
         self._prompt = self._make_prompt(LineCompleter(self), history)
         self._hmp_prompt = self._make_prompt(LineCompleter(self, in_hmp=True), InMemoryHistory())
         self._ask_prompt: PromptSession[str] = PromptSession()
+
+    @property
+    def schema(self) -> Schema:
+        """What the peer has, as far as is known."""
+        session = self._link.session
+        return session.schema if session is not None and session.schema is not None else _NO_SCHEMA
 
     def _make_prompt(self, completer: LineCompleter, history: History) -> PromptSession[str]:
         return PromptSession(
@@ -90,6 +96,8 @@ class Repl:
         """Print an event above the prompt."""
         self._log.add(event)
         self._stale.set()
+        if self.live is not None:
+            self.live.expire()
         self._news(event_text(event, self._colour))
 
     def on_news(self, text: str) -> None:
@@ -114,13 +122,12 @@ class Repl:
         if self.live is not None:
             self.live.close()
         self.live = Live(session)
-        self.schema = Schema(())
         self._status = self._guest = ""
         self._start(self._load(session))
 
     async def _load(self, session: Session) -> None:
         with suppress(ShellError, asyncio.CancelledError):
-            self.schema = await session.load_schema()
+            await session.load_schema()
         self._stale.set()
 
     async def _keep_status(self) -> None:
@@ -215,6 +222,8 @@ class Repl:
         except ShellError as error:
             self._say(styled(f"error: {safe(str(error))}", "red", self._colour))
         self._stale.set()
+        if self.live is not None:
+            self.live.expire()
 
     async def _command(self, line: str) -> None:
         request = await self._cancellable(self._executor.request(line))
