@@ -178,6 +178,21 @@ def reason(kind: str, name: str, ours: tuple[str, Any], theirs: tuple[str | None
     return DIFFERENT_VALUES.get((group, name)) if ours[0] == theirs[0] else None
 
 
+def test_machine_none_is_qemus() -> None:
+    arguments = ["-nodefaults", "-machine", "none,accel=kvm", "-object", "memory-backend-ram,id=m0,size=1M"]
+    with (
+        Vm(emulator("qemu"), arguments, serial=False) as qemu,
+        Vm(emulator("vmmd"), arguments, serial=False) as vmmd,
+    ):
+        for path in ("/machine", "/machine/unattached/sysbus"):
+            theirs, ours = listed(qemu.qmp, path), listed(vmmd.qmp, path)
+            assert {name: word for name, word in ours.items() if theirs.get(name) != word} == {}
+            for name in ours.keys() - {"realized"}:
+                assert get(vmmd.qmp, path, name) == get(qemu.qmp, path, name), name
+        for command in ("info qtree", "info memdev"):
+            assert vmmd.qmp.hmp(command) == qemu.qmp.hmp(command)
+
+
 @pytest.mark.parametrize("model", CPUS)
 def test_cpu_objects_are_qemus(model: str) -> None:
     with Pair("-cpu", model) as (qemu, vmmd):

@@ -103,6 +103,17 @@ def test_a_folder_follows_its_dictionary() -> None:
         tree.resolve("/chardevs/c0")
 
 
+def test_a_path_through_a_circle_of_links_ends(tree: ObjectTree) -> None:
+    bus = BusNode("PCI")
+    tree.machine.add("bus", bus)
+    disk = Node("disk", lambda: [Link("parent_bus", "link<bus>", lambda: bus)])
+    bus.attach(tree.machine.add("disk", disk))
+    assert tree.resolve("/machine/disk" + "/parent_bus/child[0]" * 100) is disk
+    with pytest.raises(DeviceNotFoundError) as caught:
+        tree.resolve("/machine/disk" + "/parent_bus/child[0]" * 100_000)
+    assert len(str(caught.value)) < 5000
+
+
 def test_the_walk_has_parents_first(tree: ObjectTree) -> None:
     paths = [node.path for node in tree.walk(tree.machine)]
     assert paths[0] == "/machine"

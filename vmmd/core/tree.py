@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 
+#: a path that is longer leads nowhere: links go round in circles, and every step is work
+PATH_CHARS_MAX = 4096
+
+
 class Property(NamedTuple):
     """A readable or writable value of an object. ``type`` is QEMU's word: "bool", "uint32", "link<iothread>"."""
 
@@ -220,8 +224,9 @@ class ObjectTree:
         self.unattached = self.machine.add("unattached", Node("container"))
         self.peripheral = self.machine.add("peripheral", Node("container"))
         self.peripheral_anon = self.machine.add("peripheral-anon", Node("container"))
-        #: buses by the names that ``bus=`` takes: "pci.0", "isa.0"; filled by the board
+        #: buses by the names that ``bus=`` takes: "pci.0", "isa.0"; the board adds its own
         self.buses: dict[str, BusNode] = {}
+        self.add_bus("main-system-bus", self.unattached, "System", name="sysbus")
 
     def add_bus(self, bus: str, parent: Node, type_name: str, *, name: str | None = None) -> BusNode:
         """A new bus below ``parent``. ``name``: where its name in the tree is another."""
@@ -234,13 +239,13 @@ class ObjectTree:
 
         Raises DeviceNotFoundError, AmbiguousPathError.
         """
-        parts = path.split("/")
+        parts = path[:PATH_CHARS_MAX].split("/")
         if not path.startswith("/"):
             found = _search(self.root, parts, path)
         else:
             found = _walk(self.root, parts)
-        if found is None:
-            raise DeviceNotFoundError(f"Device '{path}' not found")
+        if found is None or len(path) > PATH_CHARS_MAX:
+            raise DeviceNotFoundError(f"Device '{path[:PATH_CHARS_MAX]}' not found")
         return found
 
     def walk(self, start: Node | None = None) -> Iterator[Node]:
@@ -253,8 +258,10 @@ class ObjectTree:
 
 def _walk(node: Node | None, parts: list[str]) -> Node | None:
     for part in parts:
-        if node is not None and part:
-            node = node.step(part)
+        if part:
+            node = None if node is None else node.step(part)
+            if node is None:
+                return None
     return node
 
 

@@ -105,7 +105,8 @@ def _boot(config: Config) -> dict[str, object]:
         "splash-time": boot.splash_time,
         "reboot-timeout": boot.reboot_timeout,
     }
-    shown: dict[str, object] = {"order": DEFAULT_BOOT_ORDER if boot.order is None else boot.order}
+    default = "" if config.machine.type == "none" else DEFAULT_BOOT_ORDER
+    shown: dict[str, object] = {"order": default if boot.order is None else boot.order}
     shown |= {name: value for name, value in given.items() if value is not None}
     if "strict" in boot.given:
         shown["strict"] = boot.strict
@@ -114,7 +115,7 @@ def _boot(config: Config) -> dict[str, object]:
 
 def _memory(config: Config) -> dict[str, object]:
     memory = config.memory
-    shown: dict[str, object] = {"size": memory.size_bytes}
+    shown: dict[str, object] = {"size": 0 if config.machine.type == "none" else memory.size_bytes}
     if memory.maxmem_bytes is not None:
         shown |= {"max-size": memory.maxmem_bytes, "slots": memory.slots}
     return shown

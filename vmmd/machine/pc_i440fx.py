@@ -76,8 +76,7 @@ class PcI440fx:
 
     def build(self) -> None:
         """Make and plug the board's own devices."""
-        system = self.tree.add_bus("main-system-bus", self.tree.unattached, "System", name="sysbus")
-        host = self.tree.machine.add("i440fx", composite("i440FX-pcihost", system))
+        host = self.tree.machine.add("i440fx", composite("i440FX-pcihost", self.tree.buses["main-system-bus"]))
         self.tree.add_bus("pci.0", host, "PCI")
         self._plug_host_bridge()
         self._plug(self._make("kvm-ioapic"), (host, "ioapic"))
