@@ -10,6 +10,7 @@ import select
 import socket
 import subprocess
 import sys
+import termios
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -176,8 +177,8 @@ def test_a_peer_that_never_reads_is_not_served_for_ever(monitor) -> None:
 
 def test_stdio_is_edited_and_quit_ends_the_process() -> None:
     master, slave = pty.openpty()
+    as_it_was = termios.tcgetattr(slave)
     process = run("-monitor", "stdio", stdin=slave, stdout=slave)
-    os.close(slave)
     peer = Peer(master)
     peer.read_until("(qemu) ")
     peer.send("info nam\t\r")
@@ -187,7 +188,9 @@ def test_stdio_is_edited_and_quit_ends_the_process() -> None:
     assert peer.read_until("(qemu) ").count("people") == 1
     peer.send("quit\r")
     assert process.wait(DEADLINE_S) == 0
+    assert termios.tcgetattr(slave) == as_it_was
     os.close(master)
+    os.close(slave)
 
 
 def test_a_pty_greets_whoever_opens_it() -> None:

@@ -85,6 +85,19 @@ def test_history_goes_back_and_forth_and_keeps_the_new_line() -> None:
     assert type_all(made, b"\x10" * (MAX_HISTORY_LINES + 50) + b"\r") == ["line 10"]
 
 
+def test_search_goes_back_through_the_history() -> None:
+    made = editor()
+    type_all(made, b"info block\ninfo status\nstop\ninfo name\n")
+    assert type_all(made, b"\x12sta\r") == ["info status"]
+    assert type_all(made, b"\x12info\x12\x12\r") == ["info block"]
+    assert type_all(made, b"\x12nothing\x7f\x01x\r") == ["x"]
+    assert type_all(made, b"draft\x12sto\x1b[D!\r") == ["sto!p"]
+    made.take_output()
+    assert type_all(made, b"\x12na") == []
+    assert made.take_output().endswith("\r\x1b[K(search) na: info name")
+    assert type_all(made, b"\x05\r") == ["info name"]
+
+
 def test_tab_completes_and_lists() -> None:
     made = editor()
     assert type_all(made, b"inf\t\r") == ["info "]
@@ -123,7 +136,7 @@ def test_another_peer_begins_with_an_empty_line() -> None:
 KEYS = st.sampled_from(
     [b"a", b"b c", b" ", b"info", "ü".encode(), b"\x01", b"\x05", b"\x02", b"\x06", b"\x08", b"\x04", b"\x17", b"\x15",
      b"\x0b", b"\x10", b"\x0e", b"\t", b"\x0c", b"\x1b[A", b"\x1b[B", b"\x1b[C", b"\x1b[D", b"\x1b[3~", b"\x1bb",
-     b"\x1bf", b"\x1bd", b"\x1b[1;5C", b"\r", b"\x03"]
+     b"\x1bf", b"\x1bd", b"\x1b[1;5C", b"\r", b"\x03", b"\x12"]
 )  # fmt: skip
 
 
@@ -134,10 +147,10 @@ def test_what_is_shown_is_what_is_run(keys: list[bytes], piece: int) -> None:
     lines = type_all(whole, data)
     pieces = [line for start in range(0, len(data), piece) for line in type_all(split, data[start : start + piece])]
     assert lines == pieces
+    end = type_all(whole, b"\r")[0]
     terminal = Terminal()
     terminal.show(whole.take_output())
-    end = type_all(whole, b"\r")[0]
-    assert terminal.rows[-1].rstrip() == f"> {end}".rstrip()
+    assert [row.rstrip() for row in terminal.rows[-2:]] == [f"> {end}".rstrip(), ">"]
 
 
 @given(st.binary(max_size=200))

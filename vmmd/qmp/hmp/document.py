@@ -24,8 +24,8 @@ One peer at a time has it; others wait. Over QMP, `human-monitor-command` runs o
 prompt `(qemu) `, which comes last; what it typed is echoed as it is. `vmmd-shell` is the richer monitor, over QMP.
 
 **Keys.** Arrows, Home, End, Delete and those of Emacs: Ctrl-A, -E, -B, -F (move), Ctrl-D, -H, -W, -U, -K (erase),
-Meta-B, -F, -D (words), Ctrl-P, -N (earlier lines), Ctrl-L (clear), Ctrl-C (discard the line), Tab (complete commands,
-topics, ids).
+Meta-B, -F, -D (words), Ctrl-P, -N (earlier lines), Ctrl-R (search them), Ctrl-L (clear), Ctrl-C (discard the line),
+Tab (complete commands, topics, ids).
 
 **Expressions.** `+ - * / % & | ^ ~ ( )`, numbers as in C, `'c'`, registers of the current vCPU (`$rax`, `$eip`,
 `$cs.base`, `$pc`: the linear address of the next instruction).

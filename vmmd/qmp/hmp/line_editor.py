@@ -57,6 +57,7 @@ class LineEditor:
         self._too_long = False
         self._recalled = len(self.history)  # which line of the history is shown; its length: none
         self._draft = ""  # the new line, while one of the history is shown
+        self._sought: str | None = None  # what Ctrl-R looks for in the history, while it does
 
     @property
     def pending(self) -> int:
@@ -93,6 +94,8 @@ class LineEditor:
         return line
 
     def _act(self, token: str) -> str | None:
+        if self._sought is not None and self._seek(token):
+            return None
         if token in ("\r", "\n"):
             return self._enter()
         action = _KEYS.get(token)
@@ -218,6 +221,45 @@ class LineEditor:
         self._recalled = index
         self._replace(0, len(self._line), self._draft if index == len(self.history) else self.history[index])
 
+    # -- Ctrl-R ----------------------------------------------------------------------------------------------------
+
+    def _search(self) -> None:
+        """Look back for what is typed next; Ctrl-R again goes on, any other key takes the line that is shown."""
+        self._sought = ""
+        self._show_search()
+
+    def _seek(self, token: str) -> bool:
+        """One key of the search; False: the search is over, and the key means what it always does."""
+        sought = self._sought or ""
+        if token == "\x12":
+            self._find(sought, self._recalled - 1)
+        elif token in ("\x08", "\x7f"):
+            self._sought = sought[:-1]
+        elif token.isprintable():
+            self._sought = sought + token
+            self._find(self._sought, self._recalled)
+        else:
+            self._sought = None
+            self._output.append("\r\x1b[K")
+            self._redraw()
+            return False
+        self._show_search()
+        return True
+
+    def _find(self, sought: str, start: int) -> None:
+        """Take the latest line with ``sought`` in it, from index ``start`` back; without one the line stays."""
+        for index in range(min(start, len(self.history) - 1), -1, -1):
+            if sought in self.history[index]:
+                self._recalled = index
+                self._line = self.history[index]
+                self._cursor = len(self._line)
+                return
+
+    def _show_search(self) -> None:
+        self._output.append(f"\r\x1b[K(search) {self._sought}: {self._line}")
+
+    # -- Tab -------------------------------------------------------------------------------------------------------
+
     def _tab(self) -> None:
         before = self._line[: self._cursor]
         word = before[before.rfind(" ") + 1 :]
@@ -270,6 +312,7 @@ _KEYS: dict[str, Callable[[LineEditor], None]] = {
         (("\x0b",), LineEditor._erase_to_end),  # Ctrl-K
         (("\x10", "\x1b[A", "\x1bOA"), LineEditor._earlier),  # Ctrl-P, up
         (("\x0e", "\x1b[B", "\x1bOB"), LineEditor._later),
+        (("\x12",), LineEditor._search),  # Ctrl-R
         (("\x09",), LineEditor._tab),
         (("\x0c",), LineEditor._clear_screen),  # Ctrl-L
         (("\x03",), LineEditor._discard),  # Ctrl-C
