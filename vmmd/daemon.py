@@ -203,10 +203,7 @@ class Daemon:
                 messages.warning(warning)
             self._let_run()
 
-        def put_off() -> None:
-            self.vm.deferred_build = build
-
-        return put_off
+        return lambda: self.vm.put_off(build)
 
     def _let_run(self) -> None:
         if not (self.config.paused or self.vm.preconfig):

@@ -145,8 +145,8 @@ class Vm:
         self.jobs: dict[str, Job] = {}
         #: LIMIT: migrations, which would send events then, come later
         self.migration_events = False
-        #: builds the machine, with -preconfig, until that was asked for
-        self.deferred_build: Callable[[], None] | None = None
+        self.preconfig = False  # the machine is not built yet (-preconfig)
+        self._deferred_build: Callable[[], None] | None = None
         self.press_power_button: Callable[[], None] | None = None
         #: brings memory and vCPUs to power-on state after the devices; set by the board
         self.reset_board: Callable[[], None] | None = None
@@ -159,14 +159,15 @@ class Vm:
         self._serving = False
         self._starting = False  # running by its state; the vCPUs start in the loop's next turn
 
-    @property
-    def preconfig(self) -> bool:
-        """The machine is not built yet (-preconfig)."""
-        return self.deferred_build is not None
+    def put_off(self, build: Callable[[], None]) -> None:
+        """``build`` makes the machine when ``exit_preconfig`` says so."""
+        self._deferred_build = build
+        self.preconfig = True
 
     def exit_preconfig(self) -> None:
         """Build the machine, and run it unless -S says otherwise. Raises VmmdError; the process can only end then."""
-        build, self.deferred_build = self.deferred_build, None
+        build, self._deferred_build = self._deferred_build, None
+        self.preconfig = False
         if build is not None:
             build()
 

@@ -70,7 +70,8 @@ class CommandSpec:
     """One command."""
 
     __slots__ = (
-        "argument_check", "example", "features", "handler", "module", "name", "oob", "preconfig", "since", "states",
+        "argument_check", "boxed", "example", "features", "handler", "has_arguments", "module", "name",
+        "needs_arguments", "oob", "preconfig", "since", "states",
     )  # fmt: skip
 
     def __init__(self, name: str, handler: Callable[..., object], since: str, **traits: Any) -> None:
@@ -85,6 +86,13 @@ class CommandSpec:
         self.features: tuple[str, ...] = traits.get("features", ())
         self.example: Example = traits.get("example", Example())
         self.module = handler.__module__.rpartition(".")[2]
+        code = handler.__code__
+        #: the parameter that takes the whole arguments object, or None
+        self.boxed: str | None = code.co_varnames[1] if code.co_argcount > 1 else None
+        #: the command takes arguments (keyword-only parameters of the handler, or a boxed one)
+        self.has_arguments = code.co_kwonlyargcount > 0 or self.boxed is not None
+        #: an argument has no default
+        self.needs_arguments = code.co_kwonlyargcount > len(handler.__kwdefaults__ or ()) or self.boxed is not None
         #: made by ``quick_check`` or ``arguments`` when the first request with arguments comes
         self.argument_check: Callable[[dict[str, object]], dict[str, object]] | None = None
 
@@ -93,26 +101,9 @@ class CommandSpec:
         return self.handler.__doc__ or ""
 
     @property
-    def boxed(self) -> str | None:
-        """The parameter that takes the whole arguments object, or None."""
-        code = self.handler.__code__
-        return code.co_varnames[1] if code.co_argcount > 1 else None
-
-    @property
     def takes_more(self) -> bool:
         """Members that are not declared are arguments too (``**properties``); the handler checks them."""
         return bool(self.handler.__code__.co_flags & _HAS_VARKEYWORDS)
-
-    @property
-    def has_arguments(self) -> bool:
-        """True when the command takes arguments (keyword-only parameters of the handler, or a boxed one)."""
-        return self.handler.__code__.co_kwonlyargcount > 0 or self.boxed is not None
-
-    @property
-    def needs_arguments(self) -> bool:
-        """True when an argument has no default."""
-        given = len(self.handler.__kwdefaults__ or ())
-        return self.handler.__code__.co_kwonlyargcount > given or self.boxed is not None
 
 
 def command(  # noqa: PLR0913  # the traits of a command, by name
