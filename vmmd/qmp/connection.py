@@ -357,6 +357,9 @@ class Connection:
         if self._unsent:
             self._held.append((data, False))
             return
+        if not (self._pumping or self._batch):  # the usual case: one reply to one command
+            self._put(data)
+            return
         self._batch.append(data)
         self._batch_bytes += len(data)
         if not self._pumping:
@@ -370,9 +373,11 @@ class Connection:
         data = batch[0] if len(batch) == 1 else b"".join(batch)
         batch.clear()
         self._batch_bytes = 0
-        if not self._write(data):
-            return
-        if self._unsent:
+        self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        """Write; when the client does not take all of it, read nothing more from it before it has."""
+        if self._write(data) and self._unsent:
             self._set_reading(False)
             self._stream.watch_output(self._loop, self._writable)
 
