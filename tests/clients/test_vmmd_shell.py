@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -342,6 +342,21 @@ def test_a_peer_that_does_not_greet_is_told_in_time(tmp_path: Path) -> None:
         with terminal(path, tmp_path, "--timeout", "0.3") as screen:
             assert screen.status() == 2
             assert "no greeting within 0.3 s" in screen.screen(history=True).replace("\n", "")
+
+
+def test_a_peer_whose_queue_is_full_is_told(tmp_path: Path) -> None:
+    path = str(tmp_path / "full.sock")
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        listener.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+                waiting.connect(path)
+        status, _out, error = script(path, "query-status", options=("--json", "--timeout", "5"))
+    assert status == 2
+    assert "QEMU serves one client per monitor" in error
 
 
 def test_a_peer_that_does_not_answer_is_told_in_time(tmp_path: Path) -> None:

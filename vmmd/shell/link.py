@@ -8,6 +8,7 @@ connection.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import stat
@@ -31,6 +32,10 @@ BACKOFF_MAX_S = 5.0
 #: a reply with more is the end of the connection (QEMU's schema has 0.2 MB)
 REPLY_MAX_BYTES = 64 << 20
 PORT_MAX = 65535
+
+_ONE_CLIENT = "QEMU serves one client per monitor: is another one connected?"
+#: how a UNIX socket whose listener's queue is full fails: asyncio takes EAGAIN for a connection in progress
+_QUEUE_FULL = (errno.EAGAIN, errno.EINVAL, errno.ENOTCONN)
 
 Address = str | tuple[str, int]
 
@@ -92,6 +97,8 @@ class Session:
             cause = error.exc
             if isinstance(cause, EOFError):
                 raise ConnectionFailed("the peer closed the connection before its greeting") from None
+            if isinstance(cause, OSError) and cause.errno in _QUEUE_FULL:
+                raise ConnectionFailed(f"the peer does not accept connections now; {_ONE_CLIENT}") from None
             text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
             raise ConnectionFailed(text or type(cause).__name__) from None
         except (OSError, QMPError, AssertionError) as error:
@@ -100,7 +107,7 @@ class Session:
     def _silence(self, timeout_s: float) -> str:
         if self._client.greeting is not None:
             return f"the peer greets but does not answer qmp_capabilities within {timeout_s:g} s"
-        return f"no greeting within {timeout_s:g} s; QEMU serves one client per monitor: is another one connected?"
+        return f"no greeting within {timeout_s:g} s; {_ONE_CLIENT}"
 
     def has(self, command: str) -> bool:
         """Whether the peer has a command, as far as is known yet."""
