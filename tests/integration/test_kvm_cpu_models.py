@@ -13,7 +13,8 @@ import pytest
 
 from tests.integration import kvm_guest
 from vmmd.kvm.cpu_help import help_text
-from vmmd.kvm.cpuid import CpuConfig, HostCpu, Topology, cpu_model_names, resolve
+from vmmd.kvm.cpuid import CpuConfig, Topology, cpu_model_names, resolve
+from vmmd.kvm.host_cpu import HostCpu
 from vmmd.kvm.system import Kvm
 
 if TYPE_CHECKING:

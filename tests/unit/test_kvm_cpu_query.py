@@ -13,7 +13,8 @@ from tests.unit.test_kvm_cpuid import host
 from vmmd.errors import UsageError
 from vmmd.kvm.cpu_features import bits_by_name
 from vmmd.kvm.cpu_query import CpuModels
-from vmmd.kvm.cpuid import BOOLEANS, NUMBERS, TEXTS, HostCpu, cpu_model_names
+from vmmd.kvm.cpuid import BOOLEANS, NUMBERS, TEXTS, cpu_model_names
+from vmmd.kvm.host_cpu import HostCpu
 
 NEWEST = (7, 2)
 JSON = st.one_of(

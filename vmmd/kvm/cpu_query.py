@@ -17,11 +17,11 @@ from vmmd.kvm.cpuid import (
     NUMBERS,
     TEXTS,
     UNVERSIONED,
-    HostCpu,
     cpu_model_names,
     expand,
     lacking_features,
 )
+from vmmd.kvm.host_cpu import HostCpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

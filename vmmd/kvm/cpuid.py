@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.errors import UsageError, nearest
 from vmmd.kvm import cpu_features as features
-from vmmd.kvm.cpu_features import EBX, ECX, EDX, MSR, WORDS, bits_by_name
+from vmmd.kvm.cpu_features import MSR, WORDS, bits_by_name
 from vmmd.kvm.cpu_models import ALIASES, AMD, HYGON, INTEL, ROWS, CacheShape, ModelRow
 from vmmd.kvm.msr import MSR_UCODE_REV
-from vmmd.kvm.system import CpuidEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vmmd.kvm.system import Kvm
+    from vmmd.kvm.host_cpu import HostCpu
+    from vmmd.kvm.system import CpuidEntry
 
 #: switched on for named models under KVM, and off
 _KVM_ON = (
@@ -44,10 +44,6 @@ _LATER = {"host-cache-info": "off", "tsc-frequency": "0", "tsc-freq": "0", "lmce
 _DEFAULT_PHYS_BITS = 40
 #: index of the word with KVM's own features
 _PARAVIRTUAL = next(i for i, word in enumerate(WORDS) if (word.leaf, word.register) == (0x4000_0001, 0))
-#: KVM's own, or nothing but numbers in CPUID: there whether or not KVM_GET_SUPPORTED_CPUID says so
-_NO_SUPPORT_NEEDED = frozenset({"hypervisor", "arat", "topoext"})
-#: CPUID.1:EDX bits that AMD repeats in 0x80000001:EDX; KVM leaves them out on Intel hosts
-AMD_ALIASES = 0x0183_F3FF
 #: models that are no versions of a row, and get nothing added for KVM
 UNVERSIONED = frozenset({"base", "host", "max"})
 #: XCR0 components and the feature that each needs; x87 and SSE are always there
@@ -161,69 +157,6 @@ class CpuConfig:
         amd = self.vendor in (AMD, HYGON)
         values[MSR_UCODE_REV] = self.numbers["ucode-rev"] or (0x0100_0065 if amd else 1 << 32)
         return values
-
-
-class HostCpu:
-    """What the host's KVM offers. ``supported[i]``: features of WORDS[i]."""
-
-    def __init__(self, entries: tuple[CpuidEntry, ...], feature_msrs: dict[int, int], model_id: str) -> None:
-        self.entries = {(entry.function, entry.index): entry for entry in entries}
-        self.feature_msrs = feature_msrs
-        self.model_id = model_id
-        self.supported = [self._word(index) for index in range(len(WORDS))]
-        leaf0, leaf1 = self.registers(0), self.registers(1)
-        self.vendor = b"".join(leaf0[i].to_bytes(4, "little") for i in (EBX, EDX, ECX)).decode("latin-1")
-        self.signature = leaf1[0]
-        self.level = leaf0[0]
-        self.xlevel = self.registers(0x8000_0000)[0]
-        self.phys_bits = self.registers(0x8000_0008)[0] & 0xFF or 36
-
-    @classmethod
-    def read(cls, kvm: Kvm) -> HostCpu:
-        """Ask KVM and /proc/cpuinfo."""
-        return cls(kvm.supported_cpuid(), kvm.feature_msrs((0x10A, 0xCF)), _cpuinfo("model name"))
-
-    @classmethod
-    def without_kvm(cls) -> HostCpu:
-        """All that is known of this host without KVM: who made its processor."""
-        vendor = _cpuinfo("vendor_id").encode("ascii", "replace").ljust(12, b"\0")
-        ebx, edx, ecx = (int.from_bytes(vendor[at : at + 4], "little") for at in (0, 4, 8))
-        return cls((CpuidEntry(0, 0, False, 0, ebx, ecx, edx),), {}, "")
-
-    def registers(self, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
-        """(eax, ebx, ecx, edx) of a leaf; zeroes when there is none."""
-        entry = self.entries.get((leaf, subleaf))
-        return (0, 0, 0, 0) if entry is None else (entry.eax, entry.ebx, entry.ecx, entry.edx)
-
-    def _word(self, index: int) -> int:
-        """What is supported by KVM and by vmmd."""
-        word = WORDS[index]
-        value = self.feature_msrs.get(word.leaf, 0)
-        if word.register != MSR:
-            value = self.registers(word.leaf, word.subleaf)[word.register]
-        for name, places in bits_by_name().items():
-            for place, mask in places:
-                if place != index:
-                    continue
-                if name in features.NOT_BUILT:
-                    value &= ~mask
-                elif name in _NO_SUPPORT_NEEDED:
-                    value |= mask
-        if (word.leaf, word.register) == (0x8000_0001, EDX):
-            value |= self.registers(1)[EDX] & AMD_ALIASES
-        return value
-
-
-def _cpuinfo(key: str) -> str:
-    """A line of /proc/cpuinfo, of the first processor."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            for line in file:
-                if line.startswith(key):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return ""
 
 
 def cpu_model_names() -> list[str]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vmmd.kvm.chips import KernelChips
-    from vmmd.kvm.cpuid import CpuConfig, HostCpu
+    from vmmd.kvm.cpuid import CpuConfig
+    from vmmd.kvm.host_cpu import HostCpu
     from vmmd.kvm.system import Kvm
     from vmmd.kvm.vm import KvmVm
     from vmmd.machine.pc_i440fx import PcI440fx
@@ -53,7 +54,7 @@ class Builder:
         """Open KVM and find out what CPU this host can give. Raises VmmdError."""
         from vmmd.kvm.caps import check_vcpu_count
         from vmmd.kvm.cpu_query import CpuModels
-        from vmmd.kvm.cpuid import HostCpu
+        from vmmd.kvm.host_cpu import HostCpu
 
         vm, config = self.vm, self.config
         kvm = self._usable_kvm()
