@@ -36,10 +36,10 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
 
 
 @contextmanager
-def terminal(path: str, home: Path, *arguments: str) -> Iterator[Terminal]:
+def terminal(path: str, home: Path, *options: str, words: tuple[str, ...] = ()) -> Iterator[Terminal]:
     """The shell in a terminal, with its history below *home*."""
     environment = {"XDG_STATE_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path), "NO_COLOR": "1"}
-    with Terminal([*SHELL, *arguments, path], columns=160, env=environment) as screen:
+    with Terminal([*SHELL, *options, path, *words], columns=160, env=environment) as screen:
         yield screen
 
 
@@ -141,6 +141,14 @@ def test_top_fills_the_screen_until_q(screen: Terminal) -> None:
     screen.wait_for("prelaunch", "every 0.2 s")
     screen.press("q")
     screen.wait_for_last("vmmd>")
+
+
+@pytest.mark.parametrize("words", [("top", "-n", "0.2"), ("watch", "-n", "0.2", "query-status")])
+def test_a_live_view_can_be_all_there_is(words: tuple[str, ...], target: Target, tmp_path: Path) -> None:
+    with terminal(target.path, tmp_path, words=words) as screen:
+        screen.wait_for("prelaunch", "every 0.2 s")
+        screen.press("q")
+        assert screen.status() == 0
 
 
 def test_lines_are_kept_in_a_private_file(target: Target, tmp_path: Path) -> None:
