@@ -89,6 +89,13 @@ def test_both_checks_agree(name: str) -> None:
     agree()
 
 
+@pytest.mark.parametrize("key", ["\0", "\0str", "a\0b", "vmmd"])
+def test_an_unexpected_member_is_named_whatever_its_name(key: str) -> None:
+    spec = PLAIN["query-blockstats"]
+    assert outcome(argument_check(spec), {key: 1}) == f"Parameter '{key}' is unexpected"
+    assert outcome(quick_check(spec), {key: 1}) == f"Parameter '{key}' is unexpected"
+
+
 def test_integers_have_64_bits() -> None:
     quick = quick_check(PLAIN["balloon"])
     assert quick is not None

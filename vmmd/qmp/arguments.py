@@ -107,7 +107,8 @@ def _boxed_check(spec: CommandSpec, parameter: str) -> Callable[[dict[str, objec
 def sentence(error: ErrorDetails) -> str:
     """A pydantic error in QAPI's words."""
     kind = error["type"]
-    path = _path(error["loc"])
+    # of all names only an unexpected one is the client's: it may look like the mark of a choice
+    path = _path(error["loc"], is_last_given=kind == "extra_forbidden")
     if kind == "missing":
         return f"Parameter '{path}' is missing"
     if kind == "extra_forbidden":
@@ -145,12 +146,12 @@ def _no_arm(error: ErrorDetails, path: str) -> str:
     return f"Invalid parameter type for '{inner}', expected: string"
 
 
-def _path(location: tuple[int | str, ...]) -> str:
+def _path(location: tuple[int | str, ...], *, is_last_given: bool = False) -> str:
     path = ""
-    for part in location:
+    for number, part in enumerate(location, 1):
         if isinstance(part, int):
             path += f"[{part}]"
-        elif not part.startswith(CHOICE):
+        elif not part.startswith(CHOICE) or (is_last_given and number == len(location)):
             path += f".{part}" if path else part
     return path
 
