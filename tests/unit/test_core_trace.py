@@ -314,7 +314,7 @@ def test_ranges_report_while_that_is_wanted_and_have_their_own_handlers_otherwis
     plain = before.plain
     trace_events.MEMORY_REGION_OPS_READ.switch(on=True)
     trace_events.SERIAL_WRITE.switch(on=True)
-    space.add(later)
+    space.update([], [later])  # as a BAR that moves
     assert space.read(0x105, 1) == 5
     space.write(0x101, 1, 0x41)
     assert space.read(0x206, 1) == 6

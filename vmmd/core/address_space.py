@@ -91,6 +91,8 @@ class AddressSpace:
         """Claim a range (DeviceLock held)."""
         if entry.base < 0 or entry.end > self.size:
             raise ValueError(f"{entry!r} does not fit in {self.name}")
+        if self.dress is not None:
+            self.dress(entry)
         self._publish((*self.ranges, entry))
 
     def remove(self, entry: IoRange) -> None:
@@ -99,13 +101,13 @@ class AddressSpace:
 
     def update(self, removed: list[IoRange], added: list[IoRange]) -> None:
         """Remove and add several ranges with one publication (BAR moves). DeviceLock held."""
+        if self.dress is not None:
+            for entry in added:
+                self.dress(entry)
         gone = {id(each) for each in removed}
         self._publish((*(each for each in self.ranges if id(each) not in gone), *added))
 
     def _publish(self, ranges: tuple[IoRange, ...]) -> None:
-        if self.dress is not None:
-            for entry in ranges:
-                self.dress(entry)
         ordered = sorted(ranges, key=lambda each: each.priority)  # stable: later wins at equal priority
         exact: dict[int, IoRange] = {}
         large: list[IoRange] = []
