@@ -16,7 +16,7 @@ from vmmd.devices.isa.rtc import Mc146818Rtc
 from vmmd.devices.isa.serial import IsaSerial
 from vmmd.errors import UsageError
 from vmmd.kvm.cpuid import Topology, resolve
-from vmmd.machine.cpu_tree import cpu_node, cpu_properties
+from vmmd.machine.cpu_tree import CpuNodes, cpu_properties
 from vmmd.machine.machine_tree import describe_machine
 from vmmd.options.cmdline import parse
 
@@ -102,7 +102,7 @@ def test_boot_indices_belong_to_one_device_each() -> None:
 
 
 def cpu(model: str = "qemu64,+avx2,-nx", index: int = 0, **topology: int) -> Any:
-    return cpu_node(resolve(model, host(missing=("avx2",)), Topology(**topology)), index)
+    return CpuNodes(resolve(model, host(missing=("avx2",)), Topology(**topology))).make(index)
 
 
 def test_cpu_shows_features_and_what_it_lacks() -> None:

@@ -60,8 +60,11 @@ class Node:
         describe: Callable[[], Iterable[Property | Link]] = tuple,
         *,
         subject: object = None,
+        has_links: bool = True,
     ) -> None:
+        """``has_links=False``: no path leads on from here but to children, so that a search need not look."""
         self.type_name = type_name
+        self._has_links = has_links
         self.subject = subject  # what it stands for: a Device, an object of ``-object``, …
         self.name = ""
         self.parent: Node | None = None
@@ -156,7 +159,7 @@ class Node:
     def step(self, name: str) -> Node | None:
         """The child, or the target of the link, of that name."""
         child = self.children.get(name)
-        if child is None and isinstance(link := self.properties.get(name), Link):
+        if child is None and self._has_links and isinstance(link := self.properties.get(name), Link):
             return link.target()
         return child
 

@@ -177,10 +177,11 @@ class Builder:
 
     def _place_cpus(self) -> None:
         """vCPUs in the object tree, before the devices: /machine/unattached/device[0] is the first."""
-        from vmmd.machine.cpu_tree import cpu_node
+        from vmmd.machine.cpu_tree import CpuNodes
 
+        nodes = CpuNodes(self.cpu_config)
         for index in range(self.config.smp.cpus):
-            self.vm.qom.unattached.add(f"device[{index}]", cpu_node(self.cpu_config, index))
+            self.vm.qom.unattached.add(f"device[{index}]", nodes.make(index))
 
     def _serial_ports(self) -> frozenset[int]:
         """COM ports that the planned devices will be (DEVRESA tells firmware)."""

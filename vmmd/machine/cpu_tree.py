@@ -26,6 +26,8 @@ _WITH_SUBLEAF = frozenset({7, 0xD})
 _NUMBER_TYPES = {
     "family": "int", "model": "int", "stepping": "int", "host-phys-bits-limit": "uint8", "ucode-rev": "uint64",
 }  # fmt: skip
+#: the properties in which vCPUs of a machine differ, with their types
+_PLACE = {"socket-id": "int32", "die-id": "int32", "core-id": "int32", "thread-id": "int32", "apic-id": "uint32"}
 
 
 class CpuProperty(NamedTuple):
@@ -49,44 +51,57 @@ def cpu_properties(model: str) -> Iterator[CpuProperty]:
         yield CpuProperty(name, _NUMBER_TYPES.get(name, "uint32"))
     for name in TEXTS:
         yield CpuProperty(name, "string")
-    yield from (CpuProperty(name, "int32") for name in ("socket-id", "die-id", "core-id", "thread-id"))
-    yield CpuProperty("apic-id", "uint32")
+    yield from (CpuProperty(name, kind) for name, kind in _PLACE.items())
     yield CpuProperty("unavailable-features", "strList")
     yield from (CpuProperty(name, "X86CPUFeatureWordInfo") for name in ("feature-words", "filtered-features"))
 
 
-def cpu_node(config: CpuConfig, index: int) -> Node:
-    """The node of vCPU ``index``, with its local APIC below it."""
-    type_name = config.model + CPU_SUFFIX
+class CpuNodes:
+    """Makes the nodes of a machine's vCPUs, which share all but their place: the model is described once."""
 
-    def describe() -> Iterator[Property]:
-        from vmmd.kvm.cpu_query import all_properties
+    def __init__(self, config: CpuConfig) -> None:
+        self._config = config
+        self._type_name = config.model + CPU_SUFFIX
+        self._shared: list[Property] = []
 
-        values = all_properties(config) | _values(config, index)
-        yield Property("realized", "bool", lambda: True)
-        yield from (Property(name, "bool", lambda: False) for name in ("hotplugged", "hotpluggable"))
-        for name, kind in cpu_properties(config.model):
-            yield _property(type_name, name, kind, values[name])
+    def make(self, index: int) -> Node:
+        """The node of vCPU ``index``, with its local APIC below it."""
 
-    node = Node(type_name, describe, subject=index)
-    node.add("lapic", Node("kvm-apic", lambda: [Property("realized", "bool", lambda: True)]))
-    return node
+        def describe() -> Iterator[Property]:
+            yield from self._model()
+            for name, kind, value in _place(self._config, index):
+                yield _property(self._type_name, name, kind, value)
+
+        node = Node(self._type_name, describe, subject=index, has_links=False)
+        node.add("lapic", Node("kvm-apic", lambda: [Property("realized", "bool", lambda: True)]))
+        return node
+
+    def _model(self) -> list[Property]:
+        if not self._shared:
+            from vmmd.kvm.cpu_query import all_properties
+
+            config = self._config
+            values = all_properties(config) | {
+                "ucode-rev": config.msrs()[MSR_UCODE_REV],
+                "unavailable-features": list(dict.fromkeys(config.unavailable)),
+                "feature-words": _words(config.words),
+                "filtered-features": _words(config.filtered),
+            }
+            found = [Property("realized", "bool", lambda: True)]
+            found += [Property(name, "bool", lambda: False) for name in ("hotplugged", "hotpluggable")]
+            found += [
+                _property(self._type_name, name, kind, values[name])
+                for name, kind in cpu_properties(config.model)
+                if name not in _PLACE
+            ]
+            self._shared = found
+        return self._shared
 
 
-def _values(config: CpuConfig, index: int) -> dict[str, object]:
-    """What a vCPU is besides its model."""
-    socket, die, core, thread = config.topology_ids(index)
-    return {
-        "socket-id": socket,
-        "die-id": die,
-        "core-id": core,
-        "thread-id": thread,
-        "apic-id": config.apic_id(index),
-        "ucode-rev": config.msrs()[MSR_UCODE_REV],
-        "unavailable-features": list(dict.fromkeys(config.unavailable)),
-        "feature-words": _words(config.words),
-        "filtered-features": _words(config.filtered),
-    }
+def _place(config: CpuConfig, index: int) -> Iterator[tuple[str, str, int]]:
+    """Where a vCPU sits in the topology."""
+    ids = (*config.topology_ids(index), config.apic_id(index))
+    return ((name, _PLACE[name], value) for name, value in zip(_PLACE, ids, strict=True))
 
 
 def _words(words: list[int]) -> list[dict[str, object]]:

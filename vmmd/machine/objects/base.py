@@ -39,7 +39,7 @@ class HostObject(Generic[OptionsT]):
 
     def node(self) -> Node:
         """Its node, not yet in the tree."""
-        return Node(self.options.qom_type, self._describe, subject=self)
+        return Node(self.options.qom_type, self._describe, subject=self, has_links=False)
 
     def _describe(self) -> Iterator[Property | Link]:
         for declared in self.options.visible():

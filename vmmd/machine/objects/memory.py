@@ -56,7 +56,7 @@ class MemoryObject(HostObject[MemoryBackend]):
             if self.settings.prealloc:
                 return  # what is there stays there
             if value:
-                self.block.preallocate()
+                self.block.preallocate()  # LIMIT: the loop waits; with object-add prealloc=true it does not
         elif declared.name != "discard_data":  # which is looked at when it ends
             self.block.advise(**{declared.name: value})
         self.block.settings = self.settings = self.settings._replace(**{declared.name: value})
