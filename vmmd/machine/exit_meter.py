@@ -22,12 +22,16 @@ _SAMPLES_MAX = 4
 
 
 class ExitReport(NamedTuple):
-    """Per vCPU: exits by reason number, and how many of them were within the last ``window_ns``."""
+    """Exits by reason number, per vCPU."""
 
     uptime_ns: int  # since the vCPUs were made
     window_ns: int
     counts: tuple[tuple[int, ...], ...]
-    recent: tuple[tuple[int, ...], ...]
+    before: tuple[tuple[int, ...], ...]  # as they were when the window began
+
+    def recent(self, index: int) -> list[int]:
+        """What happened to a vCPU within the window."""
+        return [new - old for new, old in zip(self.counts[index], self.before[index], strict=True)]
 
 
 class ExitMeter:
@@ -45,12 +49,8 @@ class ExitMeter:
         now_ns = self._now_ns()
         counts = tuple(tuple(each) for each in self._counters)
         samples = self._samples
-        base_ns, base = next((each for each in reversed(samples) if now_ns - each[0] >= WINDOW_MIN_NS), samples[0])
-        recent = tuple(
-            tuple(new - old for new, old in zip(mine, before, strict=True))
-            for mine, before in zip(counts, base, strict=True)
-        )
+        base_ns, before = next((each for each in reversed(samples) if now_ns - each[0] >= WINDOW_MIN_NS), samples[0])
         if now_ns - samples[-1][0] >= _SPACING_NS:
             samples.append((now_ns, counts))
             del samples[:-_SAMPLES_MAX]
-        return ExitReport(now_ns - self._start_ns, now_ns - base_ns, counts, recent)
+        return ExitReport(now_ns - self._start_ns, now_ns - base_ns, counts, before)

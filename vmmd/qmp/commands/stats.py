@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
 
 #: vCPUs whose statistics are read in one turn of the loop
-_VCPUS_A_TURN = 8
+_VCPUS_A_TURN = 4
 
 
 @command("query-stats", since="7.1", example=Example({"target": "vcpu", "providers": [{"provider": "kvm"}]}))
@@ -37,7 +37,7 @@ async def query_stats(ctx: Context, wanted: StatsFilter) -> list[StatsResult]:
 
     ``names`` of a provider choose statistics; names that there are not, and vCPUs that there are not, are left out.
     """
-    from vmmd.qmp.background import breathe
+    from vmmd.core.background import breathe
 
     cpus = ctx.vm.cpus
     names = _wanted_names(wanted)

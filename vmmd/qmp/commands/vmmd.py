@@ -9,10 +9,11 @@ from vmmd.errors import UsageError
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from vmmd.devices.virtio.device import VirtioDevice
     from vmmd.kvm.stats import Statistic
+    from vmmd.machine.exit_meter import ExitReport
     from vmmd.qmp.models.vmmd import (
         EventLog,
         ExitReason,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     )
 
 #: vCPUs whose statistics are read in one turn of the loop
-_VCPUS_A_TURN = 8
+_VCPUS_A_TURN = 4
 
 
 @command("__org.vmmd_query-kvm", since="7.2")
@@ -34,8 +35,8 @@ async def query_kvm_insight(ctx: Context) -> KvmInsight:
     Rates are over ``window-ns``: the time since somebody last asked, a second at least, or since the vCPUs were made
     when nobody did. Histograms are left out; ``query-stats`` has them.
     """
+    from vmmd.core.background import breathe
     from vmmd.kvm.host import host_kvm
-    from vmmd.qmp.background import breathe
 
     host, cpus = host_kvm(), ctx.vm.cpus
     insight: KvmInsight = {
@@ -51,21 +52,21 @@ async def query_kvm_insight(ctx: Context) -> KvmInsight:
         return insight
     report = cpus.exit_meter.report()
     insight["uptime-ns"], insight["window-ns"] = report.uptime_ns, report.window_ns
-    for index, (counts, recent) in enumerate(zip(report.counts, report.recent, strict=True)):
+    for index in range(len(report.counts)):
         if index and not index % _VCPUS_A_TURN:
             await breathe(ctx.vm.loop)
-        insight["vcpus"].append(_vcpu(index, counts, recent, report.window_ns, cpus.statistics(index)))
+        insight["vcpus"].append(_vcpu(index, report, cpus.statistics(index)))
     insight["counters"] = _counters(cpus.vm_statistics())
     return insight
 
 
-def _vcpu(
-    index: int, counts: Sequence[int], recent: Sequence[int], window_ns: int, statistics: Iterable[Statistic]
-) -> VcpuInsight:
+def _vcpu(index: int, report: ExitReport, statistics: Iterable[Statistic]) -> VcpuInsight:
     from vmmd.machine.cpus import EXIT_NAMES
 
+    counts, recent = report.counts[index], report.recent(index)
+
     def rate(exits: int) -> float:
-        return round(exits * 1e9 / window_ns, 1) if window_ns else 0.0
+        return round(exits * 1e9 / report.window_ns, 1) if report.window_ns else 0.0
 
     reasons: list[ExitReason] = [
         {"reason": EXIT_NAMES.get(number, str(number)), "count": count, "per-second": rate(recent[number])}
