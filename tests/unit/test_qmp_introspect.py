@@ -13,8 +13,9 @@ from vmmd.errors import UsageError
 from vmmd.options.backends import BLOCK_CHILD, BLOCKDEVS
 from vmmd.options.objects import OBJECTS
 from vmmd.qmp.arguments import argument_check
+from vmmd.qmp.boxed import read_options
 from vmmd.qmp.introspect import SchemaBuilder, build_schema
-from vmmd.qmp.models.options import option_union, read_options
+from vmmd.qmp.models.options import option_union
 from vmmd.qmp.models.unions import Alternate, Tagged
 from vmmd.qmp.registry import COMMANDS, CommandSpec, load
 
@@ -186,6 +187,14 @@ def test_declarations_do_not_import_pydantic() -> None:
     import subprocess
 
     code = "import vmmd.qmp.introspect as i, sys; i.build_schema(); sys.exit('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_loading_the_commands_imports_no_types() -> None:
+    """Every start loads them just after the greeting; types are for those who check arguments or ask for the schema."""
+    import subprocess
+
+    code = "import sys; from vmmd.qmp.registry import load; load(); sys.exit('typing_extensions' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -10,7 +10,7 @@ from vmmd.core.tree import AmbiguousPathError
 from vmmd.errors import DeviceNotFoundError, UsageError
 from vmmd.options import objects
 from vmmd.options.fields import IDENTIFIER_ACCEPTS, is_identifier
-from vmmd.qmp.models.options import read_options
+from vmmd.qmp.boxed import read_options
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:

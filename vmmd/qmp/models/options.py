@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the option models of the command line (``options.backends``), which are the only declaration, to QAPI types:
 
-    ObjectOptions = option_union("qom-type", OBJECTS)   # what object-add takes
-    node = read_options(OBJECTS, "qom-type", arguments, "object-add")
+    ObjectOptions = option_union(__name__, "qom-type", OBJECTS)   # what object-add takes
 
 A key that this version does not have is not in the type, nor are values that it does not have.
 """
@@ -12,7 +11,7 @@ from __future__ import annotations
 import operator
 import typing
 from functools import reduce
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 import typing_extensions
 
@@ -22,9 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vmmd.core.props import Prop, PropType
-    from vmmd.options.fields import Items, OptionSet
-
-T = TypeVar("T", bound="OptionSet")
+    from vmmd.options.fields import OptionSet
 
 # made at run time: no types to mypy
 _TypedDict: Any = typing_extensions.TypedDict
@@ -73,16 +70,3 @@ def _hint(cls: type[OptionSet], declared: Prop[Any], special: Mapping[PropType[A
         return special[kind]
     simple: dict[Any, Any] = {(bool,): bool, (int,): int, (): str}
     return simple.get(kind.json_kinds, int)
-
-
-def read_options(table: Mapping[str, type[T]], tag: str, arguments: Mapping[str, Any], where: str) -> T:
-    """The checked arguments of a boxed command as the option model. Raises UsageError for what keys say together."""
-    items: Items = [item for key, value in arguments.items() if key != tag for item in _flat(key, value)]
-    return table[arguments[tag]].from_items(items, where, is_json=True)
-
-
-def _flat(key: str, value: Any) -> Items:
-    """Inner objects become keys with a dot."""
-    if isinstance(value, dict):
-        return [item for name, inner in value.items() for item in _flat(f"{key}.{name}", inner)]
-    return [(key, value)]
