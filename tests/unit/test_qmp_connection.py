@@ -21,7 +21,7 @@ from tests.unit.qmp_support import FakeStream, FakeVm, ManualLoop, Monitor
 from vmmd.core.events import PowerdownEvent, RtcChangeEvent, ShutdownEvent, StopEvent
 from vmmd.errors import VmmdError
 from vmmd.qmp import connection as connection_module
-from vmmd.qmp.connection import OOB_QUEUE
+from vmmd.qmp.connection import OOB_QUEUE, TURN_MESSAGES
 from vmmd.qmp.registry import COMMANDS, CommandSpec, load
 from vmmd.qmp.server import QmpServer
 
@@ -498,3 +498,18 @@ def read_line(client: socket.socket) -> dict[str, Any]:
         assert part, "the monitor closed"
         line += part
     return json.loads(line)
+
+
+@pytest.mark.parametrize("oob", [False, True])
+def test_client_with_many_commands_lets_others_have_their_turn(oob: bool) -> None:
+    rig = Rig(b'{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}') if oob else Rig()
+    count = TURN_MESSAGES * 2 + 5
+    rig.arrive(b"".join(map(status, range(count))))
+    first = ids(rig.stream.messages())
+    assert 0 < len(first) <= TURN_MESSAGES
+    rig.arrive(status(count))
+    rig.loop.run_posted()
+    rig.arrive()
+    rig.loop.run_posted()
+    assert first + ids(rig.stream.messages()) == [*range(count + 1)]
+    assert rig.reading

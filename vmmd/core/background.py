@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vmmd.core.notify import LoopPort
+    from vmmd.core.notify import LoopPort, Promise
 
 T = TypeVar("T")
 
@@ -33,6 +33,29 @@ async def on_thread(loop: LoopPort, function: Callable[[], T], name: str) -> T:
     if raised:
         raise raised[0]
     return returned[0]
+
+
+#: runs of ``once_on_thread`` that are under way, by loop and function: who waits for them
+_shared: dict[tuple[int, Callable[[], None]], list[Promise]] = {}
+
+
+async def once_on_thread(loop: LoopPort, function: Callable[[], None], name: str) -> None:
+    """``on_thread``; who asks while it runs waits for the same run. Many threads that import the same would keep the
+    loop from the interpreter."""
+    key = (id(loop), function)
+    waiting = _shared.get(key)
+    if waiting is not None:
+        turn = loop.create_future()
+        waiting.append(turn)
+        await turn
+        return
+    waiting = _shared[key] = []
+    try:
+        await on_thread(loop, function, name)
+    finally:
+        del _shared[key]
+        for each in waiting:
+            each.set_result(None)
 
 
 async def breathe(loop: LoopPort) -> None:

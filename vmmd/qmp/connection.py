@@ -17,7 +17,7 @@ from time import monotonic_ns
 from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from vmmd.core.background import on_thread
+from vmmd.core.background import once_on_thread
 from vmmd.core.trace_events import HANDLE_QMP_COMMAND, MONITOR_QMP_RESPOND
 from vmmd.errors import VmmdError
 from vmmd.log import get_logger
@@ -40,6 +40,8 @@ log = get_logger("vmmd.qmp")
 
 #: in-band requests that wait when out-of-band is enabled (QEMU: 8)
 OOB_QUEUE = 8
+#: messages of one client that are run in one turn of the loop
+TURN_MESSAGES = 32
 #: replies are gathered up to this size into one write
 BATCH_BYTES = 1 << 16
 #: events held for a client that does not read
@@ -163,7 +165,7 @@ class Connection:
             self._set_reading(False)
             self._close_if_done()
             return
-        if not self._busy and not self._unsent and (self._splitter is None or self._splitter.idle):
+        if not (self._busy or self._unsent or self._queue) and (self._splitter is None or self._splitter.idle):
             message = decode_simple(data)
             if message is not None:  # the usual case: one command, all at once
                 self._run(message)
@@ -205,9 +207,13 @@ class Connection:
             return
         self._pumping = True
         try:
-            while not self._unsent and not self.closed and self._pump_one():
+            for _turn in range(TURN_MESSAGES):
+                if self._unsent or self.closed or not self._pump_one():
+                    break
                 if self._batch_bytes >= BATCH_BYTES:
                     self._flush()
+            else:
+                self._loop.post(self._pump)  # others first
         finally:
             self._pumping = False
         if self._batch and not self._unsent:
@@ -274,7 +280,7 @@ class Connection:
     async def _with_models(self, request: Request) -> object:
         """The first request whose arguments need it: pydantic is imported for it (0.1 s) on a thread, so that nobody
         else waits, and a VM whose manager never sends one does without."""
-        await on_thread(self._loop, import_models, "settle")
+        await once_on_thread(self._loop, import_models, "settle")
         result = invoke(self._context, request)
         return await result if isinstance(result, CoroutineType) else result
 

@@ -12,7 +12,7 @@ import sys
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
-from vmmd.core.background import on_thread
+from vmmd.core.background import once_on_thread
 from vmmd.errors import VmmdError
 from vmmd.qmp.hmp.arguments import U64, ArgumentError
 from vmmd.qmp.hmp.formats import cell
@@ -131,7 +131,7 @@ async def _decoder(monitor: HumanMonitor) -> Any:
     sregs = await monitor.control_registers()
     try:
         if "capstone" not in sys.modules:
-            await on_thread(monitor.vm.loop, _import_capstone, "settle")
+            await once_on_thread(monitor.vm.loop, _import_capstone, "settle")
         capstone = _import_capstone()
     except ImportError:
         raise VmmdError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vmmd.core.background import breathe, on_thread
+from vmmd.core.background import breathe, once_on_thread
 from vmmd.core.trace_events import HANDLE_HMP_COMMAND
 from vmmd.errors import VmmdError
 from vmmd.qmp import registry as qmp_registry
@@ -91,7 +91,7 @@ class HumanMonitor:
         """What the QMP command ``name`` returns, after all its checks. Raises VmmdError as it does."""
         request = Request(qmp_registry.load()[name], arguments or {}, NO_ID, oob=False)
         if qmp_registry.needs_models(request):
-            await on_thread(self.vm.loop, qmp_registry.import_models, "settle")
+            await once_on_thread(self.vm.loop, qmp_registry.import_models, "settle")
         result = qmp_registry.invoke(qmp_registry.Context(self.vm, self.session), request)
         return await result if inspect.isawaitable(result) else result
 

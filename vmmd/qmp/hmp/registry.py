@@ -97,9 +97,9 @@ def hmp(
 async def ready(loop: LoopPort) -> None:
     """Have everything imported: the first time on a thread, as it takes 30 ms."""
     if not _loaded:
-        from vmmd.core.background import on_thread
+        from vmmd.core.background import once_on_thread
 
-        await on_thread(loop, load, "settle")
+        await once_on_thread(loop, load, "settle")
 
 
 def load() -> None:
