@@ -101,7 +101,11 @@ class Client:
         return self.file.readline()
 
     def message(self) -> Message:
-        return json.loads(self.line())
+        """The next message; of an error QEMU's sentence, without the hint that vmmd adds."""
+        found = json.loads(self.line())
+        if "error" in found:
+            found["error"]["desc"] = found["error"]["desc"].partition("; ")[0]
+        return found
 
     def greet(self, negotiation: bytes | None = NEGOTIATE) -> Client:
         assert "QMP" in self.message()

@@ -119,7 +119,7 @@ def test_query_stats_filters_as_qemu(vm: FakeVm, arguments: dict[str, object], n
 def test_query_stats_refuses_in_qemus_words(vm: FakeVm, arguments: dict[str, object], sentence: str) -> None:
     with pytest.raises(UsageError) as raised:
         ask(vm, "query-stats", **arguments)
-    assert str(raised.value) == sentence
+    assert raised.value.desc == sentence
 
 
 def test_query_stats_schemas_describe_units(vm: FakeVm) -> None:

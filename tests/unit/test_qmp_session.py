@@ -173,4 +173,31 @@ def test_arguments_reach_the_handler_by_python_names(check: Any) -> None:
 def test_wrong_arguments_are_refused_in_qapis_words(check: Any, arguments: dict[str, object], sentence: str) -> None:
     with pytest.raises(UsageError) as caught:
         check(arguments)
-    assert str(caught.value) == sentence
+    assert caught.value.desc == sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({"device-name": "d", "size": 1, "nodes": 1}, "did you mean 'node'?"),
+        (
+            {"device-name": "d", "size": 1, "xyzzy": 1},
+            "known are: device-name, force, mode, modes, names, node, ratio, size",
+        ),
+        ({"device-name": "d", "size": 1, "mode": "c"}, "it takes a, b"),
+    ],
+)
+def test_refusals_say_what_would_be_accepted(check: Any, arguments: dict[str, object], hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check(arguments)
+    assert caught.value.hint == hint
+
+
+def test_unknown_command_names_the_nearest() -> None:
+    session = QmpSession(COMMANDS)
+    session.receive({"execute": "qmp_capabilities"})
+    session.enable([])
+    reply = session.receive({"execute": "query-chardevv"})
+    assert isinstance(reply, dict)
+    expected = "The command query-chardevv has not been found; did you mean 'query-chardev'?"
+    assert reply["error"] == {"class": "CommandNotFound", "desc": expected}

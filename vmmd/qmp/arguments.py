@@ -13,11 +13,13 @@ from orjson import dumps
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from vmmd.errors import UsageError
+from vmmd.options.fields import listed
 from vmmd.qmp.introspect import arguments_of, resolved_hints, without_none
 from vmmd.qmp.models.unions import CHOICE, NO_ARM
+from vmmd.qmp.refusals import not_a_word, unexpected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from pydantic_core import ErrorDetails
 
@@ -76,14 +78,16 @@ def argument_check(spec: CommandSpec) -> Callable[[dict[str, object]], dict[str,
 
 
 def _keyword_check(spec: CommandSpec) -> Callable[[dict[str, object]], dict[str, object]]:
-    validate = argument_model(spec).model_validate_json
+    model = argument_model(spec)
+    validate = model.model_validate_json
+    known = [str(field.alias) for field in model.model_fields.values()]
 
     def check(arguments: dict[str, object]) -> dict[str, object]:
         try:
             # by way of JSON: only there does strict mode take a string for an enumeration
             checked = validate(dumps(arguments))
         except ValidationError as error:
-            raise UsageError(sentence(error.errors(include_url=False)[0])) from None
+            raise refusal(error.errors(include_url=False)[0], known) from None
         more = checked.model_extra or {}
         return {name: getattr(checked, name) for name in checked.model_fields_set - more.keys()} | more
 
@@ -98,30 +102,33 @@ def _boxed_check(spec: CommandSpec, parameter: str) -> Callable[[dict[str, objec
         try:
             checked: dict[str, object] = validate(dumps(arguments))
         except ValidationError as error:
-            raise UsageError(sentence(error.errors(include_url=False)[0])) from None
+            raise refusal(error.errors(include_url=False)[0]) from None
         return checked
 
     return check
 
 
-def sentence(error: ErrorDetails) -> str:
-    """A pydantic error in QAPI's words."""
-    kind = error["type"]
+def refusal(error: ErrorDetails, known: Collection[str] | None = None) -> UsageError:
+    """A pydantic error in QAPI's words. ``known``: the names of the arguments."""
+    kind, location = error["type"], error["loc"]
     # of all names only an unexpected one is the client's: it may look like the mark of a choice
-    path = _path(error["loc"], is_last_given=kind == "extra_forbidden")
-    if kind == "missing":
-        return f"Parameter '{path}' is missing"
+    path = _path(location, is_last_given=kind == "extra_forbidden")
     if kind == "extra_forbidden":
-        return f"Parameter '{path}' is unexpected"
+        return unexpected(path, known if len(location) == 1 else None)
+    if kind in ("literal_error", "enum") and isinstance(error["input"], str):
+        # QEMU-COMPAT: 7.2 names the member without its path, and an element of a list 'null'
+        shown = "null" if isinstance(location[-1], int) else location[-1]
+        return not_a_word(shown, error["input"], _quoted(error["ctx"]["expected"]))
     if kind == NO_ARM:
         return _no_arm(error, path)
+    return UsageError(_sentence(error, path))
+
+
+def _sentence(error: ErrorDetails, path: str) -> str:
+    kind = error["type"]
+    if kind == "missing":
+        return f"Parameter '{path}' is missing"
     if kind in ("literal_error", "enum"):
-        # QEMU-COMPAT: 7.2 names the member without its path, and an element of a list 'null'
-        last = error["loc"][-1]
-        shown = "null" if isinstance(last, int) else last
-        value = error["input"]
-        if isinstance(value, str):
-            return f"Parameter '{shown}' does not accept value '{value}'"
         return f"Invalid parameter type for '{path}', expected: string"
     for prefix, word in _EXPECTED:
         if kind.startswith(prefix):
@@ -129,21 +136,26 @@ def sentence(error: ErrorDetails) -> str:
     return f"Parameter '{path}' is invalid: {error['msg']}"
 
 
-def _no_arm(error: ErrorDetails, path: str) -> str:
+def _no_arm(error: ErrorDetails, path: str) -> UsageError:
     """A union (``models.unions``) of which no arm fits."""
     context, value = error["ctx"], error["input"]
     if "expected" in context:
-        return f"Invalid parameter type for '{path}', expected: {context['expected']}"
+        return UsageError(f"Invalid parameter type for '{path}', expected: {context['expected']}")
     if not isinstance(value, dict):
-        return f"Invalid parameter type for '{path}', expected: object"
+        return UsageError(f"Invalid parameter type for '{path}', expected: object")
     tag = context["tag"]
     inner = f"{path}.{tag}" if path else tag
+    words = context["words"].split()
     if tag not in value:
-        return f"Parameter '{inner}' is missing"
-    word = value[tag]
-    if isinstance(word, str):
-        return f"Parameter '{tag}' does not accept value '{word}'"
-    return f"Invalid parameter type for '{inner}', expected: string"
+        return UsageError(f"Parameter '{inner}' is missing", f"it takes {listed(words)}")
+    if isinstance(value[tag], str):
+        return not_a_word(tag, value[tag], words)
+    return UsageError(f"Invalid parameter type for '{inner}', expected: string")
+
+
+def _quoted(expected: str) -> list[str]:
+    """The words of pydantic's «'on', 'off' or 'auto'»."""
+    return expected.split("'")[1::2]
 
 
 def _path(location: tuple[int | str, ...], *, is_last_given: bool = False) -> str:

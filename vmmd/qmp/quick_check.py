@@ -15,6 +15,7 @@ from typing_extensions import is_typeddict
 
 from vmmd.errors import UsageError
 from vmmd.qmp.introspect import arguments_of, members_of, resolved_hints, without_none
+from vmmd.qmp.refusals import not_a_word, unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +115,7 @@ def _enumeration(words: frozenset[str]) -> Check:
         if _string(value, path) not in words:
             # QEMU-COMPAT: 7.2 names the member without its path, and an element of a list 'null'
             shown = "null" if path.endswith("]") else path.rpartition(".")[2]
-            raise UsageError(f"Parameter '{shown}' does not accept value '{value}'")
+            raise not_a_word(shown, value, words)
         return typing.cast("str", value)
 
     return check
@@ -144,7 +145,7 @@ def _object(members: list[tuple[str, Check, bool]]) -> Check:
                 raise UsageError(f"Parameter '{prefix}{name}' is missing")
         for name in value:
             if name not in names:
-                raise UsageError(f"Parameter '{prefix}{name}' is unexpected")
+                raise unexpected(prefix + name, None if path else names)
         return found
 
     return check

@@ -21,7 +21,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from vmmd.errors import StateError, UsageError
+from vmmd.errors import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,6 +193,8 @@ def invoke(ctx: Context, request: Request) -> object:
     if not arguments and not spec.needs_arguments:
         return spec.handler(ctx)
     if not spec.has_arguments:
-        raise UsageError(f"Parameter '{next(iter(arguments))}' is unexpected")
+        from vmmd.qmp.refusals import unexpected
+
+        raise unexpected(next(iter(arguments)), ())
     checked = (spec.argument_check or _make_check(spec))(arguments)
     return spec.handler(ctx, checked) if spec.boxed else spec.handler(ctx, **checked)

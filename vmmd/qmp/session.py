@@ -121,7 +121,9 @@ class QmpSession:
             raise UnknownCommandError(_REFUSALS[self.state, False])
         spec = self._commands.get(name)
         if spec is None:
-            raise UnknownCommandError(f"The command {name} has not been found")
+            from vmmd.qmp.refusals import unknown_command
+
+            raise unknown_command(name, self._commands)
         if oob and not spec.oob:
             raise VmmdError(f"The command {name} does not support OOB")
         return Request(spec, arguments, id_, oob)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: starts the choices of unions in the location of an error, where they are no part of the path (``arguments``)
 CHOICE = "\0"
-#: type of the error when no arm fits; its context has ``tag`` or ``expected``
+#: type of the error when no arm fits; its context has ``tag`` and ``words``, or ``expected``
 NO_ARM = "no_arm"
 
 _KINDS: tuple[tuple[type, str], ...] = (
@@ -49,7 +49,7 @@ class Tagged:
         """A tagged union; a word that selects nothing is reported with the tag's name."""
         arms = self.arms(source)
         choices = {CHOICE + word: handler.generate_schema(arm) for word, arm in arms.items()}  # type: ignore[attr-defined]
-        return _tagged_union(choices, self._choose, {"tag": self.tag})
+        return _tagged_union(choices, self._choose, {"tag": self.tag, "words": " ".join(arms)})
 
     def _choose(self, value: Any) -> str | None:
         word = value.get(self.tag) if isinstance(value, dict) else None
