@@ -201,3 +201,14 @@ def test_loading_the_commands_imports_no_types() -> None:
 def test_the_answer_is_what_the_declarations_say() -> None:
     answer = COMMANDS["query-qmp-schema"].handler(None)  # type: ignore[arg-type]
     assert answer == build_schema(), "run scripts/generate-docs"
+
+
+def test_a_running_process_answers_for_itself(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that is upgraded in place changes the file, not the commands of the process."""
+    from vmmd.qmp.commands import introspect
+    from vmmd.qmp.server import warm_up
+
+    warm_up()
+    (tmp_path / "schema.json").write_text("[]")
+    monkeypatch.setattr(introspect, "SCHEMA_FILE", str(tmp_path / "schema.json"))
+    assert COMMANDS["query-qmp-schema"].handler(None) == build_schema()  # type: ignore[arg-type]

@@ -228,7 +228,7 @@ class QmpServer:
 
 
 def warm_up() -> None:
-    """Import now what the first command would import: the commands and JSON. Any thread."""
+    """Load now what the first command would load: the commands, JSON, the schema. Any thread."""
     import json
 
     from vmmd.qmp import wire
@@ -238,6 +238,9 @@ def warm_up() -> None:
     wire.encode({})
     load()
     json.dumps({})
+    from vmmd.qmp.commands.introspect import published
+
+    published()
 
 
 def _socket_stream(sock: socket.socket) -> Stream:
