@@ -330,7 +330,7 @@ def test_a_drive_taken_from_its_device_fails_every_request_and_its_image_is_free
         drive = graph.claim("d0", "virtio-blk-device")
         lost: list[int] = []
         drive.on_lost(lambda: lost.append(1))
-        left = graph.empty(drive)
+        left = graph.empty("d0")
         assert left is not None
         await graph.discard(left)
         assert open_images() == before

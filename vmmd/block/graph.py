@@ -19,7 +19,7 @@ from vmmd.block import lock
 from vmmd.block.addition import Addition, remove
 from vmmd.block.drives import Drive
 from vmmd.block.steps import run_later, run_now
-from vmmd.errors import UsageError, VmmdError, did_you_mean
+from vmmd.errors import DeviceNotFoundError, UsageError, VmmdError, did_you_mean
 
 if TYPE_CHECKING:
     from vmmd.block.auto import AutoEngine
@@ -82,13 +82,15 @@ class BlockGraph:
         node.check_not_resizing()
         await self.discard(node)
 
-    def empty(self, drive: Drive) -> BlockNode | None:
+    def empty(self, name: str) -> BlockNode | None:
         """Forget a drive (drive_del); its node is left for ``discard``. A device that has the drive keeps it, empty and
-        without name: nothing of the device may be in flight. Raises VmmdError while the drive gets another size."""
+        without name: nothing of the device may be in flight. Raises VmmdError: none of that name, or it gets another
+        size just now."""
+        drive = self.drive(name)
         if drive.node is not None:
             drive.node.check_not_resizing()
         node, drive.node = drive.node, None
-        del self.drives[drive.name]
+        del self.drives[name]
         drive.name = ""
         if drive.user is None:
             self.disks.remove(drive)
@@ -112,6 +114,14 @@ class BlockGraph:
         finally:
             image.is_resizing = False
         image.refresh_size()
+
+    def drive(self, name: str) -> Drive:
+        """A drive by its id. Raises DeviceNotFoundError."""
+        drive = self.drives.get(name)
+        if drive is None:
+            # QEMU-COMPAT: QEMU's sentence
+            raise DeviceNotFoundError(f"Device '{name}' not found")
+        return drive
 
     def find(self, name: str) -> BlockNode:
         """A node by its name, or the one of a drive by its id. Raises UsageError."""

@@ -14,6 +14,7 @@ from vmmd.qmp.registry import Context, Example, command
 if TYPE_CHECKING:
     from typing import Literal
 
+    from vmmd.block.base import BlockNode
     from vmmd.block.graph import BlockGraph
     from vmmd.qmp.models.block import (
         BlockDeviceInfo,
@@ -96,6 +97,21 @@ async def block_resize(
     """Give a disk another size, in bytes; the guest is told. ``device`` is the id of a drive, ``node-name`` a node;
     raw images on files can change. What is cut off is lost."""
     graph = await block_graph(ctx.vm)
+    node = _named_node(graph, device, node_name)
+    if size < 0:
+        # QEMU-COMPAT: QEMU's sentence
+        raise UsageError("Parameter 'size' expects a >0 size")
+    if size >= node.virtual_size:
+        await graph.resize(node, size)
+        return {}
+    async with ctx.vm.at_rest():  # a request beyond the new end would make the file long again
+        # another command may have removed the one we saw while we waited for our turn
+        await graph.resize(_named_node(graph, device, node_name), size)
+    return {}
+
+
+def _named_node(graph: BlockGraph, device: str | None, node_name: str | None) -> BlockNode:
+    """The node of a drive, or of a name. Raises UsageError."""
     drive = graph.drives.get(device or "")
     node = graph.nodes.get(node_name or "") if node_name is not None or drive is None else drive.node
     # QEMU-COMPAT: QEMU's sentences
@@ -104,14 +120,7 @@ async def block_resize(
             raise UsageError(f"Device '{device}' has no medium")
         hint = did_you_mean(device or node_name or "", [*graph.drives, *graph.nodes])
         raise UsageError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'", hint)
-    if size < 0:
-        raise UsageError("Parameter 'size' expects a >0 size")
-    if size >= node.virtual_size:
-        await graph.resize(node, size)
-        return {}
-    async with ctx.vm.at_rest():  # a request beyond the new end would make the file long again
-        await graph.resize(node, size)
-    return {}
+    return node
 
 
 async def block_graph(vm: VmApi) -> BlockGraph:

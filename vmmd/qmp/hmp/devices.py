@@ -123,21 +123,18 @@ async def _add_node(monitor: HumanMonitor, text: str) -> None:
 async def drive_del(monitor: HumanMonitor, arguments: Arguments) -> str:
     """QEMU-COMPAT: a device that has the drive stays, without medium; errors come without «Error:»."""
     name = _word(arguments, "drive_del: block device name expected")
-    vm = monitor.vm
-    graph = await block_graph(vm)
-    drive = graph.drives.get(name)
+    graph = await block_graph(monitor.vm)
     try:
-        if drive is None:
-            if name not in graph.nodes:
-                return f"Device '{name}' not found\n"
+        if name not in graph.drives and name in graph.nodes:
             await graph.remove(name)
             return ""
+        graph.drive(name)  # for one that is not there, nothing has to stand still
+        async with monitor.vm.at_rest():
+            node = graph.empty(name)  # which another may have done while we waited for our turn
+        if node is not None:
+            await graph.discard(node)
     except VmmdError as error:
         return f"{error}\n"
-    async with vm.at_rest():
-        node = graph.empty(drive)
-    if node is not None:
-        await graph.discard(node)
     return ""
 
 
