@@ -332,3 +332,15 @@ def test_transaction(client: Client) -> None:
     assert client.run("transaction", actions=[abort]) == "Transaction aborted using Abort action"
     assert client.run("transaction", actions=[{"type": "abort"}]) == "Parameter 'actions[0].data' is missing"
     assert client.run("transaction", actions=[abort] * 1025) == "A transaction has at most 1024 actions"
+
+
+@pytest.mark.parametrize("hmp", [False, True])
+def test_who_makes_a_terminal_is_told_where_it_is(client: Client, capfd: pytest.CaptureFixture[str], hmp: bool) -> None:
+    """Stdout is not: when nobody reads it, a running process would be held up, or no terminal could be made."""
+    if hmp:
+        told = client.run("human-monitor-command", command_line="chardev-add pty,id=p")
+        path = told.removeprefix("char device redirected to ").removesuffix(" (label p)\r\n")
+    else:
+        path = add(client, "p", "pty")["pty"]
+    assert os.path.exists(path)
+    assert capfd.readouterr().out == ""

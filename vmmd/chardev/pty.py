@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``-chardev pty``: a pseudo-terminal in raw mode; its path is printed and shown by ``query-chardev``.
+"""``-chardev pty``: a pseudo-terminal in raw mode; its path is printed at the start, told to who adds it later, and
+shown by ``query-chardev``.
 
 While no program has the terminal open, output is dropped (the log has it) as QEMU does. That somebody opened it is
 noticed at the next output, or when it sends its first byte; no timer polls for it.
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import os
 import select
-import sys
 from typing import TYPE_CHECKING
 
 from vmmd.chardev.stream import StreamChardev
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from vmmd.chardev.options import CharOptions
     from vmmd.core.notify import LoopPort
 
+_STDOUT = 1
+
 
 class PtyChardev(StreamChardev):
     def __init__(self, config: CharOptions, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
@@ -34,6 +36,12 @@ class PtyChardev(StreamChardev):
     @property
     def filename(self) -> str:
         return f"pty:{self.slave_path}"
+
+    @property
+    def place(self) -> str:
+        """Where the terminal is, for people."""
+        # QEMU-COMPAT: scripts look for this sentence
+        return f"char device redirected to {self.slave_path} (label {self.label})"
 
     def _open(self) -> None:
         import tty
@@ -48,9 +56,15 @@ class PtyChardev(StreamChardev):
             os.set_blocking(self._master, False)
         except OSError as error:
             raise BackendError.from_os("Failed to create PTY", error) from error
-        # QEMU-COMPAT: scripts read this line to find the terminal
-        print(f"char device redirected to {self.slave_path} (label {self.label})", file=sys.stdout, flush=True)
+        if self.patience_s is None:  # at the start; later, who asks for it is told
+            self._announce()
         self._loop.post(self._watch_arrival)
+
+    def _announce(self) -> None:
+        try:
+            os.write(_STDOUT, f"{self.place}\n".encode())
+        except OSError:
+            pass  # nobody is there to read it
 
     def _close(self) -> None:
         self._drop_peer()

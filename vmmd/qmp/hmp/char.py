@@ -14,6 +14,7 @@ from vmmd.qmp.hmp.registry import hmp
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from vmmd.chardev.base import Chardev
     from vmmd.options.backends import ChardevOptions
     from vmmd.qmp.hmp.arguments import Arguments
     from vmmd.qmp.hmp.monitor import HumanMonitor
@@ -45,8 +46,7 @@ def _wanted(text: str) -> ChardevOptions:
 
 @hmp("chardev-add", params="args", help="make a character device, as -chardev", complete=_backends)
 async def chardev_add(monitor: HumanMonitor, arguments: Arguments) -> str:
-    await monitor.vm.chardevs.add(_wanted(arguments.rest()))
-    return ""
+    return _told(await monitor.vm.chardevs.add(_wanted(arguments.rest())))
 
 
 @hmp("chardev-change", params="id args", help="put a new backend in the place of a character device", complete=_labels)
@@ -55,8 +55,14 @@ async def chardev_change(monitor: HumanMonitor, arguments: Arguments) -> str:
     backend = arguments.rest()
     if name not in monitor.vm.chardevs:
         raise UsageError(f"Chardev '{name}' does not exist")
-    await monitor.vm.chardevs.change(_wanted(f"{backend},id={name}"))
-    return ""
+    return _told(await monitor.vm.chardevs.change(_wanted(f"{backend},id={name}")))
+
+
+def _told(made: Chardev) -> str:
+    """QEMU-COMPAT: the path of a terminal is told."""
+    from vmmd.chardev.pty import PtyChardev
+
+    return f"{made.place}\n" if isinstance(made, PtyChardev) else ""
 
 
 @hmp("chardev-remove", params="id", help="remove a character device that nothing uses", complete=_labels)
