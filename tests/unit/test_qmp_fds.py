@@ -6,15 +6,18 @@ from __future__ import annotations
 import array
 import json
 import os
+import resource
 import select
 import socket
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.unit.qmp_support import Monitor
+from vmmd.core.fdsets import BUDGET_DIVISOR, FdBudget
 from vmmd.qmp.passed_fds import MAX_NAMED, MAX_WAITING, PassedFds
 
 if TYPE_CHECKING:
@@ -164,7 +167,7 @@ def test_surplus_descriptors_are_closed_at_once(client: Client, pipe: tuple[int,
     client.send(b" ", [pipe[0]] * (MAX_WAITING + 5))
     for number in range(MAX_WAITING):
         assert client.run("getfd", fdname=f"n{number}") == {}
-    assert client.run("getfd", fdname="more").startswith(NO_FD)
+    assert client.run("getfd", fdname="more") == f"{NO_FD}; it was sent, but lost: at most 16 come with one message"
     for number in range(MAX_WAITING):
         assert client.run("closefd", fdname=f"n{number}") == {}
     pipe[1].forget()
@@ -188,7 +191,7 @@ def test_a_command_in_two_parts(client: Client) -> None:
 
 
 def test_names_are_bounded() -> None:
-    held = PassedFds()
+    held = PassedFds(FdBudget())
     for number in range(MAX_NAMED):
         held.arrived([os.dup(0)], commands_wait=False)
         held.give_name(f"n{number}")
@@ -198,6 +201,78 @@ def test_names_are_bounded() -> None:
     assert len(held) == MAX_NAMED
     held.close()
     assert len(held) == 0
+
+
+@contextmanager
+def descriptor_limit(count: int) -> Iterator[None]:
+    """Of this process, where the monitor runs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def lowest_free_fd() -> int:
+    free = os.dup(0)
+    os.close(free)
+    return free
+
+
+def test_all_sessions_and_fd_sets_share_one_budget(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = monitor.vm.fdsets.budget
+    first, second = Client(monitor), Client(monitor)
+    held = monitor.call(lambda: budget.held)
+    monkeypatch.setattr(FdBudget, "limit", held + 4)
+    assert first.run("getfd", [0], fdname="a") == {}
+    assert first.run("getfd", [0], fdname="b") == {}
+    assert second.run("getfd", [0], fdname="a") == {}
+    assert second.run("add-fd", [0], fdset_id=5)["fdset-id"] == 5
+    refused = second.run("add-fd", [0])
+    assert refused.startswith(f"{NO_FD}; it was sent, but lost: monitor clients hold {held + 4} file descriptors")
+    assert first.run("getfd", [0], fdname="c") == refused
+    assert second.run("remove-fd", fdset_id=5) == {}
+    assert first.run("getfd", [0], fdname="c") == {}
+    assert second.run("getfd", [0], fdname="a") == refused
+    first.close()
+    while monitor.call(lambda: budget.held) > held + 1:
+        pass
+    assert second.run("getfd", [0], fdname="a") == {}  # instead of the one that had the name
+    assert second.run("closefd", fdname="a") == {}
+    second.close()
+    assert monitor.call(lambda: budget.held) == held
+
+
+def test_the_budget_leaves_the_machine_its_share() -> None:
+    budget = FdBudget()
+    free = lowest_free_fd()
+    with descriptor_limit(free * BUDGET_DIVISOR):
+        assert budget.limit == free
+        budget.held = free - 1
+        assert [budget.take(), budget.take()] == [True, False]
+
+
+def test_who_gets_a_descriptor_of_a_session_takes_it_out_of_the_budget() -> None:
+    budget = FdBudget()
+    held = PassedFds(budget)
+    held.arrived([os.dup(0), os.dup(0)], commands_wait=False)
+    held.give_name("a")
+    assert budget.held == 2
+    os.close(held.take())
+    assert budget.held == 1
+    os.close(held.named("a"))
+    held.handed_over("a")
+    assert budget.held == 0
+
+
+def test_a_descriptor_that_the_kernel_could_not_hand_over(client: Client) -> None:
+    assert "status" in client.run("query-status")
+    with descriptor_limit(lowest_free_fd()):
+        said = client.run("getfd", [0], fdname="a")
+    assert said == f"{NO_FD}; it was sent, but lost: the process cannot have more file descriptors (RLIMIT_NOFILE)"
+    assert client.run("getfd", fdname="a") == f"{NO_FD}; send it with the command over a UNIX socket monitor"
+    assert client.run("getfd", [0], fdname="a") == {}
 
 
 def test_fd_sets(client: Client) -> None:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from tests.framework.qmp import Qmp
 from tests.unit.qmp_support import FakeVm, ManualLoop, Monitor
+from vmmd.core.fdsets import FdBudget
 from vmmd.errors import StateError, UsageError
 from vmmd.qmp import registry
 from vmmd.qmp.arguments import argument_check
@@ -30,7 +31,7 @@ COMMANDS = load()
 
 @pytest.fixture
 def session() -> QmpSession:
-    return QmpSession(COMMANDS)
+    return QmpSession(COMMANDS, FdBudget())
 
 
 @pytest.fixture
@@ -194,7 +195,7 @@ def test_refusals_say_what_would_be_accepted(check: Any, arguments: dict[str, ob
 
 
 def test_unknown_command_names_the_nearest() -> None:
-    session = QmpSession(COMMANDS)
+    session = QmpSession(COMMANDS, FdBudget())
     session.receive({"execute": "qmp_capabilities"})
     session.enable([])
     reply = session.receive({"execute": "query-chardevv"})

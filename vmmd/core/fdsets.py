@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import sys
 from typing import NamedTuple
 
 from vmmd.errors import UsageError
@@ -18,6 +19,42 @@ from vmmd.errors import UsageError
 PREFIX = "/dev/fdset/"
 #: descriptors in all sets together
 MAX_MEMBERS = 1024
+#: what clients have sent may take one in so many of the descriptors that the process may have
+BUDGET_DIVISOR = 2
+
+
+class FdBudget:
+    """Counts what clients have put into this process, named, in sets or waiting: the rest of RLIMIT_NOFILE is the
+    machine's and the monitors'. Loop thread (or start-up)."""
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    @property
+    def limit(self) -> int:
+        """As many may be held."""
+        import resource
+
+        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return sys.maxsize if soft == resource.RLIM_INFINITY else soft // BUDGET_DIVISOR
+
+    def take(self) -> bool:
+        """One more is held; False when there is no room, and then it is not."""
+        if self.held >= self.limit:
+            return False
+        self.held += 1
+        return True
+
+    def give_back(self) -> None:
+        """One that ``take`` counted is closed, or somebody else's."""
+        self.held -= 1
+
+    @property
+    def exhausted(self) -> str:
+        """The sentence for who comes too late."""
+        return f"monitor clients hold {self.limit} file descriptors already, one in {BUDGET_DIVISOR} of RLIMIT_NOFILE"
 
 
 class FdInSet(NamedTuple):
@@ -50,6 +87,8 @@ class FdSets:
     """The registry of one process."""
 
     def __init__(self) -> None:
+        #: shared with what the sessions of monitors hold
+        self.budget = FdBudget()
         self._sets: dict[int, list[FdInSet]] = {}
         self._duplicates: dict[int, list[_Duplicate]] = {}
 
@@ -58,6 +97,8 @@ class FdSets:
         UsageError when there are too many; then ``fd`` is still the caller's."""
         if sum(map(len, self._sets.values())) >= MAX_MEMBERS:
             raise UsageError(f"The fd sets hold {MAX_MEMBERS} file descriptors already", "remove-fd closes some")
+        if not self.budget.take():
+            raise UsageError("No file descriptor can be added", self.budget.exhausted)
         self._forget_unused()
         if set_id is None:
             set_id = next(number for number in range(len(self._sets) + 1) if number not in self._sets)
@@ -74,6 +115,7 @@ class FdSets:
         for each in [each for each in members if fd is None or each.fd == fd]:
             members.remove(each)
             os.close(each.fd)
+            self.budget.give_back()
         self._forget_unused()
         return True
 

@@ -72,7 +72,7 @@ class Connection:
         self._stream = stream
         self._on_closed = on_closed
         self._splitter: JsonSplitter | None = None  # made for the first message that is not of the usual kind
-        self.session = QmpSession(COMMANDS)
+        self.session = QmpSession(COMMANDS, vm.fdsets.budget)
         self._context = Context(vm, self.session)
         self._inbox: deque[object] = deque()  # messages (or ParseFaults) that have arrived
         self._queue: deque[object] = deque()  # those that have been admitted and wait for their turn
@@ -156,8 +156,8 @@ class Connection:
         if self._reading:
             self._readable()
 
-    def _fds_arrived(self, fds: list[int]) -> None:
-        self.session.fds.arrived(fds, commands_wait=bool(self._busy or self._inbox or self._queue))
+    def _fds_arrived(self, fds: list[int], lost: str) -> None:
+        self.session.fds.arrived(fds, commands_wait=bool(self._busy or self._inbox or self._queue), lost=lost)
 
     def _received(self, data: bytes) -> None:
         if not data:

@@ -4,7 +4,7 @@
 As with QEMU, a descriptor waits until a command takes it, first come first served, and the next message that brings
 descriptors replaces those that nobody took. Here names belong to the session (in QEMU to the monitor, which has one
 client at a time): whatever a session still has at its end is closed. This is the one place where a name becomes a
-descriptor.
+descriptor. All sessions and fd sets of the process share one budget.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from vmmd.errors import UsageError, VmmdError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from vmmd.core.fdsets import FdBudget
+
 #: descriptors that wait to be taken; as many come with one message at most (QEMU: 16)
 MAX_WAITING = 16
 #: names of one session: 256 queues of a network backend take two descriptors each
@@ -28,44 +30,57 @@ MAX_NAME_CHARS = 255
 class PassedFds:
     """What one session holds."""
 
-    __slots__ = ("_named", "_waiting")
+    __slots__ = ("_budget", "_lost", "_named", "_waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, budget: FdBudget) -> None:
+        self._budget = budget
         self._waiting: deque[int] = deque()
         self._named: dict[str, int] = {}
+        self._lost = ""  # why a descriptor that was sent is not here
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._named)
 
-    def arrived(self, fds: Iterable[int], *, commands_wait: bool) -> None:
-        """Descriptors came with some bytes. ``commands_wait``: earlier commands still have to take theirs."""
+    def arrived(self, fds: Iterable[int], *, commands_wait: bool, lost: str = "") -> None:
+        """Descriptors came with some bytes. ``commands_wait``: earlier commands still have to take theirs. ``lost``:
+        why the kernel did not hand over all of them."""
         if not commands_wait:
             self._close_waiting()
+        self._lost = lost
         for fd in fds:
-            if len(self._waiting) < MAX_WAITING:
-                self._waiting.append(fd)
+            if len(self._waiting) >= MAX_WAITING:
+                self._lost = f"at most {MAX_WAITING} wait to be taken"
+            elif not self._budget.take():
+                self._lost = self._budget.exhausted
             else:
-                os.close(fd)
+                self._waiting.append(fd)
+                continue
+            os.close(fd)
 
     def take(self) -> int:
         """The descriptor that came with this command; the caller's from now on. Raises VmmdError."""
+        fd = self._next()
+        self._budget.give_back()
+        return fd
+
+    def _next(self) -> int:
         if not self._waiting:
-            raise VmmdError(
-                "No file descriptor supplied via SCM_RIGHTS", "send it with the command over a UNIX socket monitor"
-            )
+            lost, self._lost = self._lost, ""
+            hint = f"it was sent, but lost: {lost}" if lost else "send it with the command over a UNIX socket monitor"
+            raise VmmdError("No file descriptor supplied via SCM_RIGHTS", hint)
         return self._waiting.popleft()
 
     def give_name(self, name: str) -> None:
         """``getfd``: keep the descriptor that came with this command under ``name``, instead of the one that had it."""
-        fd = self.take()
+        fd = self._next()
         try:
             self._check_name(name)
         except VmmdError:
-            os.close(fd)
+            self._close(fd)
             raise
         replaced = self._named.pop(name, None)
         if replaced is not None:
-            os.close(replaced)
+            self._close(replaced)
         self._named[name] = fd
 
     def _check_name(self, name: str) -> None:
@@ -80,7 +95,7 @@ class PassedFds:
         """``closefd``. Raises VmmdError for an unknown name."""
         if name not in self._named:
             raise VmmdError(f"File descriptor named '{name}' not found", "getfd gives names, in the same session")
-        os.close(self._named.pop(name))
+        self._close(self._named.pop(name))
 
     def named(self, name: str) -> int:
         """The descriptor called ``name``, which stays the session's: who keeps it calls ``handed_over``. Raises
@@ -94,13 +109,18 @@ class PassedFds:
     def handed_over(self, name: str) -> None:
         """What ``named`` gave has a new owner; the name is free."""
         del self._named[name]
+        self._budget.give_back()
 
     def close(self) -> None:
         """The session ends."""
         self._close_waiting()
         while self._named:
-            os.close(self._named.popitem()[1])
+            self._close(self._named.popitem()[1])
 
     def _close_waiting(self) -> None:
         while self._waiting:
-            os.close(self._waiting.popleft())
+            self._close(self._waiting.popleft())
+
+    def _close(self, fd: int) -> None:
+        os.close(fd)
+        self._budget.give_back()

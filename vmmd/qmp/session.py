@@ -20,6 +20,7 @@ from vmmd.qmp.passed_fds import PassedFds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from vmmd.core.fdsets import FdBudget
     from vmmd.qmp.models.control import VersionInfo
     from vmmd.qmp.registry import CommandSpec
 
@@ -65,11 +66,11 @@ class QmpSession:
 
     __slots__ = ("_commands", "fds", "oob", "state")
 
-    def __init__(self, commands: Mapping[str, CommandSpec]) -> None:
+    def __init__(self, commands: Mapping[str, CommandSpec], budget: FdBudget) -> None:
         self._commands = commands
         self.state = State.NEGOTIATING
         self.oob = False
-        self.fds = PassedFds()
+        self.fds = PassedFds(budget)
 
     @property
     def negotiated(self) -> bool:

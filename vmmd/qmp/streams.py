@@ -86,33 +86,40 @@ class SocketStream(DescriptorStream):
 
 
 class UnixStream(SocketStream):
-    """A connected UNIX socket, which may bring file descriptors: ``on_fds`` gets them before ``read`` returns the bytes
-    that they came with."""
+    """A connected UNIX socket, which may bring file descriptors: ``on_fds`` gets them, and why some of them are lost
+    (or ""), before ``read`` returns the bytes that they came with."""
 
     __slots__ = ("_recvmsg", "on_fds")
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self._recvmsg = sock.recvmsg
-        self.on_fds: Callable[[list[int]], None] | None = None
+        self.on_fds: Callable[[list[int], str], None] | None = None
 
     def read(self) -> bytes:
-        data, control, _flags, _address = self._recvmsg(READ_BYTES, _CONTROL_BYTES, socket.MSG_CMSG_CLOEXEC)
-        if control:
-            self._received(control)
+        data, control, flags, _address = self._recvmsg(READ_BYTES, _CONTROL_BYTES, socket.MSG_CMSG_CLOEXEC)
+        if control or flags & socket.MSG_CTRUNC:
+            self._received(control, truncated=bool(flags & socket.MSG_CTRUNC))
         return data
 
-    def _received(self, control: list[tuple[int, int, bytes]]) -> None:
+    def _received(self, control: list[tuple[int, int, bytes]], *, truncated: bool) -> None:
         fds: list[int] = []
         for level, kind, content in control:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 whole = len(content) - len(content) % _FD_BYTES
                 fds += memoryview(content)[:whole].cast("i")
         if self.on_fds is not None:
-            self.on_fds(fds)
+            self.on_fds(fds, _why_lost(len(fds)) if truncated else "")
         else:
             for fd in fds:
                 os.close(fd)
+
+
+def _why_lost(received: int) -> str:
+    """The kernel has closed some: for want of room in the message, or in the process."""
+    if received >= MAX_FDS:
+        return f"at most {MAX_FDS} come with one message"
+    return "the process cannot have more file descriptors (RLIMIT_NOFILE)"
 
 
 class FdStream(DescriptorStream):

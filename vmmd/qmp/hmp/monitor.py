@@ -42,7 +42,7 @@ class HumanMonitor:
     def __init__(self, vm: VmApi, cpu_index: int = 0, session: QmpSession | None = None) -> None:
         self.vm = vm
         self.cpu_index = cpu_index
-        self.session = session if session is not None else _own_session()
+        self.session = session if session is not None else _own_session(vm)
         #: lines that were given before; a readline monitor's own
         self.history: Sequence[str] = ()
         #: what a command that gives no format uses: the last one given
@@ -187,7 +187,7 @@ def split_name(line: str) -> tuple[str, str]:
     return line[:end], line[end:]
 
 
-def _own_session() -> QmpSession:
-    session = QmpSession(qmp_registry.COMMANDS)
+def _own_session(vm: VmApi) -> QmpSession:
+    session = QmpSession(qmp_registry.COMMANDS, vm.fdsets.budget)
     session.enable([])
     return session
