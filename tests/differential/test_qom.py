@@ -50,6 +50,7 @@ DIFFERENT_VALUES = {
     ("memory-backend-ram", "prealloc-threads"): "one thread touches the pages",
     ("memory-backend-memfd", "prealloc-threads"): "one thread touches the pages",
     ("serial", "hotpluggable"): "it is a part of another device",
+    ("secret", "data"): "a secret is never shown",
     ("System", "realized"): "QEMU leaves out its root bus",
 }
 #: features of SGX, processor trace and XSAVE components, which vmmd does not know as words
@@ -92,7 +93,7 @@ def listed(qmp: Qmp, path: str) -> dict[str, str]:
 
 
 def get(qmp: Qmp, path: str, name: str) -> Any:
-    return qmp.cmd("qom-get", path=path, property=name)
+    return outcome(qmp, "qom-get", {"path": path, "property": name})
 
 
 # --- types ------------------------------------------------------------------------------------------------------------

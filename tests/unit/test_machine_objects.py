@@ -211,6 +211,13 @@ def test_secret_from_data_and_file(store: Store, tmp_path: Path) -> None:
     assert store.make("secret", id="c", file=str(key)).value == b"aGVsbG8=\n"
 
 
+def test_a_secret_is_never_shown(store: Store) -> None:
+    store.make("secret", data="hunter2")
+    with pytest.raises(UsageError, match=r"Property 'secret.data' is not readable"):
+        store.shown("data")
+    assert "hunter2" not in repr([store.shown(name) for name in ("file", "format", "keyid", "iv", "loaded")])
+
+
 def test_bad_secret_does_not_show_its_content(store: Store) -> None:
     with pytest.raises(UsageError, match="Base64 data contains invalid characters") as caught:
         store.make("secret", data="hunter2!", format="base64")

@@ -38,6 +38,8 @@ class ObjectOptions(OptionSet):
 
     qom_type: ClassVar[str] = ""
     parent_type: ClassVar[str] = "object"
+    #: wire names of properties whose values nobody may read back
+    write_only: ClassVar[frozenset[str]] = frozenset()
     id = prop(STR, "", "name of the object", required=True)
 
     def check(self, where: str) -> None:
@@ -182,6 +184,9 @@ class Secret(ObjectOptions):
     format = prop(enum_type("QCryptoSecretFormat", "raw", "base64"), "raw", "how it is written")
     keyid = prop(STR, None, "id of the secret that this one is encrypted with (AES-256-CBC)")
     iv = prop(STR, None, "initialization vector, base64")
+
+    # QEMU-COMPAT: QEMU shows it to every client of a monitor
+    write_only: ClassVar = frozenset({"data"})
 
     def check_values(self) -> None:
         if self.data is not None and self.file is not None:

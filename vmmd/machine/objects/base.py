@@ -43,7 +43,8 @@ class HostObject(Generic[OptionsT]):
 
     def _describe(self) -> Iterator[Property | Link]:
         for declared in self.options.visible():
-            get, change = self._getter(declared), self._setter(declared)
+            get = None if declared.wire_name in self.options.write_only else self._getter(declared)
+            change = self._setter(declared)
             yield Property(declared.wire_name, type_word(declared), get, change, declared.doc)
         yield from self.extra_properties()
 
