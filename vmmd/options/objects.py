@@ -79,7 +79,7 @@ class MemoryBackend(ObjectOptions):
     parent_type = "memory-backend"
     size_bytes = prop(SIZE, 0, "bytes of memory", wire="size", required=True)
     share = prop(BOOL, False, "visible to other processes")
-    prealloc = prop(BOOL, False, "touch every page at start", live=True)
+    prealloc = prop(BOOL, False, "touch every page at start")
     prealloc_threads = prop(COUNT, 1, "threads that touch them")
     prealloc_context = prop(STR, None, "thread context object")
     merge = prop(BOOL, None, "let the host merge equal pages", live=True)

@@ -43,7 +43,7 @@ class MemoryObject(HostObject[MemoryBackend]):
         return super().shown(declared)
 
     def refusal(self, declared: Prop[Any]) -> str:
-        # QEMU-COMPAT: the sentences
+        # QEMU-COMPAT: the sentences. With QEMU prealloc may be switched on later, and all its clients wait meanwhile
         if declared.wire_name == "size":
             return f"cannot change property size of {self.options.qom_type} "
         if declared.wire_name == "mem-path":
@@ -52,12 +52,7 @@ class MemoryObject(HostObject[MemoryBackend]):
 
     def change(self, options: MemoryBackend, declared: Prop[Any]) -> None:
         value = options.values[declared.name]
-        if declared.name == "prealloc":
-            if self.settings.prealloc:
-                return  # what is there stays there
-            if value:
-                self.block.preallocate()  # LIMIT: the loop waits; with object-add prealloc=true it does not
-        elif declared.name != "discard_data":  # which is looked at when it ends
+        if declared.name != "discard_data":  # which is looked at when it ends
             self.block.advise(**{declared.name: value})
         self.block.settings = self.settings = self.settings._replace(**{declared.name: value})
         self.options = options
