@@ -57,7 +57,7 @@ ROWS = (
     Row("!object_add rng-random,id=rn"), Row("!object_add rng-random,id=rn"), Row("!object_del rn"),
     Row("!object_del rn"), Row("!object_del"), Row("!object_add memory-backend-ram,id=m1,size=1M"),
     Row("!object_add rng-random"),
-    Row("!getfd a"), Row("!closefd a"), Row("!getfd"), Row("!watchdog_action none"),
+    Row("!getfd a"), Row("!closefd a"), Row("!getfd"),
     Row("!p $eflags"), Row("!p/d $cs"), Row("!p/x $pc"), Row("!x/3xw 0xffff0"), Row("!xp/16cb 0xfffffff0"),
     Row("!gva2gpa 0"), Row("!info pic"), Row("!info irq"), Row("!info history"),
     Row("!info registers"), Row("!info registers -a"), Row("!info registers 1"),

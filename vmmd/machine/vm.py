@@ -216,7 +216,7 @@ class Vm:
                 self.press_power_button()
 
     def set_action(self, name: str, action: str) -> None:
-        """What happens from now on when the guest does ``name`` (reboot, shutdown, panic, watchdog); as ``-action``."""
+        """What happens from now on when the guest does ``name`` (reboot, shutdown); as ``-action``."""
         setattr(self.config.action, name, action)
 
     def forget_lost_ticks(self) -> None:
