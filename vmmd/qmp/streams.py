@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 
 #: most bytes taken by one read
 READ_BYTES = 65536
+#: taken of a UNIX socket while single commands come: a large buffer costs 2 µs for each of them
+COMMAND_BYTES = 4096
 #: most descriptors taken by one read; the kernel closes further ones
 MAX_FDS = 16
 _FD_BYTES = 4
+#: plain numbers: arithmetic of enum.IntFlag takes a microsecond
+_CLOSE_ON_EXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 _CONTROL_BYTES = socket.CMSG_SPACE(MAX_FDS * _FD_BYTES)
 
 
@@ -89,17 +93,23 @@ class UnixStream(SocketStream):
     """A connected UNIX socket, which may bring file descriptors: ``on_fds`` gets them, and why some of them are lost
     (or ""), before ``read`` returns the bytes that they came with."""
 
-    __slots__ = ("_recvmsg", "on_fds")
+    __slots__ = ("_recvmsg", "_wanted_bytes", "on_fds")
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self._recvmsg = sock.recvmsg
+        self._wanted_bytes = COMMAND_BYTES
         self.on_fds: Callable[[list[int], str], None] | None = None
 
     def read(self) -> bytes:
-        data, control, flags, _address = self._recvmsg(READ_BYTES, _CONTROL_BYTES, socket.MSG_CMSG_CLOEXEC)
-        if control or flags & socket.MSG_CTRUNC:
-            self._received(control, truncated=bool(flags & socket.MSG_CTRUNC))
+        wanted = self._wanted_bytes
+        data, control, flags, _address = self._recvmsg(wanted, _CONTROL_BYTES, _CLOSE_ON_EXEC)
+        if len(data) == wanted:  # more than one command: the next read may be a large one
+            self._wanted_bytes = READ_BYTES
+        elif wanted != COMMAND_BYTES:
+            self._wanted_bytes = COMMAND_BYTES
+        if control or flags & _TRUNCATED:
+            self._received(control, truncated=bool(flags & _TRUNCATED))
         return data
 
     def _received(self, control: list[tuple[int, int, bytes]], *, truncated: bool) -> None:
