@@ -72,6 +72,10 @@ def change(client: Client, id_: str, kind: str, **data: object) -> Any:
     return client.run("chardev-change", id=id_, backend={"type": kind, "data": data})
 
 
+def hmp(client: Client, line: str) -> Any:
+    return client.run("human-monitor-command", command_line=line)
+
+
 def unix(path: object, **more: object) -> dict[str, Any]:
     return {"addr": {"type": "unix", "data": {"path": str(path)}}, **more}
 
@@ -155,6 +159,25 @@ def test_a_socket_by_the_name_of_getfd(client: Client, monitor: Monitor) -> None
     assert add(client, "s", "socket", **named) == {}
     assert add(client, "s2", "socket", **named).startswith("File descriptor named 'sk' has not been found")
     frontend = plug(monitor, "s")
+    monitor.call(lambda: frontend.backend.write(b"hello"))
+    ours.settimeout(10)
+    assert ours.recv(100) == b"hello"
+    ours.close()
+
+
+def test_a_line_for_people_takes_a_descriptor_by_name_too(client: Client, monitor: Monitor) -> None:
+    """A number would be that of any descriptor of this process, the monitor's own sockets among them."""
+    ours, theirs = socket.socketpair()
+    numbered = hmp(client, f"chardev-add socket,id=s,fd={theirs.fileno()}")
+    assert numbered.startswith(f"Error: File descriptor named '{theirs.fileno()}' has not been found")
+    assert hmp(client, "chardev-add null,id=s") == ""
+    numbered = hmp(client, f"chardev-change s socket,fd={theirs.fileno()}")
+    assert numbered.startswith(f"Error: File descriptor named '{theirs.fileno()}' has not been found")
+    frontend = plug(monitor, "s")
+    assert client.run("getfd", [theirs.fileno()], fdname="sk") == {}
+    theirs.close()
+    assert hmp(client, "chardev-change s socket,fd=sk") == ""
+    assert client.run("closefd", fdname="sk").startswith("File descriptor named 'sk' not found")
     monitor.call(lambda: frontend.backend.write(b"hello"))
     ours.settimeout(10)
     assert ours.recv(100) == b"hello"

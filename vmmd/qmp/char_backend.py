@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from vmmd.options.backends import CHARDEVS, ChardevOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from vmmd.chardev.base import Chardev
     from vmmd.options.fields import Items
     from vmmd.qmp.models.char import ChardevBackend
     from vmmd.qmp.passed_fds import PassedFds
@@ -44,3 +47,11 @@ def wanted_chardev(id_: str, backend: ChardevBackend, fds: PassedFds, where: str
             items += address["data"].items()
     items += data.items()
     return WantedChardev(CHARDEVS[kind].from_items(items, where, is_json=True), wait, fd_name)
+
+
+async def make(maker: Callable[[ChardevOptions], Awaitable[Chardev]], wanted: WantedChardev, fds: PassedFds) -> Chardev:
+    """The device that ``maker`` makes; the session's descriptor is its own from then on. Raises VmmdError."""
+    made = await maker(wanted.options)
+    if wanted.fd_name is not None:
+        fds.handed_over(wanted.fd_name)
+    return made

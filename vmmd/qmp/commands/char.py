@@ -45,12 +45,10 @@ async def chardev_add(ctx: Context, *, id: str, backend: ChardevBackend) -> Char
     """Make a character device. A socket is a server unless it says otherwise; with ``wait`` the reply comes when its
     first client is there, while other sessions go on. ``fd`` names a descriptor that this session got with getfd."""
     from vmmd.chardev.socket import SocketChardev
-    from vmmd.qmp.char_backend import wanted_chardev
+    from vmmd.qmp.char_backend import make, wanted_chardev
 
     wanted = wanted_chardev(id, backend, ctx.session.fds, f"Failed to add chardev '{id}'")
-    made = await ctx.vm.chardevs.add(wanted.options)
-    if wanted.fd_name is not None:
-        ctx.session.fds.handed_over(wanted.fd_name)
+    made = await make(ctx.vm.chardevs.add, wanted, ctx.session.fds)
     if wanted.wait and isinstance(made, SocketChardev):
         await _first_client(ctx, made)
     return _made(made)
@@ -68,14 +66,12 @@ async def _first_client(ctx: Context, made: SocketChardev) -> None:
 async def chardev_change(ctx: Context, *, id: str, backend: ChardevBackend) -> ChardevReturn:  # noqa: A002
     """Put a new backend in the place of a character device, under the device that uses it. When the new one cannot be
     made, the old one stays as it is; what the guest had written goes out through the old one."""
-    from vmmd.qmp.char_backend import wanted_chardev
+    from vmmd.qmp.char_backend import make, wanted_chardev
 
     wanted = wanted_chardev(id, backend, ctx.session.fds, f"chardev-change {id}")
     if wanted.wait:
         raise UsageError("chardev-change with wait=true: not available in this version", "leave wait out")
-    made = await ctx.vm.chardevs.change(wanted.options)
-    if wanted.fd_name is not None:
-        ctx.session.fds.handed_over(wanted.fd_name)
+    made = await make(ctx.vm.chardevs.change, wanted, ctx.session.fds)
     return _made(made)
 
 

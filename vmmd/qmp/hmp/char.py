@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from vmmd.errors import UsageError
 from vmmd.options.backends import ChardevSocket
+from vmmd.qmp.char_backend import WantedChardev, make
 from vmmd.qmp.hmp.arguments import signed
 from vmmd.qmp.hmp.completion import option_words
 from vmmd.qmp.hmp.registry import hmp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from vmmd.chardev.base import Chardev
     from vmmd.options.backends import ChardevOptions
@@ -33,20 +34,26 @@ def _backends(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
     return option_words(words[0], CHARDEVS, keys) if len(words) == 1 else ()
 
 
-def _wanted(text: str) -> ChardevOptions:
+def _wanted(monitor: HumanMonitor, text: str) -> WantedChardev:
+    """QEMU-COMPAT: ``fd`` is a name that getfd gave; on the command line only it is a number."""
     from vmmd.options import availability
     from vmmd.options.shorthands import chardev_options
 
     options = chardev_options("chardev", text)
     availability.check_chardev(options)
-    if isinstance(options, ChardevSocket) and options.waits:
-        raise UsageError(f"chardev '{options.id}' would wait for its first client", "add wait=off")
-    return options
+    fd_name = None
+    if isinstance(options, ChardevSocket):
+        if options.waits:
+            raise UsageError(f"chardev '{options.id}' would wait for its first client", "add wait=off")
+        fd_name = options.fd
+        if fd_name is not None:
+            options.fd = str(monitor.session.fds.named(fd_name))
+    return WantedChardev(options, False, fd_name)
 
 
 @hmp("chardev-add", params="args", help="make a character device, as -chardev", complete=_backends)
 async def chardev_add(monitor: HumanMonitor, arguments: Arguments) -> str:
-    return _told(await monitor.vm.chardevs.add(_wanted(arguments.rest())))
+    return await _made(monitor.vm.chardevs.add, monitor, arguments.rest())
 
 
 @hmp("chardev-change", params="id args", help="put a new backend in the place of a character device", complete=_labels)
@@ -55,13 +62,14 @@ async def chardev_change(monitor: HumanMonitor, arguments: Arguments) -> str:
     backend = arguments.rest()
     if name not in monitor.vm.chardevs:
         raise UsageError(f"Chardev '{name}' does not exist")
-    return _told(await monitor.vm.chardevs.change(_wanted(f"{backend},id={name}")))
+    return await _made(monitor.vm.chardevs.change, monitor, f"{backend},id={name}")
 
 
-def _told(made: Chardev) -> str:
+async def _made(maker: Callable[[ChardevOptions], Awaitable[Chardev]], monitor: HumanMonitor, text: str) -> str:
     """QEMU-COMPAT: the path of a terminal is told."""
     from vmmd.chardev.pty import PtyChardev
 
+    made = await make(maker, _wanted(monitor, text), monitor.session.fds)
     return f"{made.place}\n" if isinstance(made, PtyChardev) else ""
 
 
