@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from time import monotonic_ns
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from vmmd.core.notify import LoopPort, Promise
 
 T = TypeVar("T")
+
+#: work that a coroutine does in one turn of the loop
+TURN_NS = 200_000
 
 
 async def on_thread(loop: LoopPort, function: Callable[[], T], name: str) -> T:
@@ -58,8 +62,18 @@ async def once_on_thread(loop: LoopPort, function: Callable[[], None], name: str
             each.set_result(None)
 
 
-async def breathe(loop: LoopPort) -> None:
-    """Let others on the loop have their turn. For a coroutine with much to do."""
-    turn = loop.create_future()
-    loop.post(turn.set_result, None)
-    await turn
+class Turn:
+    """What a coroutine with much to do may do at once on the loop: it calls ``pause`` after every piece of its work."""
+
+    def __init__(self, loop: LoopPort) -> None:
+        self._loop = loop
+        self._ends = monotonic_ns() + TURN_NS
+
+    async def pause(self) -> None:
+        """Let others on the loop have their turn when this one has taken its time."""
+        if monotonic_ns() < self._ends:
+            return
+        others = self._loop.create_future()
+        self._loop.post(others.set_result, None)
+        await others
+        self._ends = monotonic_ns() + TURN_NS

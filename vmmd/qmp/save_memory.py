@@ -8,23 +8,26 @@ thread some pages at a time, the file is written by a thread of its own.
 from __future__ import annotations
 
 import os
+from array import array
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vmmd.core.background import on_thread
+from vmmd.core.background import Turn, on_thread
 from vmmd.errors import BackendError, UsageError, VmmdError
 from vmmd.units import PAGE_BYTES, U64_MAX, GiB, MiB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from vmmd.qmp.vm_api import SlotApi, VmApi
 
 #: bytes copied and written at a time
 CHUNK_BYTES = MiB
-#: page walks before a vCPU goes on
-WALKS = 64
+#: page walks before a vCPU, or the loop, goes on
+WALKS = 16
+#: places in guest-physical memory that one range may be scattered over: 16 MiB to remember, 4 GiB in single pages
+MAX_PIECES = 1 << 20
 
 
 async def save_physical(vm: VmApi, gpa: int, size_bytes: int, path: str) -> None:
@@ -47,7 +50,8 @@ async def save_virtual(vm: VmApi, gva: int, size_bytes: int, path: str, cpu_inde
     if not 0 <= size_bytes <= limit or gva + size_bytes - 1 > U64_MAX:
         raise UsageError(f"Invalid addr {gva:#018x}/size {size_bytes} specified", f"size is at most {limit}")
     slots = [] if vm.memory_map is None else vm.memory_map.slots()
-    pieces: list[tuple[int, int]] = []
+    pieces = _Pieces()
+    turn = Turn(vm.loop)
     at = gva
     while at < gva + size_bytes:
         stop = min(gva + size_bytes, (at & -PAGE_BYTES) + WALKS * PAGE_BYTES)
@@ -55,9 +59,34 @@ async def save_virtual(vm: VmApi, gva: int, size_bytes: int, path: str, cpu_inde
         if found is None or not all(_is_memory(slots, gpa) for gpa, _ in found):
             # QEMU-COMPAT: the first sentence; QEMU leaves a file with what came before
             raise UsageError(f"Invalid addr {gva:#018x}/size {size_bytes} specified", "a page of it is no memory")
-        pieces += found
+        pieces.add(found)
+        if len(pieces) > MAX_PIECES:
+            raise UsageError(f"This range is scattered over more than {MAX_PIECES} places", "save it in parts")
         at = stop
+        await turn.pause()
     await on_thread(vm.loop, partial(_write, vm, path, pieces), "memsave")
+
+
+class _Pieces:
+    """Guest-physical pieces, (address, length), one behind the other; neighbours are one piece."""
+
+    def __init__(self) -> None:
+        self._numbers = array("Q")  # address, length, address, …
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 2
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        numbers = iter(self._numbers)
+        return zip(numbers, numbers, strict=True)
+
+    def add(self, pieces: Iterable[tuple[int, int]]) -> None:
+        numbers = self._numbers
+        for gpa, length in pieces:
+            if numbers and numbers[-2] + numbers[-1] == gpa:
+                numbers[-1] += length
+            else:
+                numbers.extend((gpa, length))
 
 
 def _is_memory(slots: Sequence[SlotApi], gpa: int) -> bool:

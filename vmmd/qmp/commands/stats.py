@@ -27,9 +27,6 @@ if TYPE_CHECKING:
         StatsValue,
     )
 
-#: vCPUs whose statistics are read in one turn of the loop
-_VCPUS_A_TURN = 4
-
 
 @command("query-stats", since="7.1", example=Example({"target": "vcpu", "providers": [{"provider": "kvm"}]}))
 async def query_stats(ctx: Context, wanted: StatsFilter) -> list[StatsResult]:
@@ -37,7 +34,7 @@ async def query_stats(ctx: Context, wanted: StatsFilter) -> list[StatsResult]:
 
     ``names`` of a provider choose statistics; names that there are not, and vCPUs that there are not, are left out.
     """
-    from vmmd.core.background import breathe
+    from vmmd.core.background import Turn
 
     cpus = ctx.vm.cpus
     names = _wanted_names(wanted)
@@ -47,10 +44,10 @@ async def query_stats(ctx: Context, wanted: StatsFilter) -> list[StatsResult]:
         found = _values(cpus.vm_statistics(), names)
         return [{"provider": "kvm", "stats": found}] if found else []
     results: list[StatsResult] = []
+    turn = Turn(ctx.vm.loop)
     for each in cpus.infos:
         if "vcpus" not in wanted or each.qom_path in wanted["vcpus"]:
-            if results and not len(results) % _VCPUS_A_TURN:
-                await breathe(ctx.vm.loop)
+            await turn.pause()
             found = _values(cpus.statistics(each.index), names)
             if found:
                 results.append({"provider": "kvm", "qom-path": each.qom_path, "stats": found})

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
         VirtqueueInfo,
     )
 
-#: vCPUs whose statistics are read in one turn of the loop
-_VCPUS_A_TURN = 4
-
 
 @command("__org.vmmd_query-kvm", since="7.2")
 async def query_kvm_insight(ctx: Context) -> KvmInsight:
@@ -35,7 +32,7 @@ async def query_kvm_insight(ctx: Context) -> KvmInsight:
     Rates are over ``window-ns``: the time since somebody last asked, a second at least, or since the vCPUs were made
     when nobody did. Histograms are left out; ``query-stats`` has them.
     """
-    from vmmd.core.background import breathe
+    from vmmd.core.background import Turn
     from vmmd.kvm.host import host_kvm
 
     host, cpus = host_kvm(), ctx.vm.cpus
@@ -52,9 +49,9 @@ async def query_kvm_insight(ctx: Context) -> KvmInsight:
         return insight
     report = cpus.exit_meter.report()
     insight["uptime-ns"], insight["window-ns"] = report.uptime_ns, report.window_ns
+    turn = Turn(ctx.vm.loop)
     for index in range(len(report.counts)):
-        if index and not index % _VCPUS_A_TURN:
-            await breathe(ctx.vm.loop)
+        await turn.pause()
         insight["vcpus"].append(_vcpu(index, report, cpus.statistics(index)))
     insight["counters"] = _counters(cpus.vm_statistics())
     return insight

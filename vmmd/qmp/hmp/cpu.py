@@ -90,6 +90,7 @@ async def _registers_of(monitor: HumanMonitor, indices: range) -> str:
     from vmmd.kvm import cpustate
 
     text = ""
+    turn = monitor.turn()
     for index in indices:
 
         def parked(cpus: CpusApi, wanted: int = index) -> str:
@@ -97,4 +98,5 @@ async def _registers_of(monitor: HumanMonitor, indices: range) -> str:
 
         shown = await monitor.on_vcpu(index, parked, cpustate.registers_text)
         text += f"\nCPU#{index}\n{shown}"
+        await turn.pause()
     return text

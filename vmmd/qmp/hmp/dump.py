@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 import sys
-from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from vmmd.core.background import once_on_thread
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 #: most items of one dump
 MAX_ITEMS = 1 << 16
 MAX_INSTRUCTIONS = 4096
-#: work done in one turn of the loop
-TURN_NS = 200_000
 #: longest x86 instruction (Intel SDM vol. 2 §2.3.11)
 INSTRUCTION_BYTES = 15
 
@@ -63,7 +60,7 @@ async def dump(monitor: HumanMonitor, address: int, wanted: Format, read: Read) 
     line_bytes = _LINE_BYTES[wanted.size]
     # QEMU-COMPAT: characters are single bytes, as many as the items have
     size = 1 if wanted.letter == "c" else wanted.size
-    turn_ends = monotonic_ns() + TURN_NS
+    turn = monitor.turn()
     while left:
         length = min(left, line_bytes)
         data = read(address, length, size)
@@ -75,9 +72,7 @@ async def dump(monitor: HumanMonitor, address: int, wanted: Format, read: Read) 
         lines.append(f"{address:016x}: {cells}\n")
         address = (address + length) & U64
         left -= length
-        if monotonic_ns() > turn_ends:
-            await monitor.pause()
-            turn_ends = monotonic_ns() + TURN_NS
+        await turn.pause()
     return "".join(lines)
 
 
@@ -87,7 +82,7 @@ async def dump(monitor: HumanMonitor, address: int, wanted: Format, read: Read) 
 async def _instructions(monitor: HumanMonitor, address: int, count: int, read: Read) -> str:
     decoder = await _decoder(monitor)
     lines: list[str] = []
-    turn_ends = monotonic_ns() + TURN_NS
+    turn = monitor.turn()
     while count:
         code = _readable(read, address, min(count, _PIECE) * INSTRUCTION_BYTES)
         if not code:
@@ -101,9 +96,7 @@ async def _instructions(monitor: HumanMonitor, address: int, count: int, read: R
             used += size
             count -= 1
         address = (address + used) & U64
-        if monotonic_ns() > turn_ends:
-            await monitor.pause()
-            turn_ends = monotonic_ns() + TURN_NS
+        await turn.pause()
     return "".join(lines)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vmmd.core.background import breathe, once_on_thread
+from vmmd.core.background import Turn, once_on_thread
 from vmmd.core.trace_events import HANDLE_HMP_COMMAND
 from vmmd.errors import VmmdError
 from vmmd.qmp import registry as qmp_registry
@@ -114,9 +114,9 @@ class HumanMonitor:
         except VmmdError:
             return []
 
-    async def pause(self) -> None:
-        """Let the loop do what else there is: for work that takes longer than a turn may."""
-        await breathe(self.vm.loop)
+    def turn(self) -> Turn:
+        """For work that takes longer than a turn of the loop may."""
+        return Turn(self.vm.loop)
 
     # -- vCPUs -----------------------------------------------------------------------------------------------------
 

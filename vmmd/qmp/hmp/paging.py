@@ -8,7 +8,6 @@ to themselves: the walk gives the loop its turn every 0.2 ms, and ends after ``M
 from __future__ import annotations
 
 from functools import lru_cache
-from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from vmmd.kvm import pagetables as bits
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 MAX_PIECES = 1 << 17
 #: lines of one text; what is done with the text as a whole takes half a millisecond then
 MAX_LINES = 1 << 13
-#: work done in one turn of the loop
-TURN_NS = 200_000
 
 
 def _paging(sregs: abi.Sregs) -> bool:
@@ -41,16 +38,14 @@ def _paging(sregs: abi.Sregs) -> bool:
 
 async def _mappings(monitor: HumanMonitor, sregs: abi.Sregs) -> AsyncIterator[list[Mapping]]:
     """Mappings in order of address, with pauses for the loop. Ends early with an empty list after MAX_PIECES."""
-    turn_ends = monotonic_ns() + TURN_NS
+    turn = monitor.turn()
     for count, found in enumerate(mapped(sregs, monitor.vm.memory)):
         if count >= MAX_PIECES:
             yield []
             return
         if found:
             yield found
-        if monotonic_ns() > turn_ends:
-            await monitor.pause()
-            turn_ends = monotonic_ns() + TURN_NS
+        await turn.pause()
 
 
 @hmp("info tlb", help="pages that the current vCPU's page tables map")
