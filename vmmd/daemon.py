@@ -137,7 +137,6 @@ class Daemon:
                 warnings += trace.enable_from_file(wanted.events)
         trace_output.allow()
         log_output.allow()
-        messages.later = log_output.put_line  # from here on the log holds nobody up
         for warning in warnings:
             messages.warning(warning)
 
@@ -245,6 +244,7 @@ class Daemon:
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> NoReturn:
         """Run the loop to the end, and leave."""
+        messages.later = log_output.put_line
         self._let_run()
         loop.call_later(SETTLE_S, self._settle)
         assert self._ended is not None  # _make_loop came first

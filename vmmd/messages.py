@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages on stderr: one line each, ``vmmd: …``. Used from the first moment on; imports nothing heavy."""
+"""Messages on stderr: one line each, ``vmmd: …``. Used from the first moment on; imports nothing heavy.
+
+While the machine is built they are written at once. Once it is there, nobody may wait for whoever reads stderr: then
+``later`` takes the lines.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ class Messages:
     def __init__(self) -> None:
         self.timestamp = False
         self.guest_name: str | None = None
-        #: takes the lines of the log, once there are threads that must not wait for stderr
+        #: takes the lines, once there are clients and vCPUs that must not wait for stderr
         self.later: Callable[[str], None] | None = None
 
     def _prefix(self) -> str:
@@ -32,25 +36,29 @@ class Messages:
 
     def error(self, text: str) -> None:
         """One line about why something the user asked for is not done."""
-        self._write(f"{self._prefix()} {text}")
+        self._tell(text)
 
     def warning(self, text: str) -> None:
-        self._write(f"{self._prefix()} warning: {text}")
+        self._tell(f"warning: {text}")
 
     def notice(self, text: str) -> None:
         """A ready-made line, "warning: …" or "info: …"."""
-        self._write(f"{self._prefix()} {text}")
+        self._tell(text)
 
     def lines(self, text: str) -> None:
         """A message of the log, which may have several lines (registers, traceback)."""
         head, *rest = text.split("\n")
-        write = self.later or self._write
-        write(f"{self._prefix()} {head}")
+        self._tell(head)
         for line in rest:
-            write(line)
+            self._put(line)
 
-    @staticmethod
-    def _write(line: str) -> None:
+    def _tell(self, text: str) -> None:
+        self._put(f"{self._prefix()} {text}")
+
+    def _put(self, line: str) -> None:
+        if self.later is not None:
+            self.later(line)
+            return
         try:
             sys.stderr.write(printable(line) + "\n")
             sys.stderr.flush()

@@ -19,6 +19,7 @@ from vmmd.block.graph import BlockGraph
 from vmmd.core.fdsets import FdSets
 from vmmd.errors import VmmdError
 from vmmd.eventloop import EventLoopPort
+from vmmd.messages import messages
 from vmmd.options.read_backends import block_node
 
 if TYPE_CHECKING:
@@ -390,3 +391,28 @@ def test_a_passed_descriptor_is_opened_on_the_loop_and_let_go(image: Path) -> No
     before = open_images()
     asyncio.run(main())
     assert open_images() == before
+
+
+def test_what_there_is_to_tell_of_an_image_goes_where_messages_go(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vmmd.options.backends import DriveOptions
+
+    told: list[str] = []
+    monkeypatch.setattr(messages, "later", told.append)
+
+    async def story(graph: BlockGraph) -> None:
+        await graph.add_drive_later(DriveOptions.from_items([("id", "d0"), ("file", str(image))], "-drive"))
+        (warning,) = told
+        assert warning.startswith(
+            f"vmmd: WARNING: Image format was not specified for '{image}' and probing guessed raw"
+        )
+
+        def fail(fd: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "fdatasync", fail)
+        left = graph.empty("d0")
+        assert left is not None
+        await graph.discard(left)
+
+    run(story)
+    assert told[1:] == [f"vmmd: image {image}: the last flush failed: Input/output error"]

@@ -15,6 +15,7 @@ from vmmd.block import options as opts
 from vmmd.block.base import BlockNode, NodeConfig
 from vmmd.block.drives import Drive
 from vmmd.errors import BackendError, UsageError
+from vmmd.messages import messages
 
 if TYPE_CHECKING:
     from vmmd.block.file import FileNode
@@ -253,8 +254,6 @@ class Addition:
 
     def _probe(self, below: BlockNode) -> Steps[None]:
         """No format= was given. Raises UsageError for an image of another format; warns about raw ones."""
-        import sys
-
         from vmmd.block.file import FileNode
         from vmmd.block.raw import probe_format
 
@@ -272,11 +271,9 @@ class Addition:
                 "give format=raw if its bytes are the disk",
             )
         # QEMU-COMPAT: the first sentence is QEMU's
-        print(
-            f"WARNING: Image format was not specified for '{below.path}' and probing guessed raw.\n"
-            "         A guest could write another format's header, so such writes to the first sector are refused.\n"
-            "         Give format=raw to lift this.",
-            file=sys.stderr,
+        messages.notice(
+            f"WARNING: Image format was not specified for '{below.path}' and probing guessed raw; a guest could write "
+            "another format's header, so such writes to the first sector are refused; give format=raw to lift this"
         )
 
 

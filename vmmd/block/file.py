@@ -22,6 +22,7 @@ from vmmd.block.gate import CopyBudget, WriteGate
 from vmmd.block.lock import NOTHING, ImageLock, LockState
 from vmmd.core.fdsets import PREFIX, open_path
 from vmmd.errors import BackendError, UsageError
+from vmmd.log import get_logger
 from vmmd.units import SECTOR_BYTES, KiB, MiB
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from vmmd.block.pool import ThreadPool
     from vmmd.core.backend import IoDone
     from vmmd.core.fdsets import FdSets
+
+log = get_logger("vmmd.block")
 
 #: Largest request tried on the loop itself when the page cache (or tmpfs) may answer
 INLINE_BYTES = 64 * KiB
@@ -180,9 +183,7 @@ class FileNode(BlockNode):
             if not self.read_only and not self.cache_no_flush:
                 os.fdatasync(self._fd)
         except OSError as error:
-            import logging
-
-            logging.getLogger("vmmd.block").error("image %s: the last flush failed: %s", self.path, error.strerror)
+            log.error("image %s: the last flush failed: %s", self.path, error.strerror)
         self.set_lock(NOTHING)
         self._abandon()
 

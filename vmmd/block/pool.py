@@ -13,10 +13,14 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from vmmd.log import get_logger
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vmmd.core.notify import LoopPort
+
+log = get_logger("vmmd.block")
 
 #: More threads than this only wait for the GIL and the disk
 THREADS_MAX = 8
@@ -29,9 +33,7 @@ Job = tuple["Callable[..., int | None]", tuple[Any, ...], "Callable[[int], None]
 
 def report(sentence: str) -> None:
     """Log the exception being handled; a bug of vmmd."""
-    import logging
-
-    logging.getLogger("vmmd.block").exception(sentence)
+    log.exception(sentence)
 
 
 class ThreadPool:
