@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import os
 import resource
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.framework.qmp import Qmp, QmpError
-from tests.unit.qmp_support import RAM_BYTES, Monitor
+from tests.unit.qmp_support import RAM_BYTES, FakeVm, ManualLoop, Monitor
+from vmmd.errors import BackendError
+from vmmd.qmp.commands.misc import x_exit_preconfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,3 +143,20 @@ def test_saving_to_a_pipe_without_reader_does_not_hold_up_others(monitor: Monito
 def test_balloon_needs_a_size(qmp: Qmp) -> None:
     with pytest.raises(QmpError, match="Parameter 'value' expects a size"):
         qmp.cmd("balloon", value=0)
+
+
+@pytest.mark.parametrize("error", [BackendError("Could not open 'd.img'"), MemoryError(), KeyError("a bug")])
+def test_a_machine_that_is_half_built_ends_whatever_went_wrong(error: Exception) -> None:
+    vm = FakeVm(ManualLoop())
+    ends: list[int] = []
+    vm.on_end = ends.append
+
+    def build() -> None:
+        raise error
+
+    vm.put_off(build)
+    with pytest.raises(type(error)):
+        x_exit_preconfig(SimpleNamespace(vm=vm))
+    assert ends == []  # the reply comes first
+    vm.loop.run_posted()
+    assert ends == [1]
