@@ -92,3 +92,28 @@ def test_discard_data_throws_the_content_of_a_file_away(discard: str) -> None:
 def test_memory_that_the_host_does_not_have_is_an_error_at_start(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="cannot set up guest memory 'm': No such file or directory"):
         RamBlock("m", RamSettings(kind="file", size_bytes=SIZE, path=str(tmp_path / "no" / "file")))
+
+
+@pytest.mark.parametrize("prealloc", [False, True])
+def test_a_file_is_left_only_when_it_was_there_before(
+    tmp_path: Path, prealloc: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise BackendError("no memory")
+
+    monkeypatch.setattr(RamBlock, "preallocate" if prealloc else "_map_fd", refuse)
+    new, old = tmp_path / "new", tmp_path / "old"
+    old.write_bytes(b"content")
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for path in (new, old, tmp_path):
+        with pytest.raises(BackendError, match="no memory"):
+            RamBlock("m", RamSettings(kind="file", size_bytes=SIZE, path=str(path), prealloc=prealloc))
+    assert not new.exists()
+    assert old.read_bytes().startswith(b"content")
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_file_that_is_too_large_for_the_host_is_not_left(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="cannot set up guest memory 'm'"):
+        RamBlock("m", RamSettings(kind="file", size_bytes=1 << 62, path=str(tmp_path / "ram")))
+    assert list(tmp_path.iterdir()) == []

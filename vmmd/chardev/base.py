@@ -20,10 +20,10 @@ from vmmd.errors import UsageError
 if TYPE_CHECKING:
     import threading
 
-    from vmmd.chardev.created import CreatedFile
     from vmmd.chardev.logfile import LogFile
     from vmmd.chardev.options import CharOptions
     from vmmd.core.backend import CharFrontend
+    from vmmd.core.created import CreatedFile
     from vmmd.core.notify import LoopPort
 
 #: Most bytes that wait for a slow reader; then ``write`` takes nothing

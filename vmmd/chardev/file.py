@@ -11,7 +11,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from vmmd.chardev.created import open_output
+from vmmd.chardev.output_file import open_output
 from vmmd.chardev.stream import StreamChardev, is_pollable
 from vmmd.core.fdsets import PREFIX
 from vmmd.errors import BackendError

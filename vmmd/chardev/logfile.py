@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from vmmd.chardev.created import open_output
+from vmmd.chardev.output_file import open_output
 from vmmd.errors import BackendError
 
 if TYPE_CHECKING:
-    from vmmd.chardev.created import CreatedFile
+    from vmmd.core.created import CreatedFile
     from vmmd.core.fdsets import FdSets
 
 

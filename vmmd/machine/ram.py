@@ -13,6 +13,7 @@ import mmap
 import os
 from typing import NamedTuple
 
+from vmmd.core.created import CreatedFile
 from vmmd.core.memory import RamRegion, make_region
 from vmmd.errors import BackendError, UsageError
 from vmmd.log import get_logger
@@ -53,10 +54,11 @@ class RamBlock:
         self.settings = settings
         self.size_bytes = settings.size_bytes
         self.fd: int | None = None
+        self._created: CreatedFile | None = None
         try:
             self._map = self._allocate()
         except BaseException:
-            self._close_fd()
+            self._take_back()
             raise
         self.view = memoryview(self._map)
         # SAFETY: the mapping is page aligned, as long as the view, and kept alive by self; KVM slots and regions made
@@ -69,7 +71,7 @@ class RamBlock:
             try:
                 self.preallocate()
             except BaseException:
-                self._close_fd()
+                self._take_back()
                 self.unmap()
                 raise
 
@@ -86,6 +88,12 @@ class RamBlock:
                 self._map.madvise(mmap.MADV_REMOVE)
             except OSError as error:  # a private mapping, or a file system that cannot: nothing is written back then
                 log.info("memory '%s': its content stays: %s", self.name, error)
+        self._close_fd()
+
+    def _take_back(self) -> None:
+        """It comes to nothing: so does the file that was made for it."""
+        if self._created is not None:
+            self._created.remove()
         self._close_fd()
 
     def _close_fd(self) -> None:
@@ -142,7 +150,12 @@ class RamBlock:
             fd = self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_TMPFILE, 0o600)
             os.ftruncate(fd, self.size_bytes)
             return fd
-        fd = self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600)
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_CREAT
+        try:
+            fd = self.fd = os.open(path, flags | os.O_EXCL, 0o600)
+            self._created = CreatedFile.opened(path, fd)
+        except FileExistsError:
+            fd = self.fd = os.open(path, flags, 0o600)
         if os.fstat(fd).st_size < self.size_bytes:
             os.ftruncate(fd, self.size_bytes)
         return fd
