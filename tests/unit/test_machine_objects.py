@@ -132,6 +132,16 @@ def test_ids_are_unique_and_known(store: Store) -> None:
     assert list(store.tree.objects.children) == []
 
 
+def test_there_are_so_many_and_no_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmmd.machine.objects.store.MAX_OBJECTS", 2)
+    coming = store.prepare(OBJECTS["rng-builtin"].from_items([("id", "coming")], "-object"))
+    store.make("rng-builtin", id="a")
+    with pytest.raises(UsageError, match="There are 2 objects already"):
+        store.make("rng-builtin", id="b")
+    store.forget(coming)
+    store.make("rng-builtin", id="b")
+
+
 def test_what_cannot_be_opened_leaves_nothing(store: Store, tmp_path: Path) -> None:
     descriptors = len(os.listdir("/proc/self/fd"))
     with pytest.raises(BackendError, match=r"Could not open '.*nix': No such file"):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from vmmd.machine.objects.base import HostObject
     from vmmd.options.models import Config
 
+#: each may hold a thread or a descriptor
+MAX_OBJECTS = 512
+
 
 class ObjectStore:
     """Keeps the objects and their places in the tree in step."""
@@ -59,6 +62,8 @@ class ObjectStore:
                 f"attempt to add duplicate property '{options.id}' to object (type 'container')",
                 "there is an object of this id",
             )
+        if len(self._objects) + len(self._opening) >= MAX_OBJECTS:
+            raise UsageError(f"There are {MAX_OBJECTS} objects already", "object-del takes one away")
         made = self._make(options)
         self._opening.add(options.id)
         return made
