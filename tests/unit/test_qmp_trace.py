@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -20,7 +21,7 @@ from vmmd.core.trace_events import (
     VIRTIO_SET_STATUS,
 )
 from vmmd.core.trace_output import TraceOutput
-from vmmd.errors import UsageError
+from vmmd.errors import DeviceNotFoundError, UsageError
 from vmmd.qmp.hmp.monitor import HumanMonitor
 from vmmd.qmp.registry import load
 from vmmd.qmp.session import NO_ID, Request
@@ -39,7 +40,9 @@ def vm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeVm]:
     output.allow()
     monkeypatch.setattr(trace, "output", output)
     monkeypatch.setattr("vmmd.qmp.hmp.trace.output", output)
-    yield FakeVm(ManualLoop())
+    vm = FakeVm(ManualLoop())
+    vm.devices += cast("list[Any]", [SimpleNamespace(name="disk0"), SimpleNamespace(name="disk1")])
+    yield vm
     for event in EVENTS.values():
         event.switch(on=False)
     trace.log_nothing()
@@ -112,9 +115,26 @@ def test_events_of_one_device(vm: FakeVm) -> None:
     assert VIRTIO_QUEUE_NOTIFY.on
 
 
+@pytest.mark.parametrize("enable", [True, False])
+def test_events_of_a_device_that_is_not_there_are_refused(vm: FakeVm, enable: bool) -> None:
+    with pytest.raises(DeviceNotFoundError, match=r"Device 'dsk0' not found; did you mean 'disk0'\?"):
+        ask(vm, "__org.vmmd_trace-device", device="dsk0", name="virtio_*", enable=enable)
+    assert VIRTIO_QUEUE_NOTIFY.only is None
+    for name in ("c0", "apic", "rtc"):  # a character device, ranges of info mtree
+        ask(vm, "__org.vmmd_trace-device", device=name, name="memory_region_ops_read", enable=True)
+
+
+def test_events_of_a_device_that_is_gone_can_be_switched_off(vm: FakeVm) -> None:
+    ask(vm, "__org.vmmd_trace-device", device="disk0", name="virtio_*", enable=True)
+    vm.devices.clear()
+    ask(vm, "__org.vmmd_trace-device", device="disk0", name="virtio_*", enable=False)
+    assert not VIRTIO_QUEUE_NOTIFY.on
+
+
 @pytest.mark.parametrize(
     ("line", "text"),
     [
+        ("trace-device nix on virtio_set_status", "Device 'nix' not found\n"),
         ("trace-event virtio_set_status on", ""),
         ("trace-event nope on", 'unknown event "nope"; * lists all events\n'),
         ("trace-event virtio_set_status", "Expected 'on' or 'off'\nTry \"help trace-event\" for more information\n"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmd.errors import UsageError
+from vmmd.errors import DeviceNotFoundError, UsageError, did_you_mean
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
     from vmmd.core.trace import TraceEvent
     from vmmd.qmp.models.trace import TraceEventInfo
+    from vmmd.qmp.vm_api import VmApi
 
 
 @command("trace-event-get-state", since="2.2", example=Example({"name": "virtio_*"}))
@@ -53,6 +54,10 @@ def trace_device(ctx: Context, *, device: str, name: str, enable: bool) -> dict[
     from vmmd.core import trace
 
     events = trace.find(name)
+    known = device_names(ctx.vm)
+    # one that is gone can still be switched off
+    if device not in known and (enable or not any(event.only and device in event.only for event in events)):
+        raise DeviceNotFoundError(f"Device '{device}' not found", did_you_mean(device, known))
     if "*" not in name and not events[0].per_device:
         raise UsageError(f'event "{name}" is not device-specific', "trace-event-set-state switches it for all")
     events = [event for event in events if event.per_device]
@@ -62,6 +67,12 @@ def trace_device(ctx: Context, *, device: str, name: str, enable: bool) -> dict[
     for event in events:
         event.switch(on=enable, subject=device)
     return {}
+
+
+def device_names(vm: VmApi) -> set[str]:
+    """What events call the devices, the character devices, and what answers at addresses."""
+    ranges = (each.name for space in (vm.pio, vm.mmio) for each in space.ranges)
+    return {*(device.name for device in vm.devices), *vm.chardevs, *ranges}
 
 
 def _vcpus(ctx: Context) -> list[int]:

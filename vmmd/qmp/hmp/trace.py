@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vmmd.core import trace
 from vmmd.core.trace_output import output
 from vmmd.errors import UsageError, VmmdError
+from vmmd.qmp.commands.trace import device_names
 from vmmd.qmp.hmp.arguments import ArgumentError
 from vmmd.qmp.hmp.registry import hmp
 
@@ -26,7 +27,7 @@ def _event_names(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
 
 def _device_words(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
     if not words:
-        return sorted({device.name for device in monitor.vm.devices})
+        return sorted(device_names(monitor.vm))
     return _event_names(monitor, words[1:])
 
 
