@@ -48,6 +48,14 @@ def test_expressions_have_qemus_values(vm: FakeVm, line: str, text: str) -> None
     assert say(vm, line) == f"{text}\r\n"
 
 
+def test_a_line_has_a_length_that_is_worked_on_in_a_moment(vm: FakeVm) -> None:
+    too_long = "the line is longer than 16384 characters and is not run\r\n"
+    assert say(vm, f"print {'1' * 16379}") == say(vm, "x" * 2_000_000) == too_long
+    assert say(vm, f"{'print 1':<16384}") == "0x1\r\n"
+    assert say(vm, f"print {'+'.join('1' * 256)}") == "0x100\r\n"
+    assert say(vm, f"print {'+'.join('1' * 257)}").startswith("the expression has more than 256 terms\r\n")
+
+
 @pytest.mark.parametrize(
     ("line", "text"),
     [

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import re
+import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,9 +24,10 @@ def editor() -> LineEditor:
 def type_all(made: LineEditor, data: bytes) -> list[str]:
     made.feed(data)
     lines = []
-    while (line := made.step()) is not None:
-        lines.append(line)
-        made.show_prompt()
+    while (line := made.step()) is not None or made.more:
+        if line is not None:
+            lines.append(line)
+            made.show_prompt()
     return lines
 
 
@@ -72,6 +75,53 @@ def test_keys_edit_the_line() -> None:
         ("äö\x08ü".encode(), "äü"), (b"a\x1b[99zb\x00\x1b[" + b";" * 17 + b"c", "ab[;;;;;;;;;;;;;;;;;c"),
     ):  # fmt: skip
         assert type_all(editor(), keys + b"\r") == [line], keys
+
+
+def test_what_cannot_be_shown_is_left_out_and_any_blank_is_a_blank() -> None:
+    for typed, line in (
+        ("info\u00a0status", "info status"), ("in\u202efo\u2009na\x9bme", "info name"), ("a\u200e", "a"),
+        ("\x9b\u2066", ""),
+    ):  # fmt: skip
+        assert type_all(editor(), f"{typed}\r".encode()) == [line], typed
+    made = editor()
+    assert type_all(made, "info name\nstop\n\x12o\u00a0\u2066n\r".encode())[-1] == "info name"
+
+
+def steps(made: LineEditor, data: bytes) -> list[int]:
+    """How many characters each step has to show, until all of ``data`` is used."""
+    made.take_output()
+    made.feed(data)
+    shown = []
+    while made.step() is not None or made.more:
+        shown.append(len(made.take_output()))
+    return shown
+
+
+@pytest.mark.parametrize("key", [b"\x0c", b"\x01y", b"\x1bb\x1b[1~\x1b[3~", b"\x12", b"\t"])
+def test_a_step_shows_only_so_much(key: bytes) -> None:
+    made = LineEditor("> ", lambda before: ["x" * 30 + str(number) for number in range(MAX_LISTED)])
+    type_all(made, b"x" * MAX_LINE_CHARACTERS + b"\n" + b"x " * (MAX_LINE_CHARACTERS // 2 - 1))
+    shown = steps(made, key * 200)
+    assert len(shown) > 1
+    assert max(shown) < 3 * MAX_LINE_CHARACTERS
+
+
+def test_a_step_takes_only_so_long() -> None:
+    def slow(before: str) -> list[str]:
+        ends = time.monotonic_ns() + 1000 * 250
+        while time.monotonic_ns() < ends:
+            pass
+        return []
+
+    assert len(steps(LineEditor("> ", slow), b"\t" * 20)) >= 19
+
+
+def test_what_is_sought_has_the_length_of_a_line() -> None:
+    made = editor()
+    type_all(made, b"\x12" + b"x" * (MAX_LINE_CHARACTERS + 999))
+    made.take_output()
+    type_all(made, b"x")
+    assert len(made.take_output()) < MAX_LINE_CHARACTERS + 99
 
 
 def test_history_goes_back_and_forth_and_keeps_the_new_line() -> None:

@@ -27,6 +27,7 @@ class Device:
         self.frontend: CharFrontend | None = None
         self.output = ""
         self.room = 1 << 30
+        self.largest = 0  # what was ever to be written at once
         self.resumed = 0
         self.is_open = False
 
@@ -43,6 +44,7 @@ class Device:
 
     def write(self, data: bytes) -> int:
         taken = data[: self.room]
+        self.largest = max(self.largest, len(data))
         self.room -= len(taken)
         self.output += taken.decode()
         return len(taken)
@@ -117,6 +119,33 @@ def test_no_input_is_taken_while_the_output_does_not_go_out(rig: Rig) -> None:
     assert "foo\r\n(qemu) info uuid\r\n1111" in rig.shown()
     assert rig.monitor.can_receive() > 0
     assert rig.device.resumed > 0
+
+
+def test_many_keys_that_show_much_go_out_piece_by_piece(rig: Rig) -> None:
+    rig.type(b"x" * 16000)
+    rig.shown()
+    rig.type(b"\x0c" * 300)
+    assert rig.shown().count("x" * 16000) == 300
+    assert rig.device.largest < 64 << 10
+    rig.device.room = 0
+    rig.type(b"\x0c" * 300)
+    assert rig.monitor.can_receive() == 0
+    rig.device.room = 1 << 30
+    rig.monitor.write_ready()
+    rig.loop.run_posted()
+    assert rig.shown().count("x" * 16000) == 300
+    assert rig.device.largest < 64 << 10
+
+
+def test_no_text_steers_the_terminal(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(rig.vm), "name", "a\x1b]0;\x07\x9b31m\u202eb\r\tü\u2028")
+    rig.vm.chardevs["c\x1b1"] = rig.vm.chardevs["c0"]
+    rig.shown()
+    rig.type(b"info name\n")
+    text = "a\\u001b]0;\\u0007\\u009b31m\\u202eb\\u000d\tü\\u2028"
+    assert rig.shown() == f"info name\r\n{text}\r\n(qemu) "
+    rig.type(b"chardev-remove \t")
+    assert rig.shown() == "chardev-remove c0 "
 
 
 def test_what_a_peer_that_did_not_read_had_sent_is_not_run(rig: Rig) -> None:

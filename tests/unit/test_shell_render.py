@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.shell_support import TablePeer, refused, schema
+from vmmd.safe_text import safe
 from vmmd.shell.executor import Answer, EventLog
 from vmmd.shell.frame import amount, bar, frame
 from vmmd.shell.help import columns, of_command, overview
-from vmmd.shell.render import cells, error_text, event_text, hmp_text, machine_json, one_line, pretty, safe
+from vmmd.shell.render import cells, error_text, event_text, hmp_text, machine_json, one_line, pretty
 from vmmd.shell.top import KVM, QUEUES, STATS, Rates, Sample, sample
 
 SCHEMA = schema()

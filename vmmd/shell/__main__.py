@@ -90,10 +90,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from vmmd.safe_text import safe
     from vmmd.shell.errors import ConnectionFailed, ShellError
     from vmmd.shell.link import address
     from vmmd.shell.oneshot import Options, Status, run_lines
-    from vmmd.shell.render import safe
 
     try:
         to = address(options.socket)

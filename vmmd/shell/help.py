@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmmd.safe_text import safe
 from vmmd.shell.completion import WORDS
-from vmmd.shell.render import safe
 from vmmd.shell.request import OPEN_COMMANDS
 
 if TYPE_CHECKING:

@@ -12,12 +12,13 @@ import sys
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vmmd.safe_text import safe
 from vmmd.shell.errors import CommandFailed, ConnectionFailed, ShellError
 from vmmd.shell.executor import EventLog, Executor
 from vmmd.shell.line import LineError
 from vmmd.shell.link import Address, Session
 from vmmd.shell.live import Live
-from vmmd.shell.render import error_text, machine_json, safe, with_caret
+from vmmd.shell.render import error_text, machine_json, with_caret
 from vmmd.shell.words import repeated
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ Strings of the peer reach the terminal only through ``safe``: a control characte
 from __future__ import annotations
 
 import json
-import re
 import time
 import unicodedata
 from typing import TYPE_CHECKING, Any
+
+from vmmd.safe_text import safe
 
 if TYPE_CHECKING:
     from vmmd.shell.line import LineError
@@ -18,14 +19,6 @@ if TYPE_CHECKING:
 #: longer texts are not coloured: it takes a second for a megabyte
 COLOUR_MAX_CHARACTERS = 200_000
 US_PER_S = 1_000_000
-
-# C0 but tab and line feed, DEL, C1, marks that turn the direction of text, line separators, lone surrogates
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def safe(text: str) -> str:
-    """The text with what could steer a terminal written as ``\\u001b``, JSON's way."""
-    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def one_line(text: str, width: int = 0) -> str:

@@ -20,6 +20,7 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.patch_stdout import patch_stdout
 
+from vmmd.safe_text import safe
 from vmmd.shell import completion
 from vmmd.shell.completer import LineCompleter
 from vmmd.shell.errors import CommandFailed, ShellError
@@ -28,7 +29,7 @@ from vmmd.shell.history import history_file, open_history
 from vmmd.shell.line import LineError
 from vmmd.shell.link import CONNECT_TIMEOUT_S, Link, Session
 from vmmd.shell.live import Live
-from vmmd.shell.render import error_text, event_text, one_line, safe, styled, with_caret
+from vmmd.shell.render import error_text, event_text, one_line, styled, with_caret
 from vmmd.shell.schema import Schema
 from vmmd.shell.words import ends_machine, hmp_ends_machine, repeated
 

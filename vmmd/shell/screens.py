@@ -6,9 +6,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from vmmd.safe_text import safe
 from vmmd.shell.errors import ShellError
 from vmmd.shell.frame import EVENTS_SHOWN, frame
-from vmmd.shell.render import safe
 from vmmd.shell.top import Rates, Sample, sample
 
 if TYPE_CHECKING:

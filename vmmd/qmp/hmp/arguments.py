@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 U64 = (1 << 64) - 1
+#: of parentheses and signs
 MAX_DEPTH = 64
+#: numbers, registers and signs of one expression
+MAX_TERMS = 256
 
 _number = re.compile(r"0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*").match
 _register = re.compile(r"[A-Za-z0-9_.]*").match
@@ -47,6 +50,7 @@ class Arguments:
         self._pos = 0
         self._command = command
         self._registers = registers
+        self._terms = 0
 
     def _skip(self) -> str:
         """The next character that is not blank, "" at the end."""
@@ -149,6 +153,7 @@ class Arguments:
 
     def expression(self) -> int:
         """An expression, as an unsigned 64-bit number."""
+        self._terms = 0
         return self._sum(0) & U64
 
     def _sum(self, depth: int) -> int:
@@ -185,6 +190,9 @@ class Arguments:
         first = self._skip()
         if depth > MAX_DEPTH:
             raise ArgumentError("the expression is nested too deeply")
+        self._terms += 1
+        if self._terms > MAX_TERMS:
+            raise ArgumentError(f"the expression has more than {MAX_TERMS} terms")
         if not first:
             raise ArgumentError("unexpected end of expression")
         if first in "+-~":

@@ -13,21 +13,29 @@ from __future__ import annotations
 
 import codecs
 import re
+from time import monotonic_ns
 from typing import TYPE_CHECKING
+
+from vmmd.core.background import TURN_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: longer lines are not run
 MAX_LINE_CHARACTERS = 16384
+TOO_LONG = f"the line is longer than {MAX_LINE_CHARACTERS} characters and is not run\r\n"
 MAX_HISTORY_LINES = 256
+#: a step ends when the terminal is to show this much
+STEP_CHARACTERS = 16384
 #: completions that are listed
 MAX_LISTED = 200
 #: columns that a list of completions fills
 _LIST_COLUMNS = 80
 
 #: a run of characters to insert, a control sequence, Meta and a character, or one control character
-_TOKEN = re.compile(r"[^\x00-\x1f\x7f]+|\x1b(?:\[[0-9;]{0,16}[A-Za-z~]|O[A-Za-z]|[^\[O])|[\x00-\x1a\x1c-\x1f\x7f]")
+_TOKEN = re.compile(
+    r"(?P<text>[^\x00-\x1f\x7f]+)|\x1b(?:\[[0-9;]{0,16}[A-Za-z~]|O[A-Za-z]|[^\[O])|[\x00-\x1a\x1c-\x1f\x7f]"
+)
 #: the beginning of a control sequence: more of it is to come
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-9;]{0,16}|O)?\Z")
 _WORD = re.compile(r"\w+")
@@ -42,13 +50,17 @@ class LineEditor:
         #: lines that were entered, the oldest first
         self.history: list[str] = []
         self._output: list[str] = []
+        self._output_characters = 0
+        #: the last step ended early: another one goes on
+        self.more = False
         self.reset()
 
     def reset(self) -> None:
         """Another peer: forget what the last one had typed, but not the history."""
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._typed = ""
-        self._output.clear()
+        self.more = False
+        self.take_output()
         self._new_line()
 
     def _new_line(self) -> None:
@@ -69,19 +81,27 @@ class LineEditor:
         self._typed += self._decode(data)
 
     def show_prompt(self) -> None:
-        self._output.append(self._prompt)
+        self._show(self._prompt)
+
+    def _show(self, text: str) -> None:
+        self._output.append(text)
+        self._output_characters += len(text)
 
     def take_output(self) -> str:
         """What the terminal is to show now."""
         text = "".join(self._output)
         self._output.clear()
+        self._output_characters = 0
         return text
 
     def step(self) -> str | None:
-        """Act on what was typed, to the end of the first line: that line, or None when all was used."""
+        """Act on what was typed, to the end of the first line, which is returned; or until all was used; or, with
+        ``more``, as far as one turn of the loop goes."""
         typed, position = self._typed, 0
         line = None
-        while line is None and position < len(typed):
+        self.more = False
+        ends = monotonic_ns() + TURN_NS
+        while line is None and not self.more and position < len(typed):
             found = _TOKEN.match(typed, position)
             if found is None:
                 if _UNFINISHED.match(typed, position):
@@ -89,7 +109,8 @@ class LineEditor:
                 position += 1  # a control sequence that nobody knows
                 continue
             position = found.end()
-            line = self._act(found.group())
+            line = self._act(_plain(found.group()) if found.lastgroup == "text" else found.group())
+            self.more = self._output_characters >= STEP_CHARACTERS or monotonic_ns() >= ends
         self._typed = typed[position:]
         return line
 
@@ -110,7 +131,7 @@ class LineEditor:
     def _move(self, position: int) -> None:
         steps = position - self._cursor
         if steps:
-            self._output.append(f"\x1b[{abs(steps)}{'C' if steps > 0 else 'D'}")
+            self._show(f"\x1b[{abs(steps)}{'C' if steps > 0 else 'D'}")
         self._cursor = position
 
     def _replace(self, start: int, end: int, text: str) -> None:
@@ -120,14 +141,14 @@ class LineEditor:
         self._move(start)
         rest = self._line[end:]
         self._line = self._line[:start] + text + rest
-        self._output.append(text + rest)
+        self._show(text + rest)
         if len(text) < end - start:
-            self._output.append("\x1b[K")
+            self._show("\x1b[K")
         self._cursor = len(self._line)
         self._move(start + len(text))
 
     def _redraw(self) -> None:
-        self._output.append(self._prompt + self._line)
+        self._show(self._prompt + self._line)
         cursor, self._cursor = self._cursor, len(self._line)
         self._move(cursor)
 
@@ -140,7 +161,7 @@ class LineEditor:
 
     def _enter(self) -> str:
         line, too_long = self._line, self._too_long
-        self._output.append("\r\n")
+        self._show("\r\n")
         if line.strip() and not too_long:
             if line in self.history:
                 self.history.remove(line)
@@ -148,17 +169,17 @@ class LineEditor:
             del self.history[:-MAX_HISTORY_LINES]
         self._new_line()
         if too_long:
-            self._output.append(f"the line is longer than {MAX_LINE_CHARACTERS} characters and is not run\r\n")
+            self._show(TOO_LONG)
             return ""
         return line
 
     def _discard(self) -> None:
-        self._output.append("^C\r\n")
+        self._show("^C\r\n")
         self._new_line()
         self.show_prompt()
 
     def _clear_screen(self) -> None:
-        self._output.append("\x1b[2J\x1b[1;1H")
+        self._show("\x1b[2J\x1b[1;1H")
         self._redraw()
 
     def _to_start(self) -> None:
@@ -175,7 +196,8 @@ class LineEditor:
 
     def _word_start(self) -> int:
         """Where the word before the cursor begins."""
-        return max((found.start() for found in _WORD.finditer(self._line, 0, self._cursor)), default=0)
+        found = _WORD.search(self._line[: self._cursor][::-1])
+        return 0 if found is None else self._cursor - found.end()
 
     def _word_end(self) -> int:
         found = _WORD.search(self._line, self._cursor)
@@ -236,11 +258,11 @@ class LineEditor:
         elif token in ("\x08", "\x7f"):
             self._sought = sought[:-1]
         elif token.isprintable():
-            self._sought = sought + token
+            self._sought = (sought + token)[:MAX_LINE_CHARACTERS]
             self._find(self._sought, self._recalled)
         else:
             self._sought = None
-            self._output.append("\r\x1b[K")
+            self._show("\r\x1b[K")
             self._redraw()
             return False
         self._show_search()
@@ -256,7 +278,7 @@ class LineEditor:
                 return
 
     def _show_search(self) -> None:
-        self._output.append(f"\r\x1b[K(search) {self._sought}: {self._line}")
+        self._show(f"\r\x1b[K(search) {self._sought}: {self._line}")
 
     # -- Tab -------------------------------------------------------------------------------------------------------
 
@@ -279,11 +301,18 @@ class LineEditor:
         width = max(len(word) for word in shown) + 2
         in_row = max(1, _LIST_COLUMNS // width)
         for first in range(0, len(shown), in_row):
-            self._output.append("\r\n" + "".join(f"{word:{width}}" for word in shown[first : first + in_row]).rstrip())
+            self._show("\r\n" + "".join(f"{word:{width}}" for word in shown[first : first + in_row]).rstrip())
         if len(words) > len(shown):
-            self._output.append(f"\r\n({len(words) - len(shown)} more)")
-        self._output.append("\r\n")
+            self._show(f"\r\n({len(words) - len(shown)} more)")
+        self._show("\r\n")
         self._redraw()
+
+
+def _plain(text: str) -> str:
+    """What of a text a line can have: characters that can be shown, and any blank as a blank."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else " " if each.isspace() else "" for each in text)
 
 
 def _common_start(words: list[str]) -> str:

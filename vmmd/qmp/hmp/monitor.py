@@ -2,8 +2,8 @@
 """Runs command lines of the monitor for people: one line in, text with CRLF out.
 
 Every text is a successful reply of human-monitor-command, also «unknown command». Layout and sentences follow QEMU 7.2
-(black-box comparison). vCPUs that run are asked on their own threads; nothing here stops the machine unless told to.
-Loop thread only.
+(black-box comparison). Control characters in it, which a guest may have chosen, are shown and not obeyed. vCPUs that
+run are asked on their own threads; nothing here stops the machine unless told to. Loop thread only.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from vmmd.core.trace_events import HANDLE_HMP_COMMAND
 from vmmd.errors import VmmdError
 from vmmd.qmp import registry as qmp_registry
 from vmmd.qmp.hmp.arguments import ArgumentError, Arguments, Format
+from vmmd.qmp.hmp.line_editor import MAX_LINE_CHARACTERS, TOO_LONG
 from vmmd.qmp.hmp.registry import COMMANDS, TOPICS, HmpCommand, load
 from vmmd.qmp.session import NO_ID, QmpSession, Request
+from vmmd.safe_text import safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,12 +55,14 @@ class HumanMonitor:
 
     async def run(self, line: str) -> str:
         """The text of a command line. Never raises for what the user wrote."""
+        if len(line) > MAX_LINE_CHARACTERS:
+            return TOO_LONG
         if HANDLE_HMP_COMMAND.on:
             HANDLE_HMP_COMMAND("hmp", line)
         text = await self._run(line)
         if len(text) > MAX_TEXT_BYTES:
             text = text[:MAX_TEXT_BYTES] + f"\nError: the text is cut at {MAX_TEXT_BYTES >> 20} MiB\n"
-        return text.replace("\n", "\r\n")
+        return safe(text).replace("\n", "\r\n")
 
     async def _run(self, line: str) -> str:
         load()

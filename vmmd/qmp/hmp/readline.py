@@ -139,6 +139,8 @@ class ReadlineMonitor:
         self._send(self._editor.take_output())
         if line is not None:
             self._loop.spawn(self._execute(line), "monitor command")
+        elif self._editor.more:
+            self._post_pump()
         elif not self._unsent:
             self._chardev.accept_input()
 
@@ -164,4 +166,5 @@ class ReadlineMonitor:
             self._unsent = self._unsent[self._chardev.write(self._unsent) :]
 
     def _completions(self, before: str) -> list[str]:
-        return [] if self._monitor is None else self._monitor.completions(before)
+        words = [] if self._monitor is None else self._monitor.completions(before)
+        return [word for word in words if word.isprintable()]
