@@ -105,6 +105,29 @@ def test_a_socket_that_connects_again(start: Any, tmp_path: Path) -> None:
     assert log.read_bytes().count(b'{"QMP"') == 2
 
 
+@pytest.mark.parametrize("start", ["vmmd"], indirect=True)
+def test_a_peer_that_leaves_while_its_command_waits(start: Any, tmp_path: Path) -> None:
+    """The device that waits for its first client goes, as on a listening monitor."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        listener.settimeout(20)
+        start("-chardev", f"socket,id=m,path={tmp_path}/s,reconnect=1", "-mon", "chardev=m,mode=control")
+        deadline = time.monotonic() + 20
+        connection, _ = listener.accept()
+        backend = {
+            "type": "socket",
+            "data": {"addr": {"type": "unix", "data": {"path": f"{tmp_path}/w"}}, "wait": True},
+        }
+        add = json.dumps({"execute": "chardev-add", "arguments": {"id": "w", "backend": backend}})
+        connection.sendall(NEGOTIATE + add.encode())
+        while not (tmp_path / "w").exists():
+            assert time.monotonic() < deadline
+        connection.close()
+        while (tmp_path / "w").exists():
+            assert time.monotonic() < deadline
+
+
 def test_several_monitors_see_the_same_machine(start: Any, tmp_path: Path) -> None:
     paths = [str(tmp_path / f"m{number}") for number in range(2)]
     process = start(

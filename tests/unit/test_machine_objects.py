@@ -226,6 +226,20 @@ def test_a_secret_is_never_shown(store: Store) -> None:
     assert "hunter2" not in repr([store.shown(name) for name in ("file", "format", "keyid", "iv", "loaded")])
 
 
+def test_secret_from_a_pipe(store: Store, tmp_path: Path) -> None:
+    """The start waits for whoever writes, as a shell's <(…) needs it; object-add would keep its session for ever."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"hello",))
+    writer.start()
+    assert store.make("secret", id="a", file=str(pipe)).value == b"hello"
+    writer.join()
+    late = store.prepare(OBJECTS["secret"].from_items([("id", "b"), ("file", str(pipe))], "object-add"))
+    with pytest.raises(BackendError, match=f"Unable to read {pipe}: it is a pipe or a socket"):
+        late.open()
+    store.forget(late)
+
+
 def test_bad_secret_does_not_show_its_content(store: Store) -> None:
     with pytest.raises(UsageError, match="Base64 data contains invalid characters") as caught:
         store.make("secret", data="hunter2!", format="base64")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NULL = {"type": "null", "data": {}}
+WAIT_FOR_CLIENT = (
+    b'{"execute": "chardev-add", "id": 1, "arguments": {"id": "s", "backend": {"type": "socket", "data": '
+    b'{"addr": {"type": "unix", "data": {"path": "%s/s"}}, "wait": true}}}}'
+)
 
 
 class FixedFrontend:
@@ -192,8 +197,7 @@ def test_a_descriptor_that_is_no_socket_stays_the_sessions(client: Client) -> No
 
 
 def test_with_wait_the_reply_comes_with_the_first_client(client: Client, monitor: Monitor, tmp_path: Path) -> None:
-    client.send(b'{"execute": "chardev-add", "id": 1, "arguments": {"id": "s", "backend": {"type": "socket", "data": ')
-    client.send(b'{"addr": {"type": "unix", "data": {"path": "%s/s"}}, "wait": true}}}}' % os.fsencode(tmp_path))
+    client.send(WAIT_FOR_CLIENT % os.fsencode(tmp_path))
     other = Client(monitor)
     while "s" not in labels(other):
         pass
@@ -205,6 +209,35 @@ def test_with_wait_the_reply_comes_with_the_first_client(client: Client, monitor
     assert client.sock.recv(100) == b'{"return": {}, "id": 1}\r\n'
     peer.close()
     other.close()
+
+
+@pytest.mark.parametrize("pipelined", [b"", b'{"execute": "query-status"}'])
+def test_who_leaves_while_it_waits_for_a_first_client_is_given_back(
+    client: Client, monitor: Monitor, tmp_path: Path, pipelined: bytes
+) -> None:
+    """Nothing is read of a session that has commands behind the one that waits, and still its end is seen."""
+    leaver = Client(monitor)
+    leaver.send(WAIT_FOR_CLIENT % os.fsencode(tmp_path) + pipelined)
+    while "s" not in labels(client):
+        pass
+    leaver.close()
+    deadline = time.monotonic() + 10
+    while "s" in labels(client) or monitor.call(lambda: len(monitor.listener.clients)) > 1:
+        assert time.monotonic() < deadline
+    assert not (tmp_path / "s").exists()
+
+
+def test_who_sends_no_more_does_not_wait_for_ever(client: Client, monitor: Monitor, tmp_path: Path) -> None:
+    leaver = Client(monitor)
+    leaver.send(WAIT_FOR_CLIENT % os.fsencode(tmp_path))
+    while "s" not in labels(client):
+        pass
+    plug(monitor, "s")
+    leaver.sock.shutdown(socket.SHUT_WR)
+    assert leaver.reply() == "Failed to add chardev 's': the client of the monitor has left"
+    assert leaver.sock.recv(1) == b""
+    leaver.close()
+    assert "s" in labels(client)  # it has got a user meanwhile
 
 
 def test_ringbuf(client: Client) -> None:

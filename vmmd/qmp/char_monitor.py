@@ -76,6 +76,7 @@ class ChardevStream:
         self._ended = False
         self._on_input: Callable[[], None] | None = None
         self._on_room: Callable[[], None] | None = None
+        self._on_hang_up: Callable[[], None] | None = None
 
     # -- the device's side -----------------------------------------------------------------------------------------
 
@@ -95,6 +96,7 @@ class ChardevStream:
         self._chardev = None
         self._loop.post(self._tell_input)
         self._loop.post(self._tell_room)
+        self._loop.post(self._tell_hang_up)
 
     def has_room(self) -> None:
         """The device takes output again."""
@@ -107,6 +109,10 @@ class ChardevStream:
     def _tell_room(self) -> None:
         if self._on_room is not None:
             self._on_room()
+
+    def _tell_hang_up(self) -> None:
+        if self._on_hang_up is not None and self._ended:
+            self._on_hang_up()
 
     # -- the session's side ----------------------------------------------------------------------------------------
 
@@ -145,6 +151,14 @@ class ChardevStream:
     def unwatch_output(self, loop: LoopPort) -> None:
         self._on_room = None
 
+    def watch_hang_up(self, loop: LoopPort, callback: Callable[[], None]) -> Callable[[], None]:
+        def undo() -> None:
+            self._on_hang_up = None
+
+        self._on_hang_up = callback
+        loop.post(self._tell_hang_up)
+        return undo
+
     def close(self) -> None:
-        self._on_input = self._on_room = None
+        self._on_input = self._on_room = self._on_hang_up = None
         self._ended = True

@@ -73,6 +73,8 @@ class Connection:
         self._on_closed = on_closed
         self._splitter: JsonSplitter | None = None  # made for the first message that is not of the usual kind
         self.session = QmpSession(COMMANDS, vm.fdsets.budget)
+        self.session.when_left = self._when_left
+        self._left: list[Callable[[], None]] = []  # who wants to know when the client leaves
         self._context = Context(vm, self.session)
         self._inbox: deque[object] = deque()  # messages (or ParseFaults) that have arrived
         self._queue: deque[object] = deque()  # those that have been admitted and wait for their turn
@@ -117,6 +119,19 @@ class Connection:
         self._queue.clear()
         self._held.clear()
         self._on_closed(self)
+        for callback in list(self._left):
+            callback()
+
+    def _when_left(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """``QmpSession.when_left``: the client has gone, or sends no more."""
+        unwatch = self._stream.watch_hang_up(self._loop, callback)
+        self._left.append(callback)
+
+        def undo() -> None:
+            self._left.remove(callback)
+            unwatch()
+
+        return undo
 
     # -- input -----------------------------------------------------------------------------------------------------
 

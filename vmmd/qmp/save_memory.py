@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vmmd.core.background import Turn, on_thread
+from vmmd.core.host_files import open_ready
 from vmmd.errors import BackendError, UsageError, VmmdError
 from vmmd.units import PAGE_BYTES, U64_MAX, GiB, MiB
 
@@ -133,7 +134,8 @@ def _write(vm: VmApi, path: str, pieces: Iterable[tuple[int, int]]) -> None:
     memory = PhysicalMemory(vm)
     is_new = not os.path.lexists(path)
     try:
-        file = open(path, "wb", buffering=CHUNK_BYTES)  # noqa: SIM115  # its close is a step that may fail
+        # QEMU-COMPAT: QEMU waits for whoever opens a FIFO's other end, and all its clients with it
+        file = open(path, "wb", buffering=CHUNK_BYTES, opener=open_ready)  # noqa: SIM115  # its close is a step that may fail
     except OSError as error:
         raise BackendError.from_os(f"Could not open '{path}'", error) from error
     except ValueError:

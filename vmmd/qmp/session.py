@@ -18,7 +18,7 @@ from vmmd.errors import UnknownCommandError, VmmdError
 from vmmd.qmp.passed_fds import PassedFds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from vmmd.core.fdsets import FdBudget
     from vmmd.qmp.models.control import VersionInfo
@@ -64,13 +64,16 @@ class Request:
 class QmpSession:
     """State of one client."""
 
-    __slots__ = ("_commands", "fds", "oob", "state")
+    __slots__ = ("_commands", "fds", "oob", "state", "when_left")
 
     def __init__(self, commands: Mapping[str, CommandSpec], budget: FdBudget) -> None:
         self._commands = commands
         self.state = State.NEGOTIATING
         self.oob = False
         self.fds = PassedFds(budget)
+        #: calls its argument, perhaps more than once, when nobody waits for replies any more; returns what undoes it.
+        #: For a command that waits for others without limit
+        self.when_left: Callable[[Callable[[], None]], Callable[[], None]] = _never_left
 
     @property
     def negotiated(self) -> bool:
@@ -128,6 +131,11 @@ class QmpSession:
         if oob and not spec.oob:
             raise VmmdError(f"The command {name} does not support OOB")
         return Request(spec, arguments, id_, oob)
+
+
+def _never_left(_callback: Callable[[], None]) -> Callable[[], None]:
+    """Of a session without a client of its own."""
+    return lambda: None
 
 
 def version_info() -> VersionInfo:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from typing import TYPE_CHECKING, Protocol
 
@@ -45,6 +46,10 @@ class Stream(Protocol):
     def unwatch_output(self, loop: LoopPort) -> None:
         """Undo ``watch_output``."""
 
+    def watch_hang_up(self, loop: LoopPort, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback`` when the other end sends no more, also while its input is not read; may call it more than
+        once. What comes back ends the watch."""
+
     def close(self) -> None:
         """Give back what it has."""
 
@@ -69,6 +74,25 @@ class DescriptorStream:
 
     def unwatch_output(self, loop: LoopPort) -> None:
         loop.remove_writer(self.write_fd)
+
+    def watch_hang_up(self, loop: LoopPort, callback: Callable[[], None]) -> Callable[[], None]:
+        """The loop tells only of input; a poller of its own, edge-triggered, does not care whether that is read."""
+        poller = select.epoll(1)
+        try:
+            poller.register(self.read_fd, select.EPOLLRDHUP | select.EPOLLET)
+        except PermissionError:
+            pass  # a regular file: it never hangs up
+
+        def changed() -> None:
+            if poller.poll(0):
+                callback()
+
+        def undo() -> None:
+            loop.remove_reader(poller.fileno())
+            poller.close()
+
+        loop.add_reader(poller.fileno(), changed)
+        return undo
 
 
 class SocketStream(DescriptorStream):

@@ -24,6 +24,7 @@ class HostObject(Generic[OptionsT]):
     def __init__(self, options: OptionsT) -> None:
         self.options = options
         self.users: list[str] = []  # who uses it: it stays then
+        self.may_wait = False  # open() may wait for others without limit: at the start, where no session would hang
 
     @property
     def id(self) -> str:

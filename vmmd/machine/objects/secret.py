@@ -7,6 +7,7 @@ import base64
 import binascii
 from typing import TYPE_CHECKING
 
+from vmmd.core.host_files import open_ready
 from vmmd.core.tree import Property
 from vmmd.errors import BackendError, UsageError
 from vmmd.machine.objects.base import HostObject
@@ -32,7 +33,7 @@ class SecretObject(HostObject[Secret]):
 
     def open(self) -> None:
         options = self.options
-        raw = _bytes(options.data or "") if options.file is None else _read(options.file)
+        raw = _bytes(options.data or "") if options.file is None else _read(options.file, self.may_wait)
         if options.keyid is not None:
             raw = decrypt(raw, self._key(options.keyid), options)
         elif options.format == "base64":
@@ -93,9 +94,9 @@ def _base64(raw: bytes) -> bytes:
         raise UsageError("Base64 data contains invalid characters", "format=raw takes it as it is") from None
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, may_wait: bool) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=None if may_wait else open_ready) as file:
             content = file.read(SECRET_BYTES_MAX + 1)
     except OSError as error:
         raise BackendError.from_os(f"Unable to read {shown(path)}", error) from error

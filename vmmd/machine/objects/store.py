@@ -43,8 +43,9 @@ class ObjectStore:
         return self._objects.get(id_)
 
     def add(self, options: ObjectOptions) -> HostObject[Any]:
-        """Make an object and open it. Raises VmmdError and leaves nothing behind then."""
+        """At the start: make an object and open it. Raises VmmdError and leaves nothing behind then."""
         made = self.prepare(options)
+        made.may_wait = True
         try:
             made.open()
         except BaseException:

@@ -43,7 +43,8 @@ def query_chardev_backends(ctx: Context) -> list[ChardevBackendInfo]:
 @command("chardev-add", since="1.4", example=Example({"id": "spare", "backend": _NULL}))
 async def chardev_add(ctx: Context, *, id: str, backend: ChardevBackend) -> ChardevReturn:  # noqa: A002  # QMP's name
     """Make a character device. A socket is a server unless it says otherwise; with ``wait`` the reply comes when its
-    first client is there, while other sessions go on. ``fd`` names a descriptor that this session got with getfd."""
+    first client is there, while other sessions go on; when the session ends before, the device is taken away again.
+    ``fd`` names a descriptor that this session got with getfd."""
     from vmmd.chardev.socket import SocketChardev
     from vmmd.qmp.char_backend import make, wanted_chardev
 
@@ -55,11 +56,33 @@ async def chardev_add(ctx: Context, *, id: str, backend: ChardevBackend) -> Char
 
 
 async def _first_client(ctx: Context, made: SocketChardev) -> None:
-    connected = ctx.vm.loop.create_future()
-    made.when_connected(lambda: connected.set_result(None))
-    await connected
-    if ctx.vm.chardevs.get(made.label) is not made:
+    """Raises StateError when there will be none, or nobody who wants to know; the device goes then."""
+    settled = ctx.vm.loop.create_future()
+    has_left = False
+
+    def connected() -> None:
+        if not settled.done():
+            settled.set_result(None)
+
+    def left() -> None:
+        nonlocal has_left
+        if not settled.done():
+            has_left = True
+            settled.set_result(None)
+
+    made.when_connected(connected)
+    undo = ctx.session.when_left(left)
+    try:
+        await settled
+    finally:
+        undo()
+    chardevs = ctx.vm.chardevs
+    if chardevs.get(made.label) is not made:
         raise StateError(f"Chardev '{made.label}' was removed while it waited for a client")
+    if has_left:
+        if made.frontend is None:
+            chardevs.remove(made.label)
+        raise StateError(f"Failed to add chardev '{made.label}': the client of the monitor has left")
 
 
 @command("chardev-change", since="2.10", example=Example({"id": "spare", "backend": _NULL}, before=(_ADD_NULL,)))
