@@ -7,6 +7,7 @@ import asyncio
 import gc
 import struct
 import threading
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,8 @@ from tests.framework.scenarios import FIRMWARE_TIMEOUT_S, machine_args
 from tests.framework.traces import open_files
 from tests.framework.vm import Vm as Emulated
 from tests.framework.vm import emulator
+from tests.unit.test_block_lock import locked_bytes
+from vmmd.block import syscalls
 from vmmd.core.events import DeviceDeletedEvent
 from vmmd.errors import BackendError, DeviceNotFoundError, StateError, VmmdError
 from vmmd.eventloop import EventLoopPort
@@ -38,6 +41,8 @@ KERNEL = (
     + struct.pack("<5I", LOAD_GPA, LOAD_GPA, 0, 0, LOAD_GPA + 32)
     + b"\xf4" * 64
 )
+#: threads for one call; they may not have ended yet when its result is there
+PASSING = ("import", "block")
 NODE = ("-blockdev", "driver=null-co,node-name=n0", "-blockdev", "driver=null-co,node-name=n1")
 
 
@@ -83,7 +88,7 @@ def traces(vm: Vm) -> dict[str, Any]:
     assert vm.block is not None
     return {
         "fds": open_files(),
-        "threads": sorted(thread.name for thread in threading.enumerate() if thread.name != "import"),
+        "threads": sorted(thread.name for thread in threading.enumerate() if thread.name not in PASSING),
         "ports": [(entry.base, entry.name) for entry in vm.pio.ranges],
         "memory": [(entry.base, entry.name) for entry in vm.mmio.ranges],
         "functions": sorted(board.bus.devices),
@@ -109,10 +114,15 @@ class Refused(BackendError):
     """What the fault injection raises."""
 
 
+class Bug(Exception):
+    """What it raises that nobody knows."""
+
+
 class Refusing:
     """Counts and refuses calls of what a device asks for on its way."""
 
-    def __init__(self, vm: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, vm: Vm, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
+        self.kind = kind
         self.calls: list[str] = []
         self.refuse: int | None = None
         plugger: Any = vm.plugger
@@ -135,18 +145,19 @@ class Refusing:
             if self.refuse is not None:
                 self.calls.append(label)
                 if len(self.calls) - 1 == self.refuse:
-                    raise Refused(f"{label} is refused")
+                    raise self.kind(f"{label} is refused")
             return original(this, *args, **kwargs)
 
         return call
 
 
-def test_whatever_is_refused_on_the_way_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [Refused, Bug])
+def test_whatever_is_refused_on_the_way_nothing_is_left(monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
     async def story(vm: Vm, events: list[Any]) -> None:
         plugger = vm.plugger
         assert plugger is not None
         await plugger.add(disk("warm", "n1", bootindex=7))  # what is imported and made once
-        refusing = Refusing(vm, monkeypatch)
+        refusing = Refusing(vm, monkeypatch, kind)
         before = traces(vm)
         refusing.refuse = 10_000
         await plugger.add(disk("d0", "n0", bootindex=1))
@@ -157,7 +168,7 @@ def test_whatever_is_refused_on_the_way_nothing_is_left(monkeypatch: pytest.Monk
         for number, step in enumerate(steps):
             refusing.calls.clear()
             refusing.refuse = number
-            with pytest.raises(Refused):
+            with pytest.raises(kind):
                 await plugger.add(disk("d0", "n0", bootindex=1))
             refusing.refuse = None
             assert traces(vm) == before, f"after {step} (call {number}) was refused"
@@ -258,6 +269,66 @@ def test_a_device_of_the_command_line_is_unplugged_and_its_drive_is_free() -> No
         assert events == [DeviceDeletedEvent(None, f"{path}/virtio-backend"), DeviceDeletedEvent(None, path)]
 
     run((*NODE, "-device", "virtio-blk-pci,drive=n0,id=d0,bootindex=1"), story)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_that_a_device_is_gone_is_told_when_all_the_rest_is_done(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """Also when the rest has failed: it is gone."""
+
+    async def story(vm: Vm, events: list[Any]) -> None:
+        plugger: Any = vm.plugger
+        tell_firmware, told_before = plugger._tell_firmware, []
+
+        def tell() -> None:
+            told_before.extend(events)
+            tell_firmware()
+            if fails:
+                raise Bug
+
+        monkeypatch.setattr(plugger, "_tell_firmware", tell)
+        with pytest.raises(Bug) if fails else nullcontext():
+            await plugger.remove("d0")
+        assert told_before == []
+        assert [event.device for event in events] == [None, "d0"]
+
+    run((*NODE, "-device", "virtio-blk-pci,drive=n0,id=d0"), story)
+
+
+@pytest.mark.parametrize("drive", [True, False])
+def test_locks_of_an_image_are_changed_on_a_thread_and_without_the_lock_of_the_devices(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drive: bool
+) -> None:
+    """Where the image is on a server, the server is asked."""
+    image = tmp_path / "image"
+    image.write_bytes(bytes(512))
+    form = "-drive", f"if=none,id=d,format=raw,file={image}"
+    if not drive:
+        form = "-blockdev", f"driver=file,node-name=d,filename={image}"
+    idle = {100} if drive else set()
+
+    async def story(vm: Vm, events: list[Any]) -> None:
+        plugger: Any = vm.plugger
+        calls: list[tuple[bool, bool]] = []
+        original = syscalls.set_ofd_lock
+
+        def spy(*args: Any) -> None:
+            calls.append((threading.current_thread() is threading.main_thread(), vm.lock.locked()))
+            original(*args)
+
+        monkeypatch.setattr(syscalls, "set_ofd_lock", spy)
+        await plugger.add(disk("d0", "d"))
+        assert locked_bytes(image) == {100, 101, 201}
+        await plugger.remove("d0")
+        assert locked_bytes(image) == idle
+        with pytest.raises(VmmdError, match="invalid queue-size property"):
+            await plugger.add(disk("d0", "d", **{"queue-size": 3}))
+        assert locked_bytes(image) == idle
+        await plugger.add(disk("d0", "d", **{"share-rw": "on"}))
+        assert locked_bytes(image) == {100, 101}
+        assert calls
+        assert set(calls) == {(False, False)}
+
+    run(form, story)
 
 
 @pytest.mark.parametrize(

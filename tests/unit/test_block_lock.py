@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.select_loop import SelectLoop
+from tests.unit.qmp_support import ManualLoop, run_to_end
 from vmmd.block.graph import BlockGraph
 from vmmd.errors import BackendError
 
@@ -29,7 +29,7 @@ def image(tmp_path):
 
 @pytest.fixture
 def graphs():
-    made = [BlockGraph(SelectLoop()) for _ in range(2)]
+    made = [BlockGraph(ManualLoop()) for _ in range(2)]
     yield made
     for each in made:
         each.close()
@@ -38,6 +38,11 @@ def graphs():
 def open_disk(graph, image, *, share_rw=False, **given):
     graph.add_drive(SimpleNamespace(**{"id": "d", "file": str(image), "format": "raw", **given}))
     return graph.claim("d", "virtio-blk-device", share_rw=share_rw)
+
+
+def give_back(graph, drive):
+    graph.release(drive)
+    run_to_end(graph.unlock_later(), graph.loop)
 
 
 def locked_bytes(image):
@@ -64,7 +69,7 @@ def locked_bytes(image):
 def test_locked_bytes_are_those_of_qemu(graphs, image, given, expected):
     drive = open_disk(graphs[0], image, **given)
     assert locked_bytes(image) == expected
-    graphs[0].release(drive)
+    give_back(graphs[0], drive)
     assert locked_bytes(image) == expected & {100}
     graphs[0].close()
     assert locked_bytes(image) == set()
@@ -97,7 +102,7 @@ def test_share_rw_lets_two_writers_in(graphs, image):
 
 def test_lock_is_given_up_at_release(graphs, image):
     drive = open_disk(graphs[0], image)
-    graphs[0].release(drive)
+    give_back(graphs[0], drive)
     open_disk(graphs[1], image)
 
 

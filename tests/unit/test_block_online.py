@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.framework.traces import open_files
+from tests.unit.test_block_lock import locked_bytes
 from vmmd.block import file as block_file
+from vmmd.block import syscalls
 from vmmd.block.graph import BlockGraph
 from vmmd.core.fdsets import FdSets
 from vmmd.errors import VmmdError
@@ -71,11 +73,11 @@ class Blocked:
         self.go_on = threading.Event()
         original = getattr(block_file.FileNode, method)
 
-        def wait(node: BlockNode) -> None:
+        def wait(node: BlockNode, *args: object) -> None:
             assert threading.current_thread() is not threading.main_thread()
             self.entered.set()
             assert self.go_on.wait(10)
-            original(node)
+            original(node, *args)
 
         monkeypatch.setattr(block_file.FileNode, method, wait)
 
@@ -416,3 +418,69 @@ def test_what_there_is_to_tell_of_an_image_goes_where_messages_go(image: Path, m
 
     run(story)
     assert told[1:] == [f"vmmd: image {image}: the last flush failed: Input/output error"]
+
+
+@pytest.mark.parametrize("name", ["d0", "n0"])
+def test_an_image_whose_locks_are_being_changed_stays(image: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    from vmmd.options.backends import DriveOptions
+
+    def taken_away(graph: BlockGraph) -> Awaitable[None]:
+        async def take() -> None:
+            graph.empty(name)
+
+        return take() if name == "d0" else graph.remove(name)
+
+    async def story(graph: BlockGraph) -> None:
+        items = [("id", "d0"), ("if", "none"), ("format", "raw"), ("file", str(image))]
+        await graph.add_drive_later(DriveOptions.from_items(items, "-drive"))
+        await graph.add_later(node("n0", filename=str(image)))
+        for change in (lambda: graph.lock_later(name, share_rw=False), graph.unlock_later):
+            with monkeypatch.context() as patched:
+                slow = Blocked(patched, "set_lock")
+                changing = asyncio.ensure_future(change())
+                await slow.wait_entered()
+                with pytest.raises(VmmdError, match="is in use; its locks are being changed"):
+                    await taken_away(graph)
+                slow.go_on.set()
+                await changing
+        await taken_away(graph)
+
+    run(story)
+
+
+def test_what_cannot_be_had_gets_no_lock_and_keeps_that_of_its_device(image: Path) -> None:
+    async def story(graph: BlockGraph) -> None:
+        await graph.add_later(node("n0", filename=str(image)))
+        await graph.lock_later("n0", share_rw=True)
+        drive = graph.claim("n0", "virtio-blk-device", share_rw=True)
+        held = locked_bytes(image)
+        for name in ("n0", "nope"):
+            await graph.lock_later(name, share_rw=False)
+        await graph.unlock_later()
+        assert locked_bytes(image) == held == {100, 101}
+        graph.release(drive)
+        await graph.unlock_later()
+        assert locked_bytes(image) == set()
+
+    run(story)
+
+
+def test_a_lock_that_cannot_be_given_back_is_told_and_keeps_nobody(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(messages, "later", told.append)
+
+    async def story(graph: BlockGraph) -> None:
+        await graph.add_later(node("n0", filename=str(image)))
+        graph.release(graph.claim("n0", "virtio-blk-device"))
+
+        def fail(*_args: object) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(syscalls, "set_ofd_lock", fail)
+            await graph.unlock_later()
+
+    run(story)
+    assert told == ["vmmd: node n0: the locks of its image were not given back: Input/output error"]

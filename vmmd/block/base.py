@@ -53,7 +53,7 @@ class BlockNode:
         self.file: BlockNode | None = None  # the node below
         self.user: str | None = None  # who has it: a device or a node above
         self.parent: BlockNode | None = None  # when that is a node
-        self.is_resizing = False  # a thread changes the image: it must stay open
+        self.is_resizing = self.is_locking = False  # a thread changes the image, or its locks: it must stay open
         self.is_monitors = False  # added by itself, and removed by itself: -blockdev, blockdev-add
         self._resized: list[Callable[[], None]] = []
 
@@ -111,12 +111,13 @@ class BlockNode:
         """Undo ``take``."""
         self.user = self.parent = None
 
-    def check_not_resizing(self) -> None:
+    def check_not_changing(self) -> None:
         """Raises UsageError when the image must stay as it is for a moment."""
-        if self.is_resizing:
-            raise UsageError(f"Node {self.node_name} is in use", "its size is being changed")
+        if self.is_resizing or self.is_locking:
+            what = "its size is" if self.is_resizing else "its locks are"
+            raise UsageError(f"Node {self.node_name} is in use", f"{what} being changed")
         if self.file is not None:
-            self.file.check_not_resizing()
+            self.file.check_not_changing()
 
     # -- life ----------------------------------------------------------------------------------------------------
 

@@ -59,19 +59,18 @@ class Drive:
         self.user = self.qdev = self._lost = None
         self.share_rw = False
         self.backend.forget_all_resize()
-        self.lock_idle()
 
     @property
     def node_name(self) -> str:
         return "" if self.node is None else self.node.node_name
 
     def lock_for_device(self) -> None:
-        """Take the image locks of a guest disk. Raises BackendError."""
+        """Take the image locks of a guest disk. May block. Raises BackendError."""
         node = self.backend
         node.set_lock(lock.for_device(not node.read_only, self.share_rw))
 
     def lock_idle(self) -> None:
-        """Go back to the locks of a disk without device."""
+        """Go back to the locks of a disk without device. May block."""
         if self.node is not None:
             self.node.set_lock(lock.OPEN if self.name else lock.NOTHING)
 

@@ -19,9 +19,13 @@ from vmmd.block import lock
 from vmmd.block.addition import Addition, remove
 from vmmd.block.drives import Drive
 from vmmd.block.steps import run_later, run_now
+from vmmd.core.background import on_thread
 from vmmd.errors import DeviceNotFoundError, UsageError, VmmdError, did_you_mean
+from vmmd.log import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vmmd.block.auto import AutoEngine
     from vmmd.block.base import BlockNode
     from vmmd.block.file import Engine
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from vmmd.core.backend import IoDone
     from vmmd.core.fdsets import FdSets
     from vmmd.core.notify import LoopPort
+
+log = get_logger("vmmd.block")
 
 _THREAD = "block"
 
@@ -48,6 +54,7 @@ class BlockGraph:
         self._uring: UringEngine | None = None
         self._auto: AutoEngine | None = None
         self._numbered = 0
+        self._to_unlock: set[str] = set()  # drives and nodes that may have locks for a device which is not there
 
     # -- adding and removing -------------------------------------------------------------------------------------
 
@@ -79,16 +86,16 @@ class BlockGraph:
             raise VmmdError(f"Node {name} is not owned by the monitor", "it goes with the node or drive it belongs to")
         if node.parent is not None:
             raise VmmdError(f"Block device {name} is in use", f"{node.user} uses it")
-        node.check_not_resizing()
+        node.check_not_changing()
         await self.discard(node)
 
     def empty(self, name: str) -> BlockNode | None:
         """Forget a drive (drive_del); its node is left for ``discard``. A device that has the drive keeps it, empty and
-        without name: nothing of the device may be in flight. Raises VmmdError: none of that name, or it gets another
-        size just now."""
+        without name: nothing of the device may be in flight. Raises VmmdError: none of that name, or its size
+        or its locks are being changed."""
         drive = self.drive(name)
         if drive.node is not None:
-            drive.node.check_not_resizing()
+            drive.node.check_not_changing()
         node, drive.node = drive.node, None
         del self.drives[name]
         drive.name = ""
@@ -107,7 +114,7 @@ class BlockGraph:
     async def resize(self, node: BlockNode, size_bytes: int) -> None:
         """Make an image larger or smaller; who has it is told. Raises UsageError, BackendError."""
         image, image_bytes = node.resizable(size_bytes)
-        image.check_not_resizing()
+        image.check_not_changing()
         image.is_resizing = True
         try:
             await image.truncate(image_bytes)
@@ -147,8 +154,45 @@ class BlockGraph:
 
     # -- claims --------------------------------------------------------------------------------------------------
 
+    async def lock_later(self, id_: str, *, share_rw: bool) -> None:
+        """Take the image locks of a guest disk on a thread: a ``claim`` right after it waits for nobody; without one
+        ``unlock_later`` gives them back. What no device can have is left for ``claim`` to refuse. Raises BackendError.
+        """
+        drive = self._unclaimed(id_)
+        if drive is not None:
+            self._to_unlock.add(id_)
+            drive.share_rw = share_rw
+            await self._change_locks(drive, drive.lock_for_device)
+
+    async def unlock_later(self) -> None:
+        """Go back, on a thread, to the image locks of disks without device, where there is none any more."""
+        while self._to_unlock:
+            drive = self._unclaimed(self._to_unlock.pop())
+            if drive is None:
+                continue
+            try:
+                await self._change_locks(drive, drive.lock_idle)
+            except (OSError, VmmdError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                log.error("node %s: the locks of its image were not given back: %s", drive.node_name, reason)
+
+    def _unclaimed(self, id_: str) -> Drive | None:
+        """A disk with an image and without device."""
+        drive = self.drives.get(id_) or Drive("", self.nodes.get(id_))
+        node = drive.node
+        return None if node is None or (drive.user if drive.name else node.user) is not None else drive
+
+    async def _change_locks(self, drive: Drive, change: Callable[[], None]) -> None:
+        node = drive.backend
+        node.is_locking = True
+        try:
+            await on_thread(self.loop, change, _THREAD)
+        finally:
+            node.is_locking = False
+
     def claim(self, id_: str, user: str, *, share_rw: bool = False) -> Drive:
-        """The drive or node for one device. Raises UsageError (unknown, in use, empty), BackendError (locked)."""
+        """The drive or node for one device. Takes the image locks, which may block, unless ``lock_later`` has. Raises
+        UsageError (unknown, in use, empty), BackendError (locked)."""
         drive = self.drives.get(id_)
         if drive is None:
             node = self.nodes.get(id_)
@@ -176,10 +220,13 @@ class BlockGraph:
         return f"{device or node.user} uses it"
 
     def release(self, drive: object) -> None:
-        """Give a claimed drive back. Idempotent; not for backends of other kinds."""
+        """Give a claimed drive back; its image keeps the locks until ``unlock_later`` or its end. Idempotent; not for
+        backends of other kinds."""
         if not isinstance(drive, Drive) or drive.user is None:
             return
         drive.let_go()
+        if drive.node is not None:
+            self._to_unlock.add(drive.name or drive.node_name)
         if not drive.name:
             self.disks.remove(drive)
             if drive.node is not None:

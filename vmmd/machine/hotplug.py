@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 from vmmd.core.background import on_thread
 from vmmd.core.device import Device
 from vmmd.core.events import DeviceDeletedEvent
-from vmmd.errors import DeviceNotFoundError, StateError, UsageError, VmmdError, did_you_mean
+from vmmd.errors import DeviceNotFoundError, StateError, UsageError, did_you_mean
 from vmmd.machine import device_plan
 from vmmd.runstate import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vmmd.core.props import PropSet
     from vmmd.core.tree import Node
+    from vmmd.machine.device_plan import DevicePlan
     from vmmd.machine.pc_i440fx import PcI440fx
     from vmmd.machine.vm import Vm
     from vmmd.options.models import DeviceOptions
@@ -54,15 +56,23 @@ class Plugger:
                 # QEMU-COMPAT: QEMU's sentence
                 raise UsageError(f"Duplicate device ID '{options.id}'")
             plan = device_plan.check(options, vm.config.globals)
-            with vm.lock:
-                device = self._board.add(plan)
-                device.hotplugged = True
-                try:
-                    self._tell_firmware()
-                except VmmdError:
-                    self._board.remove(device)
-                    self._tell_firmware()
-                    raise
+            try:
+                await self._lock_images(plan.props)
+                with vm.lock:
+                    self._plug(plan)
+            except BaseException:
+                await self._unlock_images()
+                raise
+
+    def _plug(self, plan: DevicePlan) -> None:
+        device = self._board.add(plan)
+        device.hotplugged = True
+        try:
+            self._tell_firmware()
+        except BaseException:
+            self._board.remove(device)
+            self._tell_firmware()
+            raise
 
     async def remove(self, id_: str) -> None:
         """Unplug a device by its id, or by its path in the object tree. Raises VmmdError."""
@@ -75,10 +85,27 @@ class Plugger:
                 raise DeviceNotFoundError(f"Device '{id_}' not found")
             with vm.lock:
                 self._board.remove(device)
+            try:
+                await self._unlock_images()
+                with vm.lock:
+                    self._tell_firmware()
+            finally:  # it is gone, whatever became of the rest
                 if device.inner_name:
                     vm.events.emit(DeviceDeletedEvent(None, f"{device.qom_path}/{device.inner_name}"))
                 vm.events.emit(DeviceDeletedEvent(device.id, device.qom_path))
-                self._tell_firmware()
+
+    async def _lock_images(self, props: PropSet) -> None:
+        """Take the locks of a new device's images beforehand: where it claims them, nobody may wait. Raises
+        BackendError."""
+        block = self._vm.block
+        for each in props.each():
+            id_ = props.values.get(each.name)
+            if block is not None and each.kind.ref_kind == "drive" and id_:
+                await block.lock_later(id_, share_rw=bool(props.values.get("share_rw")))
+
+    async def _unlock_images(self) -> None:
+        if self._vm.block is not None:
+            await self._vm.block.unlock_later()
 
     def _find(self, id_: str) -> Device:
         """The device, which may be unplugged. Raises VmmdError in QEMU's words."""
