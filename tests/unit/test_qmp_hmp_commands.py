@@ -101,6 +101,27 @@ def test_a_kernels_ring_is_shown_with_its_backslashes_doubled(monitor) -> None:
     assert asyncio.run(talk()) == "a\\\\b\\u0001\n\\u007F"
 
 
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ('object_del ""', "Error: object '' not found"), ("device_del x y", "device_del: extraneous characters"),
+        ("drive_del x y", "drive_del: extraneous characters"), ("drive_del", "drive_del: block device name expected"),
+        ('block_resize x ""', "invalid size"), ("qom-get /machine", "qom-get: string expected"),
+        ("logfile", "logfile: filename expected"), ("chardev-add", "chardev-add: string expected"),
+        ("chardev-change c0", "chardev-change: string expected"), ("getfd", "getfd: string expected"),
+        ("ringbuf_write c0", "ringbuf_write: string expected"), ("nmi 1", "nmi: extraneous characters"),
+        ("device_add", "Error: Parameter 'driver' is missing"), ("info stats", "stats: string expected"),
+        ('object_add "rng-random,id=r"', "Error: Parameter 'id' expects"),
+    ],
+)  # fmt: skip
+def test_words_that_are_missing_or_too_many(monitor, line: str, text: str) -> None:
+    assert say(monitor, line).startswith(text)
+
+
+def test_what_follows_object_add_may_have_blanks(monitor) -> None:
+    assert "/no/such file" in say(monitor, "object_add secret,id=s,file=/no/such file")
+
+
 def test_a_waiting_chardev_is_refused_because_the_monitor_would_wait(monitor) -> None:
     text = say(monitor, "chardev-add socket,id=s,path=/nowhere/x,server=on")
     assert text == "Error: chardev 's' would wait for its first client; add wait=off\r\n"

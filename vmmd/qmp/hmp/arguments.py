@@ -13,11 +13,11 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.errors import VmmdError
+from vmmd.units import U64_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-U64 = (1 << 64) - 1
 #: of parentheses and signs
 MAX_DEPTH = 64
 #: numbers, registers and signs of one expression
@@ -68,10 +68,10 @@ class Arguments:
         if not self.at_end:
             raise ArgumentError(f"{self._command}: extraneous characters at the end of line")
 
-    def string(self) -> str:
-        """The next word, which must be there."""
+    def string(self, what: str = "string") -> str:
+        """The next word, which must be there (it may be "" in quotes). ``what`` it is, errors say."""
         if self.at_end:
-            raise ArgumentError(f"{self._command}: string expected")
+            raise ArgumentError(f"{self._command}: {what} expected")
         return self.word()
 
     def on_off(self) -> bool:
@@ -81,8 +81,9 @@ class Arguments:
         return word == "on"
 
     def rest(self) -> str:
-        """Everything that is left, without the blanks around it."""
-        self._skip()
+        """Everything that is left, without the blanks around it; something must be."""
+        if self.at_end:
+            raise ArgumentError(f"{self._command}: string expected")
         text, self._pos = self._text[self._pos :].rstrip(), len(self._text)
         return text
 
@@ -154,7 +155,7 @@ class Arguments:
     def expression(self) -> int:
         """An expression, as an unsigned 64-bit number."""
         self._terms = 0
-        return self._sum(0) & U64
+        return self._sum(0) & U64_MAX
 
     def _sum(self, depth: int) -> int:
         value = self._logic(depth)
@@ -220,7 +221,7 @@ class Arguments:
         digits = found.group()[:40]
         octal = digits[0] == "0" and digits[1:2] not in ("x", "X")
         value = int(digits, 8 if octal else 0)
-        if value > U64:
+        if value > U64_MAX:
             raise ArgumentError("number too large")
         return signed(value)
 
@@ -244,5 +245,5 @@ class Arguments:
 
 
 def signed(value: int) -> int:
-    value &= U64
+    value &= U64_MAX
     return value - (1 << 64) if value >> 63 else value

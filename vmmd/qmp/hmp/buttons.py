@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vmmd.errors import UsageError, VmmdError
 from vmmd.qmp.hmp.arguments import ArgumentError
-from vmmd.qmp.hmp.registry import hmp
+from vmmd.qmp.hmp.registry import forward, hmp
 from vmmd.units import MiB
 
 if TYPE_CHECKING:
@@ -29,11 +29,7 @@ ac_refresh ac_bookmarks lang1 lang2
 KEYS = frozenset(_KEY_NAMES.split())
 
 
-@hmp("nmi", help="send a non-maskable interrupt to every vCPU")
-async def nmi(monitor: HumanMonitor, arguments: Arguments) -> str:
-    arguments.done()
-    await monitor.qmp("inject-nmi")
-    return ""
+forward("nmi", to="inject-nmi", help="send a non-maskable interrupt to every vCPU")
 
 
 @hmp("balloon", params="target", help="ask the guest to keep no more than target MiB of memory")

@@ -10,7 +10,7 @@ from vmmd.options.backends import ChardevSocket
 from vmmd.qmp.char_backend import WantedChardev, make
 from vmmd.qmp.hmp.arguments import signed
 from vmmd.qmp.hmp.completion import option_words
-from vmmd.qmp.hmp.registry import hmp
+from vmmd.qmp.hmp.registry import forward, hmp
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -73,28 +73,9 @@ async def _made(maker: Callable[[ChardevOptions], Awaitable[Chardev]], monitor: 
     return f"{made.place}\n" if isinstance(made, PtyChardev) else ""
 
 
-@hmp("chardev-remove", params="id", help="remove a character device that nothing uses", complete=_labels)
-async def chardev_remove(monitor: HumanMonitor, arguments: Arguments) -> str:
-    name = arguments.string()
-    arguments.done()
-    await monitor.qmp("chardev-remove", {"id": name})
-    return ""
-
-
-@hmp("chardev-send-break", params="id", help="send a break to the device behind a character device", complete=_labels)
-async def chardev_send_break(monitor: HumanMonitor, arguments: Arguments) -> str:
-    name = arguments.string()
-    arguments.done()
-    await monitor.qmp("chardev-send-break", {"id": name})
-    return ""
-
-
-@hmp("ringbuf_write", params="device data", help="add to a ring buffer", complete=_labels)
-async def ringbuf_write(monitor: HumanMonitor, arguments: Arguments) -> str:
-    device, data = arguments.string(), arguments.string()
-    arguments.done()
-    await monitor.qmp("ringbuf-write", {"device": device, "data": data})
-    return ""
+forward("chardev-remove", words="id", help="remove a character device that nothing uses", complete=_labels)
+forward("chardev-send-break", words="id", help="send a break to the device behind a character device", complete=_labels)
+forward("ringbuf_write", to="ringbuf-write", words="device data", help="add to a ring buffer", complete=_labels)
 
 
 @hmp("ringbuf_read", params="device size", help="take the oldest bytes out of a ring buffer", complete=_labels)

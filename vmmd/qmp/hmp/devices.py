@@ -12,7 +12,7 @@ from vmmd.qmp.commands.block import block_graph
 from vmmd.qmp.commands.qdev import plug
 from vmmd.qmp.hmp.arguments import ArgumentError
 from vmmd.qmp.hmp.completion import option_words
-from vmmd.qmp.hmp.registry import hmp
+from vmmd.qmp.hmp.registry import forward, hmp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,7 +51,7 @@ async def device_add(monitor: HumanMonitor, arguments: Arguments) -> str:
     from vmmd.options.keyval import Argument
     from vmmd.options.models import DeviceOptions
 
-    text = arguments.rest()
+    text = "" if arguments.at_end else arguments.rest()
     if lexer.wants_help(text) or text.endswith((",help", ",?")):
         return await on_thread(monitor.vm.loop, partial(_device_help, text), "help")  # it imports every device
     argument = Argument("device_add", lexer.split(text, "driver", where="device_add"))
@@ -70,10 +70,7 @@ def _device_help(text: str) -> str:
     return option_help.render(HelpRequested("device", topic), cpu_text=str)
 
 
-@hmp("device_del", params="id", help="unplug a device", complete=_device_ids)
-async def device_del(monitor: HumanMonitor, arguments: Arguments) -> str:
-    await monitor.qmp("device_del", {"id": _word(arguments, "device_del: string expected")})
-    return ""
+forward("device_del", words="id", help="unplug a device", complete=_device_ids)
 
 
 @hmp(
@@ -84,11 +81,8 @@ async def device_del(monitor: HumanMonitor, arguments: Arguments) -> str:
 async def drive_add(monitor: HumanMonitor, arguments: Arguments) -> str:
     """QEMU-COMPAT: the slot is asked for and means nothing; errors come without «Error:»."""
     as_node = "n" in arguments.flags("n")
-    missing = "drive_add: string expected"
-    _word(arguments, missing)
+    arguments.string()
     text = arguments.rest()
-    if not text:
-        raise ArgumentError(missing)
     try:
         await _add_node(monitor, text) if as_node else await _add_drive(monitor, text)
     except VmmdError as error:
@@ -122,7 +116,8 @@ async def _add_node(monitor: HumanMonitor, text: str) -> None:
 @hmp("drive_del", params="device", help="take a drive away, also from its device", complete=_disk_names)
 async def drive_del(monitor: HumanMonitor, arguments: Arguments) -> str:
     """QEMU-COMPAT: a device that has the drive stays, without medium; errors come without «Error:»."""
-    name = _word(arguments, "drive_del: block device name expected")
+    name = arguments.string("block device name")
+    arguments.done()
     graph = await block_graph(monitor.vm)
     try:
         if name not in graph.drives and name in graph.nodes:
@@ -142,19 +137,11 @@ async def drive_del(monitor: HumanMonitor, arguments: Arguments) -> str:
 async def block_resize(monitor: HumanMonitor, arguments: Arguments) -> str:
     from vmmd.units import parse_size
 
-    name = _word(arguments, "block_resize: block device name expected")
+    name = arguments.string("block device name")
     try:
-        size_bytes = parse_size(_word(arguments, "block_resize: invalid size"), "M")
+        size_bytes = parse_size(arguments.word(), "M")
     except ValueError:
-        raise ArgumentError("block_resize: invalid size") from None
+        raise ArgumentError("invalid size") from None
     arguments.done()
     await monitor.qmp("block_resize", {"device": name, "size": size_bytes})
     return ""
-
-
-def _word(arguments: Arguments, missing: str) -> str:
-    """The next word. Raises ArgumentError when there is none."""
-    word = arguments.word()
-    if not word:
-        raise ArgumentError(missing)
-    return word

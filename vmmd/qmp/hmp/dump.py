@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from vmmd.core.background import once_on_thread
 from vmmd.errors import VmmdError
-from vmmd.qmp.hmp.arguments import U64, ArgumentError
+from vmmd.qmp.hmp.arguments import ArgumentError
 from vmmd.qmp.hmp.formats import cell
+from vmmd.units import U64_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +71,7 @@ async def dump(monitor: HumanMonitor, address: int, wanted: Format, read: Read) 
         items = struct.unpack(f"<{length // size}{_ITEM[size]}", data)
         cells = " ".join(cell(item, wanted.letter, size) for item in items)
         lines.append(f"{address:016x}: {cells}\n")
-        address = (address + length) & U64
+        address = (address + length) & U64_MAX
         left -= length
         await turn.pause()
     return "".join(lines)
@@ -95,7 +96,7 @@ async def _instructions(monitor: HumanMonitor, address: int, count: int, read: R
             lines.append(_instruction(at, code[used : used + size], f"{mnemonic:<8} {operands}"))
             used += size
             count -= 1
-        address = (address + used) & U64
+        address = (address + used) & U64_MAX
         await turn.pause()
     return "".join(lines)
 

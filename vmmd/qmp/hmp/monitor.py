@@ -20,6 +20,7 @@ from vmmd.qmp.hmp.line_editor import MAX_LINE_CHARACTERS, TOO_LONG
 from vmmd.qmp.hmp.registry import COMMANDS, TOPICS, HmpCommand, load
 from vmmd.qmp.session import NO_ID, QmpSession, Request
 from vmmd.safe_text import safe
+from vmmd.units import U64_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -171,7 +172,7 @@ class HumanMonitor:
             named[f"e{letter}"] = raw.get(f"r{letter}", 0)
         named["eip"] = raw.get("rip", 0)
         # QEMU-COMPAT: $pc is the linear address of the next instruction
-        named["pc"] = (raw.get("cs_base", 0) + raw.get("rip", 0)) & ((1 << 64) - 1)
+        named["pc"] = (raw.get("cs_base", 0) + raw.get("rip", 0)) & U64_MAX
         named["eflags"] = raw.get("rflags", 0)
         return named
 

@@ -7,14 +7,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.qmp.hmp.registry import hmp
+from vmmd.units import U64_MAX
 
 if TYPE_CHECKING:
     from vmmd.core.address_space import AddressSpace
     from vmmd.qmp.hmp.arguments import Arguments
     from vmmd.qmp.hmp.monitor import HumanMonitor
     from vmmd.qmp.vm_api import VmApi
-
-U64 = (1 << 64) - 1
 
 
 class _Span(NamedTuple):
@@ -40,7 +39,7 @@ def _mtree(vm: VmApi, *, flat: bool) -> str:
     with vm.lock:
         if flat:
             return _flat_view(0, "memory", "system", _memory_spans(vm)) + _flat_view(1, "I/O", "io", _port_spans(vm))
-        return _tree("memory", "system", U64, _slot_lines(vm), vm.mmio) + _tree("I/O", "io", 0xFFFF, [], vm.pio)
+        return _tree("memory", "system", U64_MAX, _slot_lines(vm), vm.mmio) + _tree("I/O", "io", 0xFFFF, [], vm.pio)
 
 
 def _tree(space: str, root: str, last: int, memory: list[tuple[int, str]], ranges: AddressSpace) -> str:

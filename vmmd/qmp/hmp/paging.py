@@ -16,7 +16,7 @@ from vmmd.kvm.pagetables import Mapping, mapped
 from vmmd.kvm.pagewalk import walk
 from vmmd.qmp.hmp.physical import PhysicalMemory, host_physical
 from vmmd.qmp.hmp.registry import hmp
-from vmmd.units import format_size
+from vmmd.units import U64_MAX, format_size
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -102,7 +102,7 @@ async def info_mem(monitor: HumanMonitor, arguments: Arguments) -> str:
 
 
 def _range(start: int, end: int, rights: str) -> list[str]:
-    return [f"{start:016x}-{end & (1 << 64) - 1:016x} {end - start:016x} {rights}\n"] if rights else []
+    return [f"{start:016x}-{end & U64_MAX:016x} {end - start:016x} {rights}\n"] if rights else []
 
 
 def _and_more(lines: int) -> str:

@@ -6,13 +6,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.qmp.hmp.registry import hmp
+from vmmd.units import U64_MAX
 
 if TYPE_CHECKING:
     from vmmd.devices.pci.bus import PciDeviceInfo, PciRegion
     from vmmd.qmp.hmp.arguments import Arguments
     from vmmd.qmp.hmp.monitor import HumanMonitor
-
-U64 = (1 << 64) - 1
 
 
 @hmp("info pci", help="functions on the PCI bus")
@@ -43,8 +42,8 @@ def _pci_function(info: PciDeviceInfo) -> str:
 
 def _pci_region(region: PciRegion) -> str:
     # QEMU-COMPAT: a BAR that is not mapped shows address -1 and an end computed from it
-    address = region.address & U64
-    end = (region.address + region.size - 1) & U64
+    address = region.address & U64_MAX
+    end = (region.address + region.size - 1) & U64_MAX
     if region.type == "io":
         return f"      BAR{region.bar}: I/O at 0x{address:04x} [0x{end:04x}]."
     width = 64 if region.mem_type_64 else 32

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from vmmd.core.props import BOOL, parse_int
 from vmmd.errors import UsageError, VmmdError
-from vmmd.qmp.hmp.arguments import ArgumentError
 from vmmd.qmp.hmp.completion import option_words
-from vmmd.qmp.hmp.registry import hmp
+from vmmd.qmp.hmp.registry import forward, hmp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,7 +88,7 @@ async def qom_list(monitor: HumanMonitor, arguments: Arguments) -> str:
 
 @hmp("qom-get", params="path property", help="value of a property of an object", complete=_paths_and_names)
 async def qom_get(monitor: HumanMonitor, arguments: Arguments) -> str:
-    path, name = _word(arguments, "qom-get"), _word(arguments, "qom-get")
+    path, name = arguments.string(), arguments.string()
     arguments.done()
     value = await monitor.qmp("qom-get", {"path": path, "property": name})
     return json.dumps(value, indent=4, ensure_ascii=False) + "\n"
@@ -103,10 +102,8 @@ async def qom_get(monitor: HumanMonitor, arguments: Arguments) -> str:
 )
 async def qom_set(monitor: HumanMonitor, arguments: Arguments) -> str:
     as_json = "j" in arguments.flags("j")
-    path, name = _word(arguments, "qom-set"), _word(arguments, "qom-set")
+    path, name = arguments.string(), arguments.string()
     text = arguments.rest()
-    if not text:
-        raise ArgumentError("qom-set: string expected")
     kind = dict(monitor.vm.qom.resolve(path).entries()).get(name, "string")
     value = _from_json(text) if as_json else _from_text(name, kind, text)
     await monitor.qmp("qom-set", {"path": path, "property": name, "value": value})
@@ -152,8 +149,7 @@ async def object_add(monitor: HumanMonitor, arguments: Arguments) -> str:
     from vmmd.options.read_backends import object_options
     from vmmd.qmp.commands.qom import make_object
 
-    text = _word(arguments, "object_add")
-    arguments.done()
+    text = arguments.rest()
     topic, comma, asked = text.partition(",")
     if topic == "help" or (comma and asked == "help"):
         return render(HelpRequested("object", topic if comma else None), cpu_text=str)
@@ -168,16 +164,4 @@ async def object_add(monitor: HumanMonitor, arguments: Arguments) -> str:
     return ""
 
 
-@hmp("object_del", params="id", help="remove an object that nobody uses", complete=_objects)
-async def object_del(monitor: HumanMonitor, arguments: Arguments) -> str:
-    name = _word(arguments, "object_del")
-    arguments.done()
-    await monitor.qmp("object-del", {"id": name})
-    return ""
-
-
-def _word(arguments: Arguments, command: str) -> str:
-    word = arguments.word()
-    if not word:
-        raise ArgumentError(f"{command}: string expected")
-    return word
+forward("object_del", to="object-del", words="id", help="remove an object that nobody uses", complete=_objects)

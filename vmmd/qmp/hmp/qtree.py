@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vmmd.core.device import Device
 from vmmd.core.tree import BusNode
 from vmmd.qmp.hmp.registry import hmp
-from vmmd.units import format_size
+from vmmd.units import U64_MAX, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from vmmd.devices.pci.bus import PciDeviceInfo
     from vmmd.qmp.hmp.arguments import Arguments
     from vmmd.qmp.hmp.monitor import HumanMonitor
-
-U64 = (1 << 64) - 1
 
 
 @hmp("info qtree", help="devices and buses, with the settings of each")
@@ -81,5 +79,5 @@ def _function(info: PciDeviceInfo) -> Iterator[str]:
     for region in info.regions:
         # QEMU-COMPAT: a BAR that is not mapped shows address -1 and an end computed from it
         space = "i/o" if region.type == "io" else "mem"
-        end = (region.address + region.size - 1) & U64
-        yield f"bar {region.bar}: {space} at 0x{region.address & U64:x} [0x{end:x}]"
+        end = (region.address + region.size - 1) & U64_MAX
+        yield f"bar {region.bar}: {space} at 0x{region.address & U64_MAX:x} [0x{end:x}]"

@@ -7,7 +7,8 @@
 From the declaration follow dispatch, ``help``, the usage in ``help gva2gpa``, and completion. A name that begins with
 ``info `` is a topic of ``info``. Further names are short forms: ``@hmp("cont", "c", …)``. The handler runs on the loop
 and returns the text, or is ``async``; it raises VmmdError for what the monitor shows as ``Error: …``. Most handlers are
-thin: ``await monitor.qmp("query-…")`` runs a QMP command with all its checks.
+thin: ``await monitor.qmp("query-…")`` runs a QMP command with all its checks; ``forward`` declares those that only
+pass their words on to one.
 """
 
 from __future__ import annotations
@@ -92,6 +93,25 @@ def hmp(
         return handler
 
     return register
+
+
+def forward(
+    *names: str,
+    to: str = "",
+    words: str = "",
+    help: str,  # noqa: A002  # as of ``hmp``
+    complete: Completer | None = None,
+) -> None:
+    """Declare a command that does what the QMP command of that name does, or the one that it is a synonym ``to``, and
+    says nothing. ``words``: names of QMP's arguments, in the order that they are given in."""
+
+    async def handler(monitor: HumanMonitor, arguments: Arguments) -> str:
+        given: dict[str, object] = {word: arguments.string() for word in words.split()}
+        arguments.done()
+        await monitor.qmp(to or names[0], given)
+        return ""
+
+    hmp(*names, params=words, help=help, complete=complete)(handler)
 
 
 async def ready(loop: LoopPort) -> None:

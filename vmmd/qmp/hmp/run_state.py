@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmd.qmp.hmp.registry import hmp
+from vmmd.qmp.hmp.registry import forward, hmp
 from vmmd.runstate import RunState
 
 if TYPE_CHECKING:
@@ -23,45 +23,17 @@ def info_status(monitor: HumanMonitor, arguments: Arguments) -> str:
     return f"VM status: paused{detail}\n"
 
 
-@hmp("stop", "s", help="stop the guest")
-async def stop(monitor: HumanMonitor, arguments: Arguments) -> str:
-    return await _plain(monitor, arguments, "stop")
-
-
-@hmp("cont", "c", help="let the guest run")
-async def cont(monitor: HumanMonitor, arguments: Arguments) -> str:
-    return await _plain(monitor, arguments, "cont")
-
-
-@hmp("system_reset", help="reset the machine")
-async def system_reset(monitor: HumanMonitor, arguments: Arguments) -> str:
-    return await _plain(monitor, arguments, "system_reset")
-
-
-@hmp("system_wakeup", help="wake the guest up from suspend")
-async def system_wakeup(monitor: HumanMonitor, arguments: Arguments) -> str:
-    return await _plain(monitor, arguments, "system_wakeup")
-
-
-@hmp("system_powerdown", help="press the power button")
-async def system_powerdown(monitor: HumanMonitor, arguments: Arguments) -> str:
-    return await _plain(monitor, arguments, "system_powerdown")
-
-
-@hmp("exit_preconfig", help="build the machine that -preconfig has put off")
-async def exit_preconfig(monitor: HumanMonitor, arguments: Arguments) -> str:
-    return await _plain(monitor, arguments, "x-exit-preconfig")
+forward("stop", "s", help="stop the guest")
+forward("cont", "c", help="let the guest run")
+forward("system_reset", help="reset the machine")
+forward("system_wakeup", help="wake the guest up from suspend")
+forward("system_powerdown", help="press the power button")
+forward("exit_preconfig", to="x-exit-preconfig", help="build the machine that -preconfig has put off")
 
 
 @hmp("quit", "q", help="end the emulator")
 async def quit_(monitor: HumanMonitor, arguments: Arguments) -> str:
-    text = await _plain(monitor, arguments, "quit")
-    monitor.ended = True
-    return text
-
-
-async def _plain(monitor: HumanMonitor, arguments: Arguments, command: str) -> str:
-    """A QMP command without arguments and without a result."""
     arguments.done()
-    await monitor.qmp(command)
+    await monitor.qmp("quit")
+    monitor.ended = True
     return ""

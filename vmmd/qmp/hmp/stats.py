@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmd.qmp.hmp.arguments import ArgumentError
 from vmmd.qmp.hmp.registry import hmp
 
 if TYPE_CHECKING:
@@ -30,10 +29,8 @@ def _words(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
     complete=_words,
 )
 async def info_stats(monitor: HumanMonitor, arguments: Arguments) -> str:
-    target, names, provider = arguments.word(), arguments.word(), arguments.word()
+    target, names, provider = arguments.string(), arguments.word(), arguments.word()
     arguments.done()
-    if not target:
-        raise ArgumentError("stats: string expected")
     # QEMU-COMPAT: these are no errors
     if target not in ("vm", "vcpu"):
         return f"invalid stats target {target}\n"

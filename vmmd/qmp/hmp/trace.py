@@ -9,7 +9,6 @@ from vmmd.core import trace
 from vmmd.core.trace_output import output
 from vmmd.errors import UsageError, VmmdError
 from vmmd.qmp.commands.trace import device_names
-from vmmd.qmp.hmp.arguments import ArgumentError
 from vmmd.qmp.hmp.registry import hmp
 
 if TYPE_CHECKING:
@@ -39,13 +38,6 @@ def _topic_names(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
     return () if words else _event_names(monitor, words)
 
 
-def _on_or_off(arguments: Arguments) -> bool:
-    word = arguments.word()
-    if word not in ("on", "off"):
-        raise ArgumentError("Expected 'on' or 'off'")
-    return word == "on"
-
-
 async def _run(monitor: HumanMonitor, command: str, wanted: dict[str, object]) -> str:
     """QEMU-COMPAT: errors of these commands are shown without «Error:»."""
     try:
@@ -62,7 +54,7 @@ async def _run(monitor: HumanMonitor, command: str, wanted: dict[str, object]) -
     complete=_event_names,
 )
 async def trace_event(monitor: HumanMonitor, arguments: Arguments) -> str:
-    wanted: dict[str, object] = {"name": _name(arguments, "trace-event"), "enable": _on_or_off(arguments)}
+    wanted: dict[str, object] = {"name": arguments.string(), "enable": arguments.on_off()}
     if not arguments.at_end:
         wanted["vcpu"] = arguments.expression()
     arguments.done()
@@ -76,8 +68,8 @@ async def trace_event(monitor: HumanMonitor, arguments: Arguments) -> str:
     complete=_device_words,
 )
 async def trace_device(monitor: HumanMonitor, arguments: Arguments) -> str:
-    device, enable = _name(arguments, "trace-device"), _on_or_off(arguments)
-    name = _name(arguments, "trace-device")
+    device, enable = arguments.string(), arguments.on_off()
+    name = arguments.string()
     arguments.done()
     return await _run(monitor, "__org.vmmd_trace-device", {"device": device, "name": name, "enable": enable})
 
@@ -102,7 +94,7 @@ async def info_trace_events(monitor: HumanMonitor, arguments: Arguments) -> str:
 
 @hmp("log", params="item1[,...]|none", help="what to log; log help lists the items", complete=_log_words)
 def log(monitor: HumanMonitor, arguments: Arguments) -> str:
-    items = _name(arguments, "log")
+    items = arguments.string()
     arguments.done()
     if items == "none":
         trace.log_nothing()
@@ -117,17 +109,10 @@ def log(monitor: HumanMonitor, arguments: Arguments) -> str:
 
 @hmp("logfile", params="filename", help="write the log and trace events to this file")
 def logfile(monitor: HumanMonitor, arguments: Arguments) -> str:
-    path = _name(arguments, "logfile", what="filename")
+    path = arguments.string("filename")
     arguments.done()
     try:
         output.set_file(path)
     except VmmdError as error:
         return f"{error}\n"
     return ""
-
-
-def _name(arguments: Arguments, command: str, what: str = "string") -> str:
-    word = arguments.word()
-    if not word:
-        raise ArgumentError(f"{command}: {what} expected")
-    return word
