@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
@@ -225,6 +226,7 @@ class Daemon:
         self.vm.on_end = self._end
         for number in SIGNALS:
             loop.add_signal_handler(number, self._signalled)
+        loop.add_signal_handler(signal.SIGCONT, self._continued)
         self.port.bind(loop)
         # ORDERING: after the loop has taken over the signals: from here on one that comes is served by the loop
         early_end.check()
@@ -274,6 +276,14 @@ class Daemon:
         threading.Thread(target=settle, name="settle", daemon=True).start()
 
     # --- end --------------------------------------------------------------------------------------------------
+
+    def _continued(self) -> None:
+        """Back from Ctrl-Z: the shell has given the terminal its own mode meanwhile."""
+        from vmmd.chardev.stdio import StdioChardev
+
+        for device in self.vm.chardevs.values():
+            if isinstance(device, StdioChardev):
+                device.continued()
 
     def _signalled(self) -> None:
         self.port.spawn(self.vm.quit(ShutdownCause.HOST_SIGNAL), "quit on signal")

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -189,6 +190,25 @@ def test_stdio_is_edited_and_quit_ends_the_process() -> None:
     peer.send("quit\r")
     assert process.wait(DEADLINE_S) == 0
     assert termios.tcgetattr(slave) == as_it_was
+    os.close(master)
+    os.close(slave)
+
+
+def test_stdio_has_its_mode_again_after_the_process_was_stopped() -> None:
+    master, slave = pty.openpty()
+    cooked = termios.tcgetattr(slave)
+    process = run("-monitor", "stdio", stdin=slave, stdout=slave)
+    peer = Peer(master)
+    peer.read_until("(qemu) ")
+    process.send_signal(signal.SIGSTOP)
+    termios.tcsetattr(slave, termios.TCSANOW, cooked)  # as a shell does
+    process.send_signal(signal.SIGCONT)
+    deadline = time.monotonic() + DEADLINE_S
+    while termios.tcgetattr(slave)[3] & termios.ICANON:
+        assert time.monotonic() < deadline
+    peer.send("quit\r")
+    assert process.wait(DEADLINE_S) == 0
+    assert termios.tcgetattr(slave) == cooked
     os.close(master)
     os.close(slave)
 

@@ -80,6 +80,12 @@ def test_mistakes_are_told_with_a_pointer_to_help(vm: FakeVm, line: str, text: s
     assert say(vm, line) == f'{text}\r\nTry "help {name}" for more information\r\n'
 
 
+def test_chardev_add_lists_the_backends(vm: FakeVm) -> None:
+    text = say(vm, "chardev-add help")
+    assert text.startswith("Available chardev backend types:")
+    assert all(backend in text for backend in ("ringbuf", "socket", "pty"))
+
+
 def test_unknown_commands_are_named(vm: FakeVm) -> None:
     for line in ("bogus", "info bogus", "INFO status", "xp4 0"):
         name = line if line.startswith("info") else line.split()[0]

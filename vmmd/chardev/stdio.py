@@ -59,6 +59,17 @@ class StdioChardev(StreamChardev):
         import termios
 
         self._terminal = termios.tcgetattr(0)
+        self._make_raw()
+        atexit.register(self._restore_terminal)
+
+    def continued(self) -> None:
+        """The process was stopped and goes on: the terminal gets our mode again. Loop thread."""
+        if self._terminal is not None and not _in_background():  # there it is the shell's
+            self._make_raw()
+
+    def _make_raw(self) -> None:
+        import termios
+
         raw = termios.tcgetattr(0)
         raw[0] &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP)
         raw[0] &= ~(termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON)
@@ -69,7 +80,6 @@ class StdioChardev(StreamChardev):
             raw[3] &= ~termios.ISIG
         raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
         termios.tcsetattr(0, termios.TCSANOW, raw)
-        atexit.register(self._restore_terminal)
 
     def _restore_terminal(self) -> None:
         saved, self._terminal = self._terminal, None
@@ -107,6 +117,14 @@ class StdioChardev(StreamChardev):
             os.close(self._output)
             self._output = -1
             _in_use.clear()
+
+
+def _in_background() -> bool:
+    """True when another job of the shell has the terminal."""
+    try:
+        return os.tcgetpgrp(0) != os.getpgrp()
+    except OSError:  # not our controlling terminal: no job control
+        return False
 
 
 def _private_output(fd: int, mode: int) -> tuple[int, bool]:

@@ -6,7 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.errors import UsageError
+from vmmd.options import help as option_help
+from vmmd.options import lexer
 from vmmd.options.backends import ChardevSocket
+from vmmd.options.draft import HelpRequested
 from vmmd.qmp.char_backend import WantedChardev, make
 from vmmd.qmp.hmp.arguments import signed
 from vmmd.qmp.hmp.completion import option_words
@@ -53,7 +56,10 @@ def _wanted(monitor: HumanMonitor, text: str) -> WantedChardev:
 
 @hmp("chardev-add", params="args", help="make a character device, as -chardev", complete=_backends)
 async def chardev_add(monitor: HumanMonitor, arguments: Arguments) -> str:
-    return await _made(monitor.vm.chardevs.add, monitor, arguments.rest())
+    text = arguments.rest()
+    if lexer.wants_help(text):
+        return option_help.render(HelpRequested("chardev", None), cpu_text=str)
+    return await _made(monitor.vm.chardevs.add, monitor, text)
 
 
 @hmp("chardev-change", params="id args", help="put a new backend in the place of a character device", complete=_labels)

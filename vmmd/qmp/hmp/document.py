@@ -25,14 +25,15 @@ prompt `(qemu) `, which comes last; what it typed is echoed as it is. `vmmd-shel
 
 **Keys.** Arrows, Home, End, Delete and those of Emacs: Ctrl-A, -E, -B, -F (move), Ctrl-D, -H, -W, -U, -K (erase),
 Meta-B, -F, -D (words), Ctrl-P, -N (earlier lines), Ctrl-R (search them), Ctrl-L (clear), Ctrl-C (discard the line),
-Tab (complete commands, topics, ids).
+Tab (complete commands, topics, ids). With `-monitor stdio` Ctrl-C ends vmmd, as it ends QEMU; it discards the line with
+`-chardev stdio,id=ID,signal=off -mon ID`.
 
 **Expressions.** `+ - * / % & | ^ ~ ( )`, numbers as in C, `'c'`, registers of the current vCPU (`$rax`, `$eip`,
 `$cs.base`, `$pc`: the linear address of the next instruction).
 
 **Formats.** `/COUNT` and a letter of `x d u o c i` and a size of `b h w g`; what is left out is as it was last time
-in this monitor. `i` shows instructions (it needs capstone: `pip install 'vmmd[disassembly]'`) of the width that the
-vCPU executes.
+in this monitor. `i` shows instructions of the width that the vCPU executes (it needs the extra
+`vmmd[disassembly]`, which `scripts/setup` installs).
 
 **Not as in QEMU.** `info walk` shows the way of an address through each page table, the memory slot and the host's
 page. `info jobs` and `info virtqueues` are vmmd's own, too. 64-bit registers have names in expressions. Long texts
