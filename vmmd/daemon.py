@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, NoReturn, TypeGuard
 from vmmd.core import trace
 from vmmd.core.device import ShutdownCause
 from vmmd.core.ending import SIGNALS, early_end
+from vmmd.core.fdsets import is_inherited
 from vmmd.core.trace_output import log_output
 from vmmd.core.trace_output import output as trace_output
-from vmmd.errors import VmmdError
+from vmmd.errors import UsageError, VmmdError
 from vmmd.eventloop import EventLoopPort
 from vmmd.log import get_logger
 from vmmd.machine.vm import Vm
@@ -98,6 +99,10 @@ class Daemon:
 
         fdsets = self.vm.fdsets
         for added in self.config.add_fds:
+            if not is_inherited(added.fd):
+                # QEMU-COMPAT: the phrase
+                where = f"-add-fd fd={added.fd},set={added.set}"
+                raise UsageError(f"{where}: fd is not valid or already in use", "it takes an inherited descriptor")
             fdsets.add(added.set, added.fd, added.opaque)
         monitors = {monitor.chardev: monitor for monitor in self.config.monitors if monitor.mode == "control"}
         for options in self.config.chardevs.values():

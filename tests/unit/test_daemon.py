@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from vmmd.daemon import Daemon
+from vmmd.errors import UsageError
 from vmmd.options import cmdline
 
 
@@ -31,3 +35,23 @@ def test_what_fails_at_the_end_does_not_keep_the_rest() -> None:
     daemon._close()
     assert done == ["device", "image", "kvm", "chardev", "second chardev", "monitors", "socket", "pid file"]
     assert daemon.pidfile is None
+
+
+def added(fd: int) -> Daemon:
+    daemon = Daemon(cmdline.parse(["-nodefaults", "-display", "none", "-add-fd", f"fd={fd},set=1"]))
+    daemon._plan_chardevs()
+    return daemon
+
+
+def test_only_an_inherited_descriptor_enters_a_set() -> None:
+    """All others are vmmd's own, or will be."""
+    reader, writer = os.pipe()
+    os.close(writer)
+    try:
+        for fd in (reader, writer):
+            with pytest.raises(UsageError, match=f"^-add-fd fd={fd},set=1: fd is not valid or already in use"):
+                added(fd)
+        os.set_inheritable(reader, True)
+        assert [each.fd for each in added(reader).vm.fdsets.query()[1]] == [reader]
+    finally:
+        os.close(reader)

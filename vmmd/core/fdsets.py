@@ -159,6 +159,14 @@ class FdSets:
                 del self._sets[number]
 
 
+def is_inherited(fd: int) -> bool:
+    """The process was started with this descriptor: it is open, and not close-on-exec as all are that vmmd opens."""
+    try:
+        return not fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    except OSError:
+        return False
+
+
 def open_path(path: str, flags: int, mode: int, fdsets: FdSets | None) -> int:
     """``os.open`` that knows ``/dev/fdset/N``; the result is close-on-exec. Raises OSError."""
     if path.startswith(PREFIX):
