@@ -6,6 +6,15 @@ from __future__ import annotations
 import os
 import stat
 
+PATH_ACCEPTS = "a path without NUL"
+
+
+def checked_path(path: str) -> str:
+    """``path``, when it can be given to the kernel. Raises ValueError."""
+    if b"\0" in os.fsencode(path):
+        raise ValueError(PATH_ACCEPTS)
+    return path
+
 
 def open_ready(path: str, flags: int) -> int:
     """An ``opener`` for ``open()`` that waits for nobody: takes files and devices. Raises OSError. Any thread."""

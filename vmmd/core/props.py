@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, cast, overload
 
+from vmmd.core.host_files import PATH_ACCEPTS, checked_path
 from vmmd.errors import UsageError
 from vmmd.units import parse_size
 
@@ -184,6 +185,7 @@ I32 = int_type("int32", -(1 << 31), (1 << 31) - 1)
 BOOT_INDEX = int_type("int32", -1, (1 << 31) - 1)
 BOOT_INDEX.unset = -1
 STR: PropType[str] = PropType("str", "a string", _any_text, json_kinds=())
+PATH: PropType[str] = PropType("str", PATH_ACCEPTS, checked_path, json_kinds=())
 SIZE: PropType[int] = PropType(
     "size", "a size such as 512, 64k, 1M or 2G", _parse_size_prop, json_kinds=(int,), from_json=_check_size
 )

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from vmmd.core.host_files import PATH_ACCEPTS, checked_path
 from vmmd.errors import BackendError, UsageError
 from vmmd.messages import messages, printable
 
@@ -199,6 +200,10 @@ def _open(path: str) -> int:
             raise UsageError(f"Bad logfile template: {path}", "%d, once, is the process's id")
         name = path.replace("%d", str(os.getpid()))
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+    try:
+        checked_path(name)
+    except ValueError as cause:
+        raise UsageError(f"Error opening logfile {path}", f"it takes {PATH_ACCEPTS}") from cause
     try:
         return os.open(name, flags | os.O_NONBLOCK, 0o666)  # a FIFO that nobody reads must not stop the loop
     except OSError as cause:

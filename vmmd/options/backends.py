@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vmmd.core.props import BOOL, ON_OFF_AUTO, SIZE, STR, U16, U32, U64, PropType, enum_type, int_type, prop
+from vmmd.core.props import BOOL, ON_OFF_AUTO, PATH, SIZE, STR, U16, U32, U64, PropType, enum_type, int_type, prop
 from vmmd.errors import UsageError
 from vmmd.options.fields import COUNT, NOTHING, NUMBER, ONLY_OFF, OptionSet, shown
 from vmmd.units import UNIX_PATH_BYTES
@@ -28,7 +28,7 @@ class ChardevOptions(OptionSet):
 
     backend: ClassVar[str] = ""
     id = prop(STR, "", "name of the character device", required=True)
-    logfile = prop(STR, None, "also write everything that comes out of the guest to this file")
+    logfile = prop(PATH, None, "also write everything that comes out of the guest to this file")
     logappend = prop(BOOL, False, "append to the logfile")
     mux = prop(BOOL, False, "let several devices share it")
 
@@ -37,8 +37,8 @@ class ChardevOptions(OptionSet):
 
 class ChardevFile(ChardevOptions):
     backend = "file"
-    path = prop(STR, "", "file that output is written to; /dev/fdset/N takes a passed descriptor", required=True)
-    input_path = prop(STR, None, "file that input is read from")
+    path = prop(PATH, "", "file that output is written to; /dev/fdset/N takes a passed descriptor", required=True)
+    input_path = prop(PATH, None, "file that input is read from")
     append = prop(BOOL, False, "append instead of truncating")
 
     later: ClassVar = {**ChardevOptions.later, "input-path": NOTHING}
@@ -46,7 +46,7 @@ class ChardevFile(ChardevOptions):
 
 class ChardevPty(ChardevOptions):
     backend = "pty"
-    path = prop(STR, None, "symbolic link to the terminal")
+    path = prop(PATH, None, "symbolic link to the terminal")
 
     later: ClassVar = {**ChardevOptions.later, "path": NOTHING}
 
@@ -55,7 +55,7 @@ class ChardevSocket(ChardevOptions):
     """UNIX (``path``), TCP (``host``/``port``) or an inherited descriptor (``fd``)."""
 
     backend = "socket"
-    path = prop(STR, None, "UNIX socket")
+    path = prop(PATH, None, "UNIX socket")
     abstract = prop(BOOL, False, "the path is in the abstract name space")
     tight = prop(BOOL, True, "an abstract name without padding")
     host = prop(STR, None, "TCP address; empty: any")
@@ -212,7 +212,7 @@ class DriveOptions(OptionSet):
     bus = prop(NUMBER, None, "bus number")
     unit = prop(NUMBER, None, "unit number")
     media = prop(enum_type("str", "disk", "cdrom"), "disk", "kind of medium")
-    file = prop(STR, None, "image file")
+    file = prop(PATH, None, "image file")
     format = prop(STR, None, "image format: raw; without it the format is probed")
     read_only = prop(BOOL, False, "refuse writes")
     snapshot = prop(BOOL, None, "write to a temporary file instead")
@@ -294,7 +294,7 @@ class BlockdevOptions(OptionSet):
 
 class BlockdevFile(BlockdevOptions):
     driver = "file"
-    filename = prop(STR, "", "path of the image", required=True)
+    filename = prop(PATH, "", "path of the image", required=True)
     aio = prop(AIO, "threads", "how the host file is accessed")
     locking = prop(ON_OFF_AUTO, "auto", "lock the image against other users")
     pr_manager = prop(STR, None, "persistent reservation helper")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from vmmd.core.props import BOOL, ON_OFF_AUTO, SIZE, STR, U16, U32, enum_type, int_type, prop
+from vmmd.core.props import BOOL, ON_OFF_AUTO, PATH, SIZE, STR, U16, U32, enum_type, int_type, prop
 from vmmd.options.fields import COUNT, FD, NOTHING, NUMBER, ONLY_OFF, RANGES, SIZE_MIB, UUID, OptionSet
 from vmmd.units import MiB
 
@@ -228,7 +228,7 @@ class BootOptions(OptionSet):
     order = prop(STR, None, "drives in order: a floppy, c disk, d CD-ROM, n network")
     once = prop(STR, None, "the same, for the first boot only")
     menu = prop(BOOL, None, "offer a boot menu")
-    splash = prop(STR, None, "picture file shown by the firmware")
+    splash = prop(PATH, None, "picture file shown by the firmware")
     splash_time = prop(U16, None, "milliseconds the picture stays")
     reboot_timeout = prop(int_type("int", -1, 0xFFFF), None, "milliseconds until a failed boot is retried; -1: never")
     strict = prop(BOOL, False, "boot from nothing but what has a bootindex")
@@ -279,8 +279,8 @@ class TraceOptions(OptionSet):
     """``-trace``: events to switch on at the start."""
 
     enable = prop(STR, None, "a name, or a pattern with *")
-    events = prop(STR, None, "a file with names and patterns, one on a line; - in front switches off")
-    file = prop(STR, None, "write the log there")
+    events = prop(PATH, None, "a file with names and patterns, one on a line; - in front switches off")
+    file = prop(PATH, None, "write the log there")
 
 
 class SandboxOptions(OptionSet):
@@ -316,7 +316,7 @@ class FwCfgOptions(OptionSet):
     """``-fw_cfg``: a file for the firmware configuration device."""
 
     name = prop(STR, "", "name, opt/… by convention", required=True)
-    file = prop(STR, None, "take the content from this file")
+    file = prop(PATH, None, "take the content from this file")
     string = prop(STR, None, "the content itself")
     gen_id = prop(STR, None, "object that makes the content", wire="gen_id")
 
@@ -330,7 +330,7 @@ class SmbiosOptions(OptionSet):
 
 
 class SmbiosFile(SmbiosOptions):
-    file = prop(STR, "", "file with one raw structure", required=True)
+    file = prop(PATH, "", "file with one raw structure", required=True)
 
 
 class SmbiosType0(SmbiosOptions):
@@ -387,7 +387,7 @@ class SmbiosType4(SmbiosOptions):
 class SmbiosType11(SmbiosOptions):
     number = 11
     value: Any = prop(STR, (), "one OEM string; may be repeated")
-    path: Any = prop(STR, (), "file with one OEM string; may be repeated")
+    path: Any = prop(PATH, (), "file with one OEM string; may be repeated")
 
     repeatable: ClassVar = frozenset({"value", "path"})
 

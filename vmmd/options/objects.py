@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vmmd.core.props import BOOL, SIZE, STR, enum_type, int_type, prop
+from vmmd.core.props import BOOL, PATH, SIZE, STR, enum_type, int_type, prop
 from vmmd.errors import UsageError
 from vmmd.options.fields import COUNT, NOTHING, ONLY_OFF, RANGES, OptionSet
 
@@ -117,7 +117,7 @@ class MemoryBackendMemfd(MemoryBackend):
 
 class MemoryBackendFile(MemoryBackend):
     qom_type = "memory-backend-file"
-    mem_path = prop(STR, "", "file or directory (of hugetlbfs)", required=True)
+    mem_path = prop(PATH, "", "file or directory (of hugetlbfs)", required=True)
     discard_data = prop(BOOL, False, "throw the content away at exit", live=True)
     align = prop(SIZE, None, "alignment of the mapping")
     pmem = prop(BOOL, False, "persistent memory")
@@ -164,7 +164,7 @@ class RngRandom(ObjectOptions):
 
     qom_type = "rng-random"
     parent_type = "rng-backend"
-    filename = prop(STR, "/dev/urandom", "file that the bytes are read from")
+    filename = prop(PATH, "/dev/urandom", "file that the bytes are read from")
 
 
 class RngBuiltin(ObjectOptions):
@@ -180,7 +180,7 @@ class Secret(ObjectOptions):
     qom_type = "secret"
     parent_type = "secret_common"
     data = prop(STR, None, "the secret itself, seen by everyone who sees the process list")
-    file = prop(STR, None, "file with the secret")
+    file = prop(PATH, None, "file with the secret")
     format = prop(enum_type("QCryptoSecretFormat", "raw", "base64"), "raw", "how it is written")
     keyid = prop(STR, None, "id of the secret that this one is encrypted with (AES-256-CBC)")
     iv = prop(STR, None, "initialization vector, base64")

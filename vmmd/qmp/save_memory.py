@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vmmd.core.background import Turn, on_thread
-from vmmd.core.host_files import open_ready
+from vmmd.core.host_files import PATH_ACCEPTS, open_ready
 from vmmd.errors import BackendError, UsageError, VmmdError
 from vmmd.units import PAGE_BYTES, U64_MAX, GiB, MiB
 
@@ -139,7 +139,7 @@ def _write(vm: VmApi, path: str, pieces: Iterable[tuple[int, int]]) -> None:
     except OSError as error:
         raise BackendError.from_os(f"Could not open '{path}'", error) from error
     except ValueError:
-        raise UsageError("Parameter 'filename' expects a path without NUL") from None
+        raise UsageError(f"Parameter 'filename' expects {PATH_ACCEPTS}") from None
     try:
         with file:
             for gpa, length in pieces:
