@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
-from tests.unit.qmp_support import FakeVm, ManualLoop
+from tests.unit.qmp_support import FakeVm, ManualLoop, run_to_end
 from vmmd.errors import UsageError
 from vmmd.kvm import abi
 from vmmd.kvm.host import host_kvm
@@ -34,11 +33,11 @@ def vm() -> FakeVm:
 
 
 def ask(vm: FakeVm, name: str, **arguments: object) -> Any:
-    return asyncio.run(HumanMonitor(vm).qmp(name, arguments))
+    return run_to_end(HumanMonitor(vm).qmp(name, arguments), vm.loop)
 
 
 def say(vm: FakeVm, line: str, cpu_index: int = 0) -> str:
-    return asyncio.run(HumanMonitor(vm, cpu_index).run(line))
+    return run_to_end(HumanMonitor(vm, cpu_index).run(line), vm.loop)
 
 
 def test_query_kvm_tells_exits_with_rates_and_kvms_counters(vm: FakeVm) -> None:

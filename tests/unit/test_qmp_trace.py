@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.unit.qmp_support import FakeVm, ManualLoop, Monitor
+from tests.unit.qmp_support import FakeVm, ManualLoop, Monitor, run_to_end
 from vmmd.core import trace
 from vmmd.core.trace import EVENTS, GUEST_ERRORS, UNIMP
 from vmmd.core.trace_events import (
@@ -51,11 +50,11 @@ def vm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeVm]:
 
 def ask(vm: FakeVm, command: str, /, **arguments: object) -> Any:
     wanted = {key.replace("_", "-"): value for key, value in arguments.items()}
-    return asyncio.run(HumanMonitor(vm).qmp(command, wanted))
+    return run_to_end(HumanMonitor(vm).qmp(command, wanted), vm.loop)
 
 
 def say(vm: FakeVm, line: str) -> str:
-    return asyncio.run(HumanMonitor(vm).run(line)).replace("\r\n", "\n")
+    return run_to_end(HumanMonitor(vm).run(line), vm.loop).replace("\r\n", "\n")
 
 
 def test_events_are_switched_and_shown(vm: FakeVm) -> None:

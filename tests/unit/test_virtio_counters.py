@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.framework.virtqueue_driver import F_EVENT_IDX
-from tests.unit.qmp_support import FakeVm, ManualLoop
+from tests.unit.qmp_support import FakeVm, ManualLoop, run_to_end
 from tests.unit.virtio_rig import FULL, IN, OUT, Rig, rig
 from vmmd.qmp.commands.vmmd import query_virtqueues
 from vmmd.qmp.hmp.monitor import HumanMonitor
@@ -69,7 +68,7 @@ def test_query_virtqueues_shows_what_is_in_flight(blk: Rig) -> None:
     assert ask()[0]["queues"] == [{**busy, "in-flight": 2}]
     blk.loop.call(blk.disk.complete)
     assert ask()[0]["queues"] == [{**busy, "requests": 2, "interrupts": 1, "in-flight": 0}]
-    text = asyncio.run(HumanMonitor(vm).run("info virtqueues"))
+    text = run_to_end(HumanMonitor(vm).run("info virtqueues"), vm.loop)
     assert text == (
         "vda: virtio-blk-pci\r\n    queue 0: size=64 notifications=1 requests=2 interrupts=1 in-flight=0\r\n"
     )
