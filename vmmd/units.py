@@ -25,6 +25,10 @@ U64_MAX = (1 << 64) - 1
 _SUFFIXES = {"B": 1, "K": KiB, "M": MiB, "G": GiB, "T": TiB, "P": 1 << 50, "E": 1 << 60}
 
 
+class TooLarge(ValueError):
+    """A size that 64 bits do not hold."""
+
+
 def parse_size(text: str, default_unit: str = "B") -> int:
     """Bytes of a size such as ``64``, ``1048576k``, ``1.5G`` or ``0x1000``.
 
@@ -41,7 +45,7 @@ def parse_size(text: str, default_unit: str = "B") -> int:
     if value is None:
         raise ValueError("a size is a number with an optional suffix B, K, M, G, T, P or E")
     if value > U64_MAX:
-        raise ValueError("a size must be below 16 EiB")
+        raise TooLarge("a size must be below 16 EiB")
     return value
 
 

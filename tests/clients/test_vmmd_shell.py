@@ -136,6 +136,20 @@ def test_watch_fills_the_screen_until_q(screen: Terminal) -> None:
     screen.wait_for_last("vmmd>")
 
 
+@pytest.mark.parametrize(
+    ("line", "caret", "text"),
+    [
+        ("watch top", "      ^^^", "'top' cannot be watched"),
+        ("watch hmp quit", "", "error: quit cannot be watched"),
+        ("watch -n 1 qom-get path=/x foo=1", "                           ^^^", "there is no argument 'foo'"),
+    ],
+)
+def test_what_cannot_be_watched_is_told_with_its_place(line: str, caret: str, text: str, screen: Terminal) -> None:
+    screen.line(line)
+    shown = screen.wait_for(f"\n{text}", "prelaunch")
+    assert not caret or f"\n{line}\n{caret}\n{text}" in shown
+
+
 def test_top_fills_the_screen_until_q(screen: Terminal) -> None:
     screen.line("top -n 0.2")
     screen.wait_for("prelaunch", "every 0.2 s")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.shell_support import schema
-from vmmd.shell.line import LineError, quote, tokens
+from vmmd.shell.line import LineError, places_in, quote, tokens
 from vmmd.shell.render import with_caret
 from vmmd.shell.request import Request, parse
 from vmmd.shell.schema import Schema
@@ -80,6 +80,10 @@ def test_a_line_gives_arguments_of_the_schemas_types(line: str, expected: dict[s
         assert type(found[name]) is type(value)
 
 
+NOT_A_STRING = r"this is no string of JSON; a control character is written \u0001, a \ as \\"
+RANGE = "is from -9223372036854775808 to 18446744073709551615"
+
+
 @pytest.mark.parametrize(
     ("line", "marked", "text"),
     [
@@ -93,14 +97,18 @@ def test_a_line_gives_arguments_of_the_schemas_types(line: str, expected: dict[s
         ("device_del d0", "d0", "arguments are name=value or a JSON object; see help device_del"),
         ("device_del =d0", "=", "a name is missing before '='"),
         ("device_del id.x=5", "id.x", "'id' has no members; it is str"),
-        ("device_del id=['a']", "'", "JSON is not complete or wrong: Expecting value"),
+        ("device_del id=['a']", "'", "this is not JSON; strings and names of members have double quotes"),
         ('device_del id=["a"]', '["a"]', "'id' is a string, so this needs quotes"),
         ("device_del id='a", " ", "the closing ' is missing"),
         ("device_del id='a'b", "b", "white space is missing between two arguments"),
         ("mixed count=x", "x", "'count' is a whole number such as 5, 0x10 or 64M"),
         ("mixed count=1.5", "1.5", "'count' is a whole number such as 5, 0x10 or 64M"),
         ("mixed count='5'", "'5'", "'count' is a whole number, so it has no quotes"),
-        ("mixed count=" + "9" * 20, "9" * 20, "'count' is a whole number such as 5, 0x10 or 64M"),
+        ("mixed count=" + "9" * 20, "9" * 20, f"'count' {RANGE}"),
+        ("mixed count=-" + "9" * 20, "-" + "9" * 20, f"'count' {RANGE}"),
+        ("mixed count=16E", "16E", f"'count' {RANGE}"),
+        ("mixed count=-9223372036854775809", "-9223372036854775809", f"'count' {RANGE}"),
+        ('mixed {"count": ' + "9" * 20 + "}", '{"count": ' + "9" * 20 + "}", f"'count' {RANGE}"),
         ("mixed count=1 on=maybe", "maybe", "'on' is true or false"),
         ("mixed count=1 share=lots", "lots", "'share' is a number such as 1.5"),
         ("mixed count=1 names=a", "a", "'names' is a list; write names=[\"…\",\"…\"] or names.0=…"),
@@ -115,7 +123,14 @@ def test_a_line_gives_arguments_of_the_schemas_types(line: str, expected: dict[s
         ("blockdev-add driver=raw file=n file.x=y", "file.x", "'file' has a value already, so it has no members"),
         ('{"execute": 5}', '{"execute": 5}', "a command in JSON has a member 'execute' with the command's name"),
         ('{"execute": "quit"} x', "x", "a command in JSON stands alone on its line"),
-        ('{"execute": "quit"', " ", "JSON is not complete or wrong: Expecting ',' delimiter"),
+        ('{"execute": "quit"', " ", "the JSON is not complete"),
+        ("device_del {bad", "b", "this is not JSON; strings and names of members have double quotes"),
+        ('device_del {"id":', " ", "the JSON is not complete"),
+        ('device_del {"id": 1 "x"}', '"', "this is not JSON; strings and names of members have double quotes"),
+        ('device_del {"id": "d', " ", "the JSON is not complete"),
+        ('device_del id="d', " ", 'the closing " is missing'),
+        ('device_del id="d\\x"', "\\", NOT_A_STRING),
+        ('device_del id="d\x01"', "\x01", NOT_A_STRING),
         ('{"execute": "a", "b": 1}', '{"execute": "a", "b": 1}', "a command in JSON has no member 'b'; use execute, …"),
     ],
 )  # fmt: skip
@@ -211,6 +226,21 @@ def test_watch_and_top_take_an_interval(line: str, expected: Repeated) -> None:
 def test_wrong_options_of_watch_and_top_are_refused(line: str) -> None:
     with pytest.raises(LineError):
         repeated(line)
+
+
+@pytest.mark.parametrize("word", ["top", "watch", "exit"])
+def test_what_fills_the_screen_or_leaves_is_not_watched(word: str) -> None:
+    line = f"watch -n 1 {word}"
+    with pytest.raises(LineError, match=f"'{word}' cannot be watched") as caught:
+        repeated(line)
+    assert line[caught.value.start : caught.value.end] == word
+
+
+def test_a_mistake_in_a_part_of_a_line_has_its_place_in_the_whole_line() -> None:
+    line = "watch -n 1 device_del id=x foo=1"
+    with pytest.raises(LineError) as caught, places_in(line, repeated(line).line):
+        parse(repeated(line).line, SCHEMA)
+    assert line[caught.value.start : caught.value.end] == "foo"
 
 
 @pytest.mark.parametrize(

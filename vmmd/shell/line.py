@@ -8,7 +8,11 @@ does not finish is ``open``: the parser refuses it, completion works on it. Pure
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, NamedTuple
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Form = Literal["bare", "quoted", "json"]
 _DECODER = json.JSONDecoder()
@@ -26,6 +30,16 @@ class LineError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+@contextmanager
+def places_in(line: str, end: str) -> Iterator[None]:
+    """Mistakes found in ``end``, with which the line ends, get their places in the line."""
+    try:
+        yield
+    except LineError as error:
+        by = len(line) - len(end)
+        raise LineError(error.message, error.start + by, error.end + by, error.hint) from None
 
 
 class Token(NamedTuple):
@@ -92,11 +106,20 @@ def _json(line: str, start: int, key: str | None, at: int) -> Token:
     try:
         value, end = _DECODER.raw_decode(line, at)
     except json.JSONDecodeError as error:
-        what = "string" if line[at] == '"' else "JSON"
-        return Token(start, error.pos, key, at, line[at:], "json", f"{what} is not complete or wrong: {error.msg}")
+        place, fault = _json_fault(line, at, error)
+        return Token(start, place, key, at, line[at:], "json", fault)
     except RecursionError:
         return Token(start, len(line), key, at, line[at:], "json", "JSON is nested too deep")
     return _closed(line, Token(start, end, key, at, value, "json"))
+
+
+def _json_fault(line: str, at: int, error: json.JSONDecodeError) -> tuple[int, str]:
+    """Where JSON that begins at ``at`` is wrong, and why."""
+    if error.pos >= len(line.rstrip()) or error.msg.startswith("Unterminated"):
+        return len(line), 'the closing " is missing' if line[at] == '"' else "the JSON is not complete"
+    if error.msg.startswith("Invalid"):  # within a string
+        return error.pos, r"this is no string of JSON; a control character is written \u0001, a \ as \\"
+    return error.pos, "this is not JSON; strings and names of members have double quotes"
 
 
 def _single_quoted(line: str, start: int, key: str | None, at: int) -> Token:

@@ -26,7 +26,7 @@ from vmmd.shell.completer import LineCompleter
 from vmmd.shell.errors import CommandFailed, ShellError
 from vmmd.shell.executor import EVENTS_KEPT, Answer, EventLog, Executor
 from vmmd.shell.history import history_file, open_history
-from vmmd.shell.line import LineError
+from vmmd.shell.line import LineError, places_in
 from vmmd.shell.link import CONNECT_TIMEOUT_S, Link, Session
 from vmmd.shell.live import Live
 from vmmd.shell.render import error_text, event_text, one_line, styled, with_caret
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from vmmd.shell.link import Address
-    from vmmd.shell.request import Request
     from vmmd.shell.view import View
 
 T = TypeVar("T")
@@ -301,11 +300,17 @@ class Repl:
                 return
             await self._full_screen(View("top", top.text, what.interval_s))
             return
-        if not what.line.startswith("hmp "):
-            request: Request = await self._executor.request(what.line)
-            if ends_machine(request):
+        with places_in(line, what.line):
+            if await self._ends_machine(what.line):
                 raise ShellError("quit cannot be watched")
         await self._full_screen(View(one_line(what.line), lambda _width: self._watched(what.line), what.interval_s))
+
+    async def _ends_machine(self, line: str) -> bool:
+        """Whether a line that is to be watched ends the machine; raises LineError when it is wrong."""
+        word = line.split()[0]
+        if word == "hmp":
+            return hmp_ends_machine(line.removeprefix("hmp"))
+        return word not in completion.WORDS and ends_machine(await self._executor.request(line))
 
     async def _full_screen(self, view: View) -> None:
         self._held = deque(maxlen=EVENTS_KEPT)

@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from vmmd.units import parse_size
+from vmmd.units import TooLarge, parse_size
 
 INT_MIN = -(1 << 63)
 INT_MAX = (1 << 64) - 1
+_RANGE = f"is from {INT_MIN} to {INT_MAX}"
+_WHOLE = "is a whole number such as 5, 0x10 or 64M"
 TRUE_TEXTS = ("true", "on", "yes")
 FALSE_TEXTS = ("false", "off", "no")
 
@@ -31,7 +33,7 @@ def scalar(value: Any, kind: str, is_text: bool, quoted: bool) -> Any:
         return _READERS[kind](value) if kind in _READERS else value
     if not _is(value, kind):
         raise ValueError(f"is {_ARTICLES.get(kind, kind)}")
-    return value
+    return _in_range(value) if kind == "int" else value
 
 
 _ARTICLES = {"int": "a whole number", "number": "a number", "boolean": "true or false", "null": "null"}
@@ -65,14 +67,20 @@ def _is(value: Any, kind: str) -> bool:
 
 def _integer(text: str) -> int:
     sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
+    if digits[-1:].isdigit() and "." in digits:  # half a byte
+        raise ValueError(_WHOLE)
     try:
-        if digits[-1:].isdigit() and "." in digits:
-            raise ValueError("half a byte")
         value = sign * parse_size(digits)
+    except TooLarge:
+        raise ValueError(_RANGE) from None
     except ValueError:
-        raise ValueError("is a whole number such as 5, 0x10 or 64M") from None
+        raise ValueError(_WHOLE) from None
+    return _in_range(value)
+
+
+def _in_range(value: int) -> int:
     if not INT_MIN <= value <= INT_MAX:
-        raise ValueError("is a number of at most 64 bits")
+        raise ValueError(_RANGE)
     return value
 
 

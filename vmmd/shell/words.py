@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 INTERVAL_S = 1.0
 INTERVAL_MIN_S = 0.1
 INTERVAL_MAX_S = 86400.0
+#: words that give no answer
+NOT_WATCHED = ("top", "watch", "exit")
 
 
 class Repeated(NamedTuple):
@@ -40,6 +42,8 @@ def repeated(line: str) -> Repeated:
         raise LineError("top takes only -n SEC and --once", rest[0].start, rest[-1].end)
     if word.value == "watch" and not rest:
         raise LineError("what shall be watched?", word.end, word.end + 1, "write watch COMMAND")
+    if rest and rest[0].value in NOT_WATCHED:
+        raise LineError(f"'{rest[0].value}' cannot be watched", rest[0].start, rest[0].end)
     return Repeated(interval_s, once, line[rest[0].start :] if rest else "")
 
 
