@@ -145,12 +145,13 @@ def find(pattern: str) -> list[TraceEvent]:
             # QEMU-COMPAT: the phrase
             raise UsageError(f'unknown event "{pattern}"', "* lists all events")
         return [EVENTS[pattern]]
-    return [event for name, event in EVENTS.items() if _matches(name, pattern)]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """Whether the name fits the pattern, in which ``*`` is any text and all else is itself."""
     head, *middle, tail = pattern.split("*")
+    middle = [part for part in middle if part]
+    return [event for name, event in EVENTS.items() if _matches(name, head, middle, tail)]
+
+
+def _matches(name: str, head: str, middle: list[str], tail: str) -> bool:
+    """Whether the name begins with ``head``, ends with ``tail``, and has the parts of ``middle`` between them."""
     if not (name.startswith(head) and name.endswith(tail)) or len(name) < len(head) + len(tail):
         return False
     at, end = len(head), len(name) - len(tail)
