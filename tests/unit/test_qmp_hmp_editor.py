@@ -135,6 +135,12 @@ def test_history_goes_back_and_forth_and_keeps_the_new_line() -> None:
     assert type_all(made, b"\x10" * (MAX_HISTORY_LINES + 50) + b"\r") == ["line 10"]
 
 
+def test_lines_with_secrets_are_not_remembered() -> None:
+    made = editor()
+    assert type_all(made, b"stop\nobject_add secret,id=s,data=hunter2\n")[1].endswith("data=hunter2")
+    assert made.history == ["stop"]
+
+
 def test_search_goes_back_through_the_history() -> None:
     made = editor()
     type_all(made, b"info block\ninfo status\nstop\ninfo name\n")

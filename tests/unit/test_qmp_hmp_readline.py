@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from tests.unit.qmp_support import FakeVm, ManualFuture, ManualLoop
 from vmmd.core.backend import CharEvent
 from vmmd.errors import UsageError
 from vmmd.qmp.hmp import readline
+from vmmd.qmp.hmp.monitor import HumanMonitor
 from vmmd.qmp.hmp.readline import ReadlineMonitor
 
 if TYPE_CHECKING:
@@ -95,6 +97,19 @@ def test_a_peer_is_greeted_and_answered(rig: Rig) -> None:
     rig.type(b"info name\nbogus\n")
     assert rig.shown() == "info name\r\nfoo\r\n(qemu) bogus\r\nunknown command: 'bogus'\r\n(qemu) "
     assert rig.monitor.can_receive() > 0
+
+
+def test_what_a_failing_command_was_given_is_logged_without_secrets(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    async def fail(monitor: HumanMonitor, line: str) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(HumanMonitor, "run", fail)
+    logger = SimpleNamespace(error=lambda text, *values, exc_info: told.append(text % values))
+    monkeypatch.setattr(readline, "log", logger)
+    rig.type(b"object_add secret,data=hunter2\n")
+    assert told == ["command 'object_add secret,data=(not shown)' failed"]
 
 
 def test_the_next_peer_finds_an_empty_line_and_the_history(rig: Rig) -> None:

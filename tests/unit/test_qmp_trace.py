@@ -13,6 +13,7 @@ from tests.unit.qmp_support import FakeVm, ManualLoop, Monitor, run_to_end
 from vmmd.core import trace
 from vmmd.core.trace import EVENTS, GUEST_ERRORS, UNIMP
 from vmmd.core.trace_events import (
+    HANDLE_HMP_COMMAND,
     HANDLE_QMP_COMMAND,
     KVM_RUN_EXIT,
     MONITOR_QMP_RESPOND,
@@ -24,7 +25,7 @@ from vmmd.errors import DeviceNotFoundError, UsageError
 from vmmd.qmp.hmp.monitor import HumanMonitor
 from vmmd.qmp.registry import load
 from vmmd.qmp.session import NO_ID, Request
-from vmmd.qmp.trace_text import request_text, response_text
+from vmmd.qmp.trace_text import line_text, request_text, response_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,6 +182,57 @@ def test_requests_and_replies_are_shown_without_secrets(vm: FakeVm, tmp_path: Pa
     assert request.startswith("handle_qmp_command mon 0x")
     assert request.endswith(' req: {"execute": "query-name"}')
     assert reply.endswith(' resp: {"return": {"name": "foo"}}')
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"object_add secret,id=s2,data={SECRET}",
+        f'object_add "secret,data=a {SECRET},id=s2"',
+        f'object_add {{"qom-type":"secret","id":"s2","data":"{SECRET}"}}',
+        f'object_add "{{\\"id\\":\\"s2\\",\\"data\\" : \\"{SECRET}\\"}}"',
+        f"qom-set /objects/s2 data {SECRET}",
+        f"set_password vnc {SECRET}",
+        f"change vnc password {SECRET}",
+        f"drive_add 0 file.driver=x,Password={SECRET}",
+        f"chardev-add x,tls-passphrase={SECRET}",
+    ],
+)
+def test_lines_are_shown_without_secrets(vm: FakeVm, tmp_path: Path, line: str) -> None:
+    HANDLE_HMP_COMMAND.switch(on=True)
+    say(vm, line)
+    assert trace.output.settle(10)
+    name = line.split()[0]
+    assert name in (tmp_path / "log").read_text()
+    assert SECRET not in (tmp_path / "log").read_text()
+    command = Request(load()["human-monitor-command"], {"command-line": line}, NO_ID, oob=False)
+    assert name in request_text(command)
+    assert SECRET not in request_text(command)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "info status", "sendkey ctrl-a", "object_add secret,id=s,file=/run/key,keyid=master", "qom-get /objects/s data",
+        "blockdev-add password-secret=sec0", "memsave 0 16 data", "savedata 1",
+    ],
+)  # fmt: skip
+def test_lines_without_secrets_are_shown_as_they_are(line: str) -> None:
+    assert line_text(line) == line
+
+
+def test_long_lines_are_cut() -> None:
+    assert line_text("x" * 100_000) == "x" * 4096 + "… (100000 characters)"
+    assert line_text("data " * 50_000) == "data (not shown)"
+
+
+def test_the_value_beside_its_name_is_no_exception() -> None:
+    arguments = {"path": "/objects/s", "property": "data", "value": SECRET}
+    shown = json.loads(request_text(Request(load()["qom-set"], dict(arguments), NO_ID, oob=False)))
+    assert shown["arguments"] == {**arguments, "value": "(not shown)"}
 
 
 def test_secrets_and_long_texts_are_cut() -> None:

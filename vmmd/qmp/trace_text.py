@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmmd.qmp.secrets import hide_in_line, hide_secrets
+
 if TYPE_CHECKING:
     from vmmd.qmp.session import Request
 
 #: of a request or a reply; more of it is left out
 _CHARACTERS_MAX = 4096
-#: members whose values are nobody's business (safety.md P14): of secret objects, and of set_password and the like
-_SECRET = frozenset({"data", "password", "passphrase", "key"})
-_HIDDEN = "(not shown)"
 
 
 def request_text(request: Request) -> str:
@@ -21,23 +20,19 @@ def request_text(request: Request) -> str:
 
     shown: dict[str, object] = {"exec-oob" if request.oob else "execute": request.spec.name}
     if request.arguments:
-        shown["arguments"] = _without_secrets(request.arguments)
+        shown["arguments"] = hide_secrets(request.arguments)
     text = json.dumps(shown)
     return _cut(text, len(text))
+
+
+def line_text(line: str) -> str:
+    """A command line of the monitor for people."""
+    return _cut(hide_in_line(line), len(line))
 
 
 def response_text(data: bytes) -> str:
     """A reply as it is sent."""
     return _cut(data[: _CHARACTERS_MAX + 1].decode("ascii", "replace").rstrip("\r\n"), len(data))
-
-
-def _without_secrets(value: object) -> object:
-    if isinstance(value, dict):
-        return {
-            key: _HIDDEN if key in _SECRET and isinstance(each, str) else _without_secrets(each)
-            for key, each in value.items()
-        }
-    return [_without_secrets(each) for each in value] if isinstance(value, list) else value
 
 
 def _cut(text: str, length: int) -> str:

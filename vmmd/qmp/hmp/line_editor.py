@@ -17,6 +17,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from vmmd.core.background import TURN_NS
+from vmmd.qmp.secrets import hide_in_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,7 @@ class LineEditor:
     def __init__(self, prompt: str, complete: Callable[[str], list[str]]) -> None:
         self._prompt = prompt
         self._complete = complete
-        #: lines that were entered, the oldest first
+        #: lines that were entered, the oldest first; without those that hold secrets
         self.history: list[str] = []
         self._output: list[str] = []
         self._output_characters = 0
@@ -162,7 +163,7 @@ class LineEditor:
     def _enter(self) -> str:
         line, too_long = self._line, self._too_long
         self._show("\r\n")
-        if line.strip() and not too_long:
+        if line.strip() and not too_long and hide_in_line(line) == line:  # the next peer sees the history too
             if line in self.history:
                 self.history.remove(line)
             self.history.append(line)

@@ -19,6 +19,7 @@ from vmmd.qmp.hmp.arguments import ArgumentError, Arguments, Format
 from vmmd.qmp.hmp.line_editor import MAX_LINE_CHARACTERS, TOO_LONG
 from vmmd.qmp.hmp.registry import COMMANDS, TOPICS, HmpCommand, load
 from vmmd.qmp.session import NO_ID, QmpSession, Request
+from vmmd.qmp.trace_text import line_text
 from vmmd.safe_text import safe
 from vmmd.units import U64_MAX
 
@@ -59,7 +60,7 @@ class HumanMonitor:
         if len(line) > MAX_LINE_CHARACTERS:
             return TOO_LONG
         if HANDLE_HMP_COMMAND.on:
-            HANDLE_HMP_COMMAND("hmp", line)
+            HANDLE_HMP_COMMAND("hmp", line_text(line))
         text = await self._run(line)
         if len(text) > MAX_TEXT_BYTES:
             text = text[:MAX_TEXT_BYTES] + f"\nError: the text is cut at {MAX_TEXT_BYTES >> 20} MiB\n"

@@ -13,6 +13,7 @@ from vmmd.core.backend import CharEvent
 from vmmd.log import get_logger
 from vmmd.qmp.hmp import registry
 from vmmd.qmp.hmp.line_editor import LineEditor
+from vmmd.qmp.secrets import hide_in_line
 from vmmd.qmp.session import PACKAGE, version_info
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class ReadlineMonitor:
         try:
             text = await self._monitor.run(line)
         except Exception as error:
-            log.error("command %r failed", line[:80], exc_info=error)
+            log.error("command %r failed", hide_in_line(line)[:80], exc_info=error)
             text = f"Error: internal error: {type(error).__name__}\r\n"
         self._busy = False
         if peer == self._peer:
