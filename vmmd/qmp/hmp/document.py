@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmmd.qmp.hmp.arguments import MAX_TERMS
+from vmmd.qmp.hmp.line_editor import MAX_LINE_CHARACTERS
 from vmmd.qmp.hmp.registry import COMMANDS, TOPICS, load
 
 if TYPE_CHECKING:
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
     from vmmd.qmp.hmp.registry import HmpCommand
 
-_HEAD = """\
+_HEAD = f"""\
 # The monitor for people
 
     vmmd … -monitor stdio                                 in the terminal
@@ -37,7 +39,11 @@ in this monitor. `i` shows instructions of the width that the vCPU executes (it 
 
 **Not as in QEMU.** `info walk` shows the way of an address through each page table, the memory slot and the host's
 page. `info jobs` and `info virtqueues` are vmmd's own, too. 64-bit registers have names in expressions. Long texts
-are cut, and say so.
+are cut, and say so; a line has {MAX_LINE_CHARACTERS} characters at most, an expression {MAX_TERMS} terms. Control
+characters and marks of direction in a text, which a guest may have chosen, are shown as `\\u001b`.
+
+**Descriptors.** `chardev-add socket,fd=NAME` takes one that `getfd` has named in the same session, by
+`human-monitor-command`. Numbers are for the command line.
 
 """
 
