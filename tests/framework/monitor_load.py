@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many monitor clients, good and bad ones, beside a guest that leaves the vCPU as fast as it can.
 
-The good clients issue commands with pauses of some 50 ms; one client asks and never reads, one sends garbage, one sends
-a byte now and then. Measured: how long a good client waits, how long the guest's port writes take with and without the
-load, and how the process grows. QEMU serves one client per monitor, so it gets a monitor for each.
+The good clients issue commands with pauses of some 50 ms, now and then a heavy one; one client asks and never reads,
+one sends garbage, one sends a byte now and then. Measured: how long a good client waits, with the guest running and at
+rest, how long the guest's port writes take, and how the process grows. QEMU serves one client per monitor, so it gets a
+monitor for each.
+
+Other work makes the guest late too: that of the host, in bursts, and that of the clients themselves, where processors
+are few. So slices of time take turns: without clients; with the clients on the monitor of another process, whose guest
+is at rest; with the clients on the monitor of this one. ``lateness_z`` compares neighbours of the last two kinds: what
+it finds is the monitor's doing. It compares time, not numbers: where processors are few, a thread that sleeps for
+moments loses them more often, and for shorter, than one that never does.
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ from tests.framework import guests
 from tests.framework.vm import Emulator, Vm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 COMMANDS = (
@@ -34,70 +41,118 @@ COMMANDS = (
 )
 NEGOTIATE = b'{"execute": "qmp_capabilities"}\n'
 BIG = b'{"execute": "query-commands"}\n'
+#: what takes long or says much; one command in HEAVY_ONE_IN, so that they are not the 99th percentile themselves
+HEAVY = (
+    b'{"execute": "query-qmp-schema"}\n',
+    b'{"execute": "human-monitor-command", "arguments": {"command-line": "info registers -a"}}\n',
+    b'{"execute": "memsave", "arguments": {"val": 1048576, "size": 4194304, "filename": "/dev/null"}}\n',
+)
+HEAVY_ONE_IN = 200
 PAUSE_S = 0.05
 BAD_PAUSE_S = 0.002
 BAD_CLIENTS = 3
 PORT = 0x80
 GUEST_TIMEOUT_S = 60.0
 REPLY_TIMEOUT_S = 20.0
-GAPS = re.compile(r"@E gaps n=(\d+) .* khz=(\d+) worst=(\d+) over2ms=(\d+)")
+PATIENCE_S = 1.0
+SLICE_S = 0.8
+#: the guest goes on measuring so long after the clients have come to rest
+MARGIN_S = 0.2
+GAPS = re.compile(
+    r"@E gaps n=(\d+) .* khz=(\d+) worst=(\d+) late=(\d+) over2ms=(\d+) over4ms=(\d+) over8ms=(\d+) over16ms=(\d+)"
+)
 
 
 @dataclass
 class Gaps:
-    """Of the guest's port writes."""
+    """Of the guest's port writes; `over` counts those of more than 2, 4, 8 and 16 ms, `late_s` is the time above 2 ms
+    of all of them."""
 
-    writes: int
-    worst_s: float
-    over_2ms: int
+    writes: int = 0
+    worst_s: float = 0.0
+    late_s: float = 0.0
+    over: tuple[int, ...] = (0, 0, 0, 0)
+
+    def __add__(self, other: Gaps) -> Gaps:
+        over = tuple(map(sum, zip(self.over, other.over, strict=True)))
+        return Gaps(self.writes + other.writes, max(self.worst_s, other.worst_s), self.late_s + other.late_s, over)
 
 
 @dataclass
 class LoadRun:
     """What came of it; `faults` is empty when every good client got its answers."""
 
-    latency_s: list[float] = field(default_factory=list)  # sorted
-    quiet: Gaps = field(default_factory=lambda: Gaps(0, 0.0, 0))
-    loaded: Gaps = field(default_factory=lambda: Gaps(0, 0.0, 0))
+    latency_s: list[float] = field(default_factory=list)
+    stopped_s: list[float] = field(default_factory=list)  # latencies while the machine was stopped
+    quiet: list[Gaps] = field(default_factory=list)  # slices without clients …
+    elsewhere: list[Gaps] = field(default_factory=list)  # … with clients of another process …
+    loaded: list[Gaps] = field(default_factory=list)  # … with clients
     growth_bytes: int = 0
     faults: list[str] = field(default_factory=list)
 
-    def quantile(self, fraction: float) -> float:
-        """Of the latencies, in seconds."""
-        return self.latency_s[min(len(self.latency_s) - 1, int(len(self.latency_s) * fraction))]
+
+def quantile(values: list[float], fraction: float) -> float:
+    """Of some values, in any order."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * fraction))]
 
 
-def monitor_load(program: Emulator, directory: Path, *, seconds: float, clients: int = 50, seed: int = 1) -> LoadRun:
-    """One run of *seconds* without load and *seconds* with it."""
+def lateness_z(runs: Iterable[LoadRun]) -> float:
+    """Whether exits are later with the clients here than with the clients elsewhere (Wilcoxon's signed ranks over pairs
+    of slices): some 0 when they are not, and then above 2.58 with a probability of 0.5 %. Single pairs that differ
+    much, by a burst of other work, count little."""
+    pairs = [pair for run in runs for pair in zip(run.elsewhere, run.loaded, strict=True)]
+    differences = sorted((here.late_s - there.late_s for there, here in pairs if here.late_s != there.late_s), key=abs)
+    if not differences:
+        return 0.0
+    ranks = range(1, len(differences) + 1)
+    signed = sum(rank if difference > 0 else -rank for rank, difference in zip(ranks, differences, strict=True))
+    return float(signed / sum(rank**2 for rank in ranks) ** 0.5)
+
+
+def monitor_load(program: Emulator, directory: Path, *, slices: int, clients: int = 50, seed: int = 1) -> LoadRun:
+    """One run of *slices* of each kind, which take turns, and of a machine at rest."""
     run = LoadRun()
-    shared = program.name == "vmmd"
-    paths = [str(directory / f"m{number}") for number in range(1 if shared else clients + BAD_CLIENTS)]
-    monitors = [word for path in paths for word in ("-qmp", f"unix:{path},server=on,wait=off")]
-    script = f"tsc {_tsc_khz()}; gaps {int(seconds * 1000)}ms {PORT}; gaps {int(seconds * 1000) + 1000}ms {PORT}"
-    vm = Vm(program, [
-        "-machine", "pc,accel=kvm", "-cpu", "qemu64,-cx16,-pni,-xsave", "-m", "64", "-nodefaults",
-        "-kernel", str(guests.gaps()), "-append", script, *monitors,
-    ])  # fmt: skip
-    with vm:
-        for command in COMMANDS:  # vmmd imports at the first of a kind (the one for people: 30-50 ms, once)
-            vm.qmp.send_raw(command)
-            vm.qmp.receive()
-        run.quiet = _gaps(vm, seconds)
-        vm.serial.expect("@S gaps", GUEST_TIMEOUT_S)
-        load = Load([paths[0]] * (clients + BAD_CLIENTS) if shared else paths, random.Random(seed), run)
+    slice_ms = int((SLICE_S + MARGIN_S) * 1000)
+    script = f"tsc {_tsc_khz()}" + f"; gaps {slice_ms}ms {PORT}" * (3 * slices + 1)
+    machines = []
+    for name in ("here", "there"):
+        paths = [str(directory / f"{name}{n}") for n in range(1 if program.name == "vmmd" else clients + BAD_CLIENTS)]
+        monitors = [word for path in paths for word in ("-qmp", f"unix:{path},server=on,wait=off")]
+        machines.append((paths * (1 if len(paths) > 1 else clients + BAD_CLIENTS), Vm(program, [
+            "-machine", "pc,accel=kvm", "-cpu", "qemu64,-cx16,-pni,-xsave", "-m", "64", "-nodefaults",
+            "-kernel", str(guests.gaps()), "-append", script, *monitors, *(["-S"] if name == "there" else []),
+        ])))  # fmt: skip
+    (paths, vm), (other_paths, other) = machines
+    with vm, other:
+        for command in (*COMMANDS, *HEAVY):  # vmmd imports at the first of a kind (the one for people: 30-50 ms, once)
+            for each in (vm, other):
+                each.qmp.send_raw(command)
+                each.qmp.receive()
+        load, other_load = Load(paths, random.Random(seed), run), Load(other_paths, random.Random(seed), run)
+        _gaps(vm)  # while all that was imported and connected
+        load.drive(0.1, [])
         before = vm.rss_bytes()
-        load.drive(seconds)
+        for _turn in range(slices):
+            run.quiet.append(_gaps(vm))
+            vm.serial.expect("@S gaps", GUEST_TIMEOUT_S)
+            other_load.drive(SLICE_S, [])
+            run.elsewhere.append(_gaps(vm))
+            vm.serial.expect("@S gaps", GUEST_TIMEOUT_S)
+            load.drive(SLICE_S, run.latency_s)
+            run.loaded.append(_gaps(vm))
+        vm.qmp.cmd("stop")
+        load.drive(SLICE_S * 2, run.stopped_s)
         run.growth_bytes = vm.rss_bytes() - before
         load.close()
-        run.loaded = _gaps(vm, seconds)
-    run.latency_s.sort()
+        other_load.close()
     return run
 
 
-def _gaps(vm: Vm, seconds: float) -> Gaps:
-    match = vm.serial.expect(GAPS.pattern, seconds + GUEST_TIMEOUT_S)
-    writes, khz, worst, over = (int(text) for text in match.groups())
-    return Gaps(writes, worst / khz / 1000, over)
+def _gaps(vm: Vm) -> Gaps:
+    match = vm.serial.expect(GAPS.pattern, SLICE_S + GUEST_TIMEOUT_S)
+    writes, khz, worst, late, *over = (int(text) for text in match.groups())
+    return Gaps(writes, worst / khz / 1000, late / khz / 1000, tuple(over))
 
 
 def _tsc_khz() -> int:
@@ -121,13 +176,17 @@ class Client:
         self.sock.setblocking(False)
         self.asked_s = 0.0  # 0: nothing is awaited
         self.received = b""
-        self.due_s = start_s + dice.random() * PAUSE_S
+        self.rest_until(start_s)
+
+    def rest_until(self, start_s: float) -> None:
+        """Begin to work then, not all at once."""
+        self.due_s = start_s + self.dice.random() * PAUSE_S
 
     def act(self, now_s: float) -> None:
         """Ask the next question."""
         self.asked_s = time.perf_counter()
         self.due_s = float("inf")
-        self.sock.send(self.dice.choice(COMMANDS))
+        self.sock.send(self.dice.choice(COMMANDS if self.dice.randrange(HEAVY_ONE_IN) else HEAVY))
 
     def readable(self, latency_s: list[float]) -> None:
         """Take what came."""
@@ -139,7 +198,7 @@ class Client:
                 latency_s.append(now_s - self.asked_s)
                 self.asked_s = 0.0
                 self.due_s = now_s + self.dice.expovariate(1 / PAUSE_S)
-            elif b'"event"' not in line:
+            elif not line.startswith(b'{"timestamp"'):
                 raise AssertionError(f"a good client got {line[:200]!r}")
 
 
@@ -186,8 +245,9 @@ class Load:
             BadClient(dribble, dice, start_s, _dribble, reads=True),
         ]
 
-    def drive(self, seconds: float) -> None:
-        """Let them work. The collector is off: its pauses would be measured."""
+    def drive(self, seconds: float, latency_s: list[float]) -> None:
+        """Let them work, then wait for the answers that are left. The collector is off: its pauses would be
+        measured."""
         gc.disable()
         poller = select.epoll()
         by_fd = {client.sock.fileno(): client for client in self._clients}
@@ -195,25 +255,29 @@ class Load:
             if not isinstance(client, BadClient) or client.reads:
                 poller.register(fd, select.EPOLLIN)
         try:
-            end_s = time.perf_counter() + seconds
-            while (now_s := time.perf_counter()) < end_s:
-                for client in self._clients:
-                    if client.due_s <= now_s:
-                        client.act(now_s)
-                next_s = min(client.due_s for client in self._clients)
-                for fd, _events in poller.poll(max(0.0, min(next_s, end_s) - time.perf_counter())):
-                    by_fd[fd].readable(self._run.latency_s)
+            self._work(poller, by_fd, time.perf_counter() + seconds, latency_s)
         except (OSError, AssertionError) as error:
             self._run.faults.append(f"{type(error).__name__}: {error}")
         finally:
             poller.close()
             gc.enable()
-        now_s = time.perf_counter()
-        late = sum(1 for client in self._clients if client.asked_s and now_s - client.asked_s > 1)
-        if late:
-            self._run.faults.append(f"{late} clients wait for more than a second")
-        if not self._run.latency_s:
-            self._run.faults.append("no good client got an answer")
+
+    def _work(self, poller: select.epoll, by_fd: dict[int, Client], end_s: float, latency_s: list[float]) -> None:
+        for client in self._clients:
+            client.rest_until(time.perf_counter())
+        while (now_s := time.perf_counter()) < end_s:
+            for client in self._clients:
+                if client.due_s <= now_s:
+                    client.act(now_s)
+            next_s = min(client.due_s for client in self._clients)
+            for fd, _events in poller.poll(max(0.0, min(next_s, end_s) - time.perf_counter())):
+                by_fd[fd].readable(latency_s)
+        while waiting := sum(1 for client in self._clients if client.asked_s):
+            for fd, _events in poller.poll(max(0.0, end_s + PATIENCE_S - time.perf_counter())):
+                by_fd[fd].readable(latency_s)
+            if time.perf_counter() > end_s + PATIENCE_S:
+                self._run.faults.append(f"{waiting} clients wait for more than a second")
+                return
 
     def close(self) -> None:
         """Hang up."""
