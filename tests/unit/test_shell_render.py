@@ -228,6 +228,30 @@ def test_a_frame_shows_every_part_with_bars() -> None:
     assert max(cells(line) for line in lines) <= 100
 
 
+def test_disks_and_queues_without_an_id_can_be_told_apart() -> None:
+    def disk(qdev: str, node: str, device: str = "") -> dict[str, Any]:
+        return {"device": device, "qdev": f"{qdev}/virtio-backend", "node-name": node, "stats": {"rd_operations": 1}}
+
+    anonymous = "/machine/peripheral-anon/device"
+    disks = [
+        disk("/machine/peripheral/vd0", "n0"),
+        disk(f"{anonymous}[0]", "n1"),
+        disk(f"{anonymous}[1]", "#block005"),
+        disk(f"{anonymous}[2]", "#block006", "virtio0"),
+        disk("/machine/unattached/device[1]", "#block007"),
+    ]
+    queue = {"index": 0, "enabled": True}
+    devices = [{"qdev": f"{anonymous}[{n}]", "driver": "blk", "queues": [queue]} for n in range(2)]
+    answers = {"query-blockstats": disks, QUEUES: devices}
+    rates = Rates(Sample(1.0, answers), None)
+    assert [each.name for each in rates.disks()] == ["vd0", "n1", "device[1]", "virtio0", "device[1]"]
+    assert [each.device for each in rates.queues()] == ["device[0]", "device[1]"]
+    disks_then = [{**each, "stats": {"rd_operations": n}} for n, each in enumerate(disks)]
+    grown = Rates(Sample(2.0, {"query-blockstats": [{**each, "stats": {"rd_operations": 9}} for each in disks]}),
+                  Sample(1.0, {"query-blockstats": disks_then}))  # fmt: skip
+    assert [each.reads for each in grown.disks()] == [9.0, 8.0, 7.0, 6.0, 5.0]  # also of two with the same name
+
+
 @pytest.mark.parametrize("width", [20, 80, 200])
 def test_a_frame_fits_the_terminal_from_80_columns_on(width: int) -> None:
     text = frame(two_samples(), "7.2", [], width, colour=False)

@@ -33,6 +33,8 @@ QUERIES: dict[str, dict[str, Any]] = {
     QUEUES: {},
     STATS: {"target": "vcpu"},
 }
+#: below this, devices are named by their ids
+PERIPHERAL = "/machine/peripheral/"
 #: KVM's per-vCPU statistics that are exits, by the names query-stats gives them
 _EXIT_STATS_END = "_exits"
 
@@ -139,10 +141,10 @@ class Rates:
 
     def queues(self) -> list[Queue]:
         """Virtqueues that are enabled."""
-        earlier = {(device, queue["index"]): queue for device, _driver, queue in _queues(self._earlier(QUEUES))}
+        earlier = {(path, queue["index"]): queue for path, _name, _driver, queue in _queues(self._earlier(QUEUES))}
         found = []
-        for device, driver, queue in _queues(self.now.answers.get(QUEUES)):
-            old = earlier.get((device, queue["index"]), {})
+        for path, device, driver, queue in _queues(self.now.answers.get(QUEUES)):
+            old = earlier.get((path, queue["index"]), {})
             rates = [
                 self._per_second(queue[name], old.get(name)) for name in ("requests", "notifications", "interrupts")
             ]
@@ -151,11 +153,11 @@ class Rates:
 
     def disks(self) -> list[Disk]:
         """Block devices."""
-        earlier = dict(_disks(self._earlier("query-blockstats")))
+        earlier = {key: stats for key, _name, stats in _disks(self._earlier("query-blockstats"))}
         counters = ("rd_operations", "wr_operations", "flush_operations", "rd_bytes", "wr_bytes")
         return [
-            Disk(name, *(self._per_second(_int(stats.get(key)), earlier.get(name, {}).get(key)) for key in counters))
-            for name, stats in _disks(self.now.answers.get("query-blockstats"))
+            Disk(name, *(self._per_second(_int(stats.get(key)), earlier.get(disk, {}).get(key)) for key in counters))
+            for disk, name, stats in _disks(self.now.answers.get("query-blockstats"))
         ]
 
     def memory(self) -> tuple[int, int] | None:
@@ -220,19 +222,34 @@ def _exits(cpu: dict[str, Any]) -> dict[str, tuple[int, float]]:
     return {"": (stats["exits"], 0.0), **made} if "exits" in stats else {}
 
 
-def _queues(answer: Any) -> list[tuple[str, str, dict[str, int]]]:
-    found: list[tuple[str, str, dict[str, int]]] = []
+def _queues(answer: Any) -> list[tuple[str, str, str, dict[str, int]]]:
+    """Enabled virtqueues: path and name of the device, its driver, counters."""
+    found: list[tuple[str, str, str, dict[str, int]]] = []
     names = ("index", "size", "notifications", "requests", "interrupts", "in-flight")
     for device in _dicts(answer):
-        name = str(device.get("id") or device.get("qdev", "?"))
+        path = str(device.get("qdev", "?"))
+        name = str(device.get("id") or _last_part(path))
         driver = str(device.get("driver", ""))
         enabled = [queue for queue in _dicts(device.get("queues")) if queue.get("enabled")]
-        found += [(name, driver, {key: _int(queue.get(key)) for key in names}) for queue in enabled]
+        found += [(path, name, driver, {key: _int(queue.get(key)) for key in names}) for queue in enabled]
     return found
 
 
-def _disks(answer: Any) -> list[tuple[str, dict[str, Any]]]:
-    return [
-        (str(each.get("device") or each.get("qdev") or each.get("node-name") or "?"), _dict(each.get("stats")))
-        for each in _dicts(answer)
-    ]
+def _disks(answer: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """Block devices: what tells one from all others, a short name, counters."""
+    found = []
+    for each in _dicts(answer):
+        device, path, node = (str(each.get(key) or "") for key in ("device", "qdev", "node-name"))
+        found.append((device or path or node, _disk_name(device, path, node), _dict(each.get("stats"))))
+    return found
+
+
+def _disk_name(device: str, path: str, node: str) -> str:
+    """The name that the user gave, if any: of the drive, the device, the node."""
+    chosen = device or (_last_part(path) if path.startswith(PERIPHERAL) else "")
+    return chosen or (node if not node.startswith("#") else "") or _last_part(path) or node or "?"
+
+
+def _last_part(path: str) -> str:
+    """A device's name in the object tree, of the path of the device or of its virtio part."""
+    return path.removesuffix("/virtio-backend").rpartition("/")[2]
