@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -251,6 +252,18 @@ def test_control_c_stops_waiting_for_an_answer(tmp_path: Path) -> None:
         screen.wait_for('"answer"')
 
 
+def test_lines_after_a_command_that_blocks_the_peer_tell_why_they_wait(tmp_path: Path) -> None:
+    with peer(tmp_path, blocks="yank") as path, terminal(path, tmp_path) as screen:
+        screen.wait_for("| connected |")
+        screen.line("yank")
+        screen.wait_for("-- no answer yet; Ctrl-C")
+        screen.press("C-c")
+        screen.wait_for("not waited for")
+        screen.line("query-status")
+        screen.wait_for("-- no answer yet: the peer is still busy with yank; Ctrl-C")
+        screen.press("C-c")
+
+
 @pytest.mark.parametrize("name", PEERS[1:])
 def test_a_device_is_added_with_properties_of_the_right_types(name: str) -> None:
     with spawn(name, "pc") as target:
@@ -312,8 +325,11 @@ def requests(connection: socket.socket) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def peer(directory: Path, silent: tuple[str, ...] = (), greet: bool = True) -> Iterator[str]:
-    """A server that answers every command with hostile strings, never answers those in *silent*, or never greets."""
+def peer(directory: Path, silent: tuple[str, ...] = (), greet: bool = True, blocks: str = "") -> Iterator[str]:
+    """A server that answers every command with hostile strings, never answers those in *silent*, or never greets.
+
+    After *blocks* it answers nothing more.
+    """
     path = str(directory / "peer.sock")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
@@ -324,9 +340,11 @@ def peer(directory: Path, silent: tuple[str, ...] = (), greet: bool = True) -> I
             if greet:
                 version = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": HOSTILE}
                 send(connection, {"QMP": {"version": version, "capabilities": []}})
+            blocked = False
             for request in requests(connection):
                 name = request["execute"]
-                if name in silent:
+                blocked = blocked or name == blocks
+                if name in silent or blocked:
                     continue
                 if name == DEADLY:
                     return
@@ -364,6 +382,37 @@ def test_a_peer_that_does_not_greet_is_told_in_time(tmp_path: Path) -> None:
         with terminal(path, tmp_path, "--timeout", "0.3") as screen:
             assert screen.status() == 2
             assert "no greeting within 0.3 s" in screen.screen(history=True).replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("greeting", "text"),
+    [
+        (b"QEMU 7.2.0 monitor - type 'help' for more information\r\n", "this is the monitor for people, not QMP"),
+        (b"SSH-2.0-\x1bOpenSSH_9.2\r\n", r"the peer does not speak QMP; it says 'SSH-2.0-\x1bOpenSSH_9.2'"),
+        (b"\xff\xfb\x01\n", "the peer does not speak QMP"),
+        (b"[1]\n", "the peer does not speak QMP"),
+        (b"{}\n", "the peer does not speak QMP"),
+    ],
+)
+def test_a_peer_that_does_not_speak_qmp_is_told(greeting: bytes, text: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "other.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        with subprocess.Popen([*SHELL, "--json", path, "query-status"], stderr=subprocess.PIPE) as running:
+            connection, _address = listener.accept()
+            with connection:
+                connection.sendall(greeting)
+                _out, error = running.communicate(timeout=60)
+    assert running.returncode == 2
+    assert json.loads(error)["error"]["desc"].startswith(text)
+
+
+def test_a_port_where_nobody_listens_is_told() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        status, _out, error = script(f"127.0.0.1:{nobody.getsockname()[1]}", "query-status")
+    assert (status, json.loads(error)["error"]["desc"]) == (2, "Connection refused")
 
 
 def test_a_peer_whose_queue_is_full_is_told(tmp_path: Path) -> None:
@@ -451,6 +500,38 @@ def test_a_wrong_line_is_status_64_and_nothing_is_sent(line: str, target: Target
     assert json.loads(error)["error"]["class"] in ("LineError", "ShellError")
 
 
+@pytest.mark.parametrize("line", ["top --once", "help", "watch query-status"])
+def test_what_has_no_answer_in_json_is_told_so(line: str, target: Target) -> None:
+    status, out, error = script(target.path, line)
+    assert (status, out) == (64, "")
+    assert json.loads(error)["error"]["desc"] == f"'{line.split()[0]}' has no answer in JSON; leave out --json"
+
+
+def test_output_that_cannot_be_written_is_status_74(target: Target) -> None:
+    for redirection, text in ((">/dev/full", "No space left on device"), (">&-", "it is closed")):
+        command = f"{shlex.join([*SHELL, '--json', target.path, 'query-status'])} {redirection}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (74, 1)
+        assert f"standard output: {text}" in done.stderr
+
+
+def test_a_reader_that_goes_ends_the_run_silently(target: Target) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as gone:
+        done = subprocess.run(
+            [*SHELL, target.path, "query-status"], stdout=gone, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (74, b"")
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
+def test_errors_that_cannot_be_written_keep_their_status(redirection: str, target: Target) -> None:
+    command = f"{shlex.join([*SHELL, target.path, 'qom-list path=/nowhere'])} {redirection}"
+    done = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
 def test_help_and_top_work_without_a_terminal(target: Target) -> None:
     status, out, _error = script(target.path, "help", "query-status", options=())
     assert (status, out.splitlines()[:2]) == (0, ["query-status", "  no arguments"])
@@ -471,9 +552,17 @@ def test_no_connection_is_status_2(tmp_path: Path) -> None:
 
 
 def test_wrong_options_are_status_64(tmp_path: Path) -> None:
-    assert script("x", options=("--no-such",))[0] == 64
-    assert script("x", options=("--timeout", "-1"))[0] == 64
-    assert script("tcp:nowhere", "query-status")[0] == 64
+    for arguments, text in (
+        (["--no-such"], "there is no option '--no-such'"),
+        (["--no-such", "x", "query-status"], "there is no option '--no-such'"),
+        (["--json"], "SOCKET is missing"),
+        (["--timeout", "-1", "x"], "argument --timeout: it takes seconds, more than 0, at most 86400"),
+        (["--timeout", "x", "x"], "argument --timeout: it takes seconds, more than 0, at most 86400"),
+        (["tcp:nowhere", "query-status"], "'tcp:nowhere' is not tcp:HOST:PORT"),
+    ):
+        done = subprocess.run([*SHELL, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (64, "")
+        assert done.stderr.splitlines()[-1] == f"vmmd-shell: {text}"
 
 
 def test_missing_packages_are_one_line(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
+from qemu.qmp import ExecInterruptedError
 
 from tests.unit.shell_support import ENTRIES, TablePeer, refused
-from vmmd.shell.errors import CommandFailed, ShellError
+from vmmd.shell.errors import CommandFailed, ConnectionFailed, ShellError
 from vmmd.shell.executor import EVENTS_QUERY, EVENTS_SHOWN, EventLog, Executor
 from vmmd.shell.line import LineError
 from vmmd.shell.link import Session, address
@@ -146,3 +148,31 @@ def test_where_a_monitor_is(text: str, expected: Any) -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ShellError):
         address(text)
+
+
+@pytest.mark.asyncio
+async def test_a_session_knows_which_command_that_nobody_waits_for_keeps_the_peer_busy() -> None:
+    answers: dict[str, asyncio.Future[object]] = {name: asyncio.Future() for name in ("first", "second", "third")}
+
+    class Client:
+        async def execute(self, command: str, _arguments: object, oob: bool) -> object:
+            return await answers[command]
+
+    session = Session("/no/socket")
+    session._client = Client()  # type: ignore[assignment]
+    waits = [asyncio.ensure_future(session.execute("first"))]
+    await asyncio.sleep(0)  # it is sent
+    with pytest.raises(ConnectionFailed, match="no answer to second"):
+        await session.execute("second", timeout_s=0.01)
+    assert session.busy_with == ""  # the peer is at the first one, which is waited for
+    waits[0].cancel()
+    await asyncio.wait(waits)
+    assert session.busy_with == "first"
+    answers["first"].set_result({})
+    await asyncio.sleep(0)
+    assert session.busy_with == "second"
+    answers["second"].set_exception(ExecInterruptedError("Disconnected"))
+    await asyncio.sleep(0)
+    assert session.busy_with == ""
+    answers["third"].set_result(3)
+    assert await session.execute("third") == 3

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 USAGE_STATUS = 64
 NO_PACKAGES_STATUS = 69
+NO_OUTPUT_STATUS = 74
 TIMEOUT_S = 30.0
 TIMEOUT_MAX_S = 86400.0
 PACKAGES = ("prompt_toolkit", "rich", "qemu")
@@ -21,7 +22,8 @@ PACKAGES = ("prompt_toolkit", "rich", "qemu")
 _EPILOG = """\
 Each COMMAND is one line, as at the prompt: 'query-status', 'device_del id=d0', 'hmp info status', 'top --once';
 - reads lines from standard input. Without COMMAND a prompt opens.
-Exit status: 0 done, 1 the command failed, 2 no connection or no answer, 64 the line is wrong (nothing was sent).
+Exit status: 0 done, 1 the command failed, 2 no connection or no answer, 64 the line is wrong (nothing was sent),
+74 standard output cannot be written.
 """
 
 
@@ -34,15 +36,19 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= TIMEOUT_MAX_S:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"it takes seconds, more than 0, at most {TIMEOUT_MAX_S:g}")
     return value
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="vmmd-shell",
+        usage="vmmd-shell [options] SOCKET [COMMAND …]",
         description="A shell for the QMP monitor of vmmd or QEMU.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,9 +60,20 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=_seconds, default=TIMEOUT_S, metavar="SEC", help="longest wait for an answer (30)"
     )
     parser.add_argument("--no-history", action="store_true", help="keep no history of the prompt")
-    parser.add_argument("socket", metavar="SOCKET", help="path of the monitor's UNIX socket, or HOST:PORT")
+    parser.add_argument("socket", metavar="SOCKET", nargs="?", help="path of the monitor's UNIX socket, or HOST:PORT")
     parser.add_argument("commands", metavar="COMMAND", nargs=argparse.REMAINDER, help="lines to run")
     return parser
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; a wrong option is named before a missing SOCKET is."""
+    parser = _parser()
+    options, wrong = parser.parse_known_args(argv)
+    if wrong:
+        parser.error(f"there is no option '{wrong[0]}'")
+    if options.socket is None:
+        parser.error("SOCKET is missing")
+    return options
 
 
 def _lines(commands: list[str], hmp: bool) -> Iterable[str]:
@@ -72,7 +89,12 @@ def _lines(commands: list[str], hmp: bool) -> Iterable[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """The program; returns the exit status."""
-    options = _parser().parse_args(argv)
+    if sys.stderr is None:  # it was closed
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    options = _options(argv)
+    if sys.stdout is None:
+        print("vmmd-shell: standard output: it is closed", file=sys.stderr)
+        return NO_OUTPUT_STATUS
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
@@ -84,9 +106,8 @@ def main(argv: list[str] | None = None) -> int:
         return NO_PACKAGES_STATUS
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail again
-        return 1
+    except BrokenPipeError:  # the reader has gone, and wants to hear no more
+        return NO_OUTPUT_STATUS
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -103,7 +124,8 @@ def _run(options: argparse.Namespace) -> int:
     commands = options.commands
     if not commands and not sys.stdin.isatty():
         commands = ["-"]
-    interactive = not commands or (commands[0] in ("watch", "top") and "--once" not in commands and sys.stdout.isatty())
+    live = commands[:1] in (["watch"], ["top"]) and "--once" not in commands and not options.json
+    interactive = not commands or (live and sys.stdout.isatty())
     if not interactive:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         how = Options(options.json, colour, options.timeout)

@@ -20,3 +20,7 @@ class CommandFailed(ShellError):
     def __init__(self, error: dict[str, Any]) -> None:
         super().__init__(str(error.get("desc", "")))
         self.error = error
+
+
+class OutputFailed(ShellError):
+    """An answer cannot be written."""

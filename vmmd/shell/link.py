@@ -11,11 +11,14 @@ import asyncio
 import errno
 import logging
 import os
+import re
 import stat
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
 from qemu.qmp.error import ProtocolError
+from qemu.qmp.message import DeserializationError
+from qemu.qmp.qmp_client import GreetingError
 
 from vmmd.shell.errors import CommandFailed, ConnectionFailed, ShellError
 from vmmd.shell.schema import Schema
@@ -36,6 +39,11 @@ PORT_MAX = 65535
 _ONE_CLIENT = "QEMU serves one client per monitor: is another one connected?"
 #: how a UNIX socket whose listener's queue is full fails: asyncio takes EAGAIN for a connection in progress
 _QUEUE_FULL = (errno.EAGAIN, errno.EINVAL, errno.ENOTCONN)
+
+_HMP_GREETING = re.compile(rb"^QEMU \S+ monitor")
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
+#: so much is shown of a greeting that is not QMP's
+SAID_MAX_BYTES = 60
 
 Address = str | tuple[str, int]
 
@@ -70,6 +78,9 @@ class Session:
             return False  # the library's own listener would keep every event for ever
 
         self._client.events.event_filter = hand_on
+        #: commands without an answer yet, in the order sent; of these, the ones that nobody waits for any more
+        self._unanswered: dict[asyncio.Task[object], str] = {}
+        self._left: set[asyncio.Task[object]] = set()
         self.schema: Schema | None = None
         self._schema_task: asyncio.Task[Schema] | None = None
 
@@ -94,13 +105,7 @@ class Session:
         except TimeoutError:
             raise ConnectionFailed(self._silence(timeout_s)) from None
         except ConnectError as error:
-            cause = error.exc
-            if isinstance(cause, EOFError):
-                raise ConnectionFailed("the peer closed the connection before its greeting") from None
-            if isinstance(cause, OSError) and cause.errno in _QUEUE_FULL:
-                raise ConnectionFailed(f"the peer does not accept connections now; {_ONE_CLIENT}") from None
-            text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
-            raise ConnectionFailed(text or type(cause).__name__) from None
+            raise ConnectionFailed(_no_connection(error.exc)) from None
         except (OSError, QMPError, AssertionError) as error:
             raise ConnectionFailed(str(error)) from None
 
@@ -122,9 +127,12 @@ class Session:
         timeout_s: float | None = None,
     ) -> Any:
         """The return of a command; CommandFailed for QMP's errors, ConnectionFailed when there is no answer."""
+        running = asyncio.get_running_loop().create_task(self._client.execute(command, arguments, oob=out_of_band))
+        self._unanswered[running] = command
+        running.add_done_callback(self._answered)
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._client.execute(command, arguments, oob=out_of_band)
+                return await asyncio.shield(running)
         except TimeoutError:
             raise ConnectionFailed(f"no answer to {command} within {timeout_s:g} s") from None
         except ExecuteError as error:
@@ -134,6 +142,21 @@ class Session:
             raise ConnectionFailed(f"the connection was lost before {command} was answered; it may have run") from None
         except (QMPError, OSError, EOFError) as error:
             raise ConnectionFailed(f"not connected: {_reason(error)}") from None
+        finally:
+            if not running.done():
+                self._left.add(running)
+
+    def _answered(self, running: asyncio.Task[object]) -> None:
+        del self._unanswered[running]
+        self._left.discard(running)
+        if not running.cancelled():
+            running.exception()  # seen, also when nobody waits for it
+
+    @property
+    def busy_with(self) -> str:
+        """The earliest command that is not answered, if nobody waits for it any more; else empty."""
+        first = next(iter(self._unanswered), None)
+        return self._unanswered[first] if first is not None and first in self._left else ""
 
     async def load_schema(self) -> Schema:
         """The peer's schema, asked until it is there; without query-qmp-schema the names of its commands."""
@@ -185,6 +208,36 @@ def _check_path(to: Address) -> None:
         raise ConnectionFailed(error.strerror or str(error)) from None
     if not stat.S_ISSOCK(mode):
         raise ConnectionFailed("this is not a socket")
+
+
+def _no_connection(cause: Exception) -> str:
+    """Why there is no connection."""
+    if isinstance(cause, EOFError):
+        return "the peer closed the connection before its greeting"
+    if isinstance(cause, GreetingError | ValueError):
+        return _other_greeting(cause.__cause__)
+    if isinstance(cause, OSError):
+        if cause.errno in _QUEUE_FULL:
+            return f"the peer does not accept connections now; {_ONE_CLIENT}"
+        return _system_reason(cause)
+    return str(cause) or type(cause).__name__
+
+
+def _other_greeting(cause: BaseException | None) -> str:
+    """What to say of a peer that begins as QMP does not."""
+    said = cause.raw if isinstance(cause, DeserializationError) else b""
+    if _HMP_GREETING.search(said):
+        return "this is the monitor for people, not QMP; give the socket of -qmp (or of -mon mode=control)"
+    shown = f"; it says {said[:SAID_MAX_BYTES].decode('latin-1').strip()!a}" if said else ""
+    return f"the peer does not speak QMP{shown}"
+
+
+def _system_reason(error: OSError) -> str:
+    """The system's own words, without asyncio's, which joins the failures of several addresses to one text."""
+    numbers = {error.errno} if error.errno else {int(each) for each in _ERRNO.findall(str(error))}
+    if not numbers or min(numbers) < 0:  # the resolver's are negative
+        return error.strerror or str(error)
+    return ", ".join(os.strerror(number) for number in sorted(numbers))
 
 
 def _reason(error: BaseException) -> str:

@@ -7,13 +7,15 @@ The first line that fails ends the run. Statuses are in ``Status``.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+from contextlib import suppress
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from vmmd.safe_text import safe
-from vmmd.shell.errors import CommandFailed, ConnectionFailed, ShellError
+from vmmd.shell.errors import CommandFailed, ConnectionFailed, OutputFailed, ShellError
 from vmmd.shell.executor import EventLog, Executor
 from vmmd.shell.line import LineError
 from vmmd.shell.link import Address, Session
@@ -33,7 +35,17 @@ class Status(IntEnum):
     NO_CONNECTION = 2
     USAGE = 64
     NO_PACKAGES = 69
+    NO_OUTPUT = 74
     INTERRUPTED = 130
+
+
+_STATUSES: dict[type[Exception], Status] = {
+    CommandFailed: Status.COMMAND_FAILED,
+    ConnectionFailed: Status.NO_CONNECTION,
+    OutputFailed: Status.NO_OUTPUT,
+}
+#: words whose answers are texts
+FOR_PEOPLE = ("help", "top", "watch")
 
 
 class Options(NamedTuple):
@@ -70,34 +82,53 @@ async def run_lines(to: Address, lines: Iterable[str], options: Options) -> Stat
 
 
 async def _answer(line: str, executor: Executor, session: Session, log: EventLog, options: Options) -> str:
-    if line.split()[0] == "top" and not options.json:
+    word = line.split()[0]
+    if options.json and word in FOR_PEOPLE:
+        raise LineError(f"'{word}' has no answer in JSON", *_place(line, word), "leave out --json")
+    if word == "top":
         from vmmd.shell.screens import TopScreen
 
         what = repeated(line)
         if not what.once:
-            raise LineError("top needs --once here", 0, len(line))
+            raise LineError("top needs --once here", *_place(line, line.strip()))
         return await TopScreen(lambda: session, log, options.colour).once(
             what.interval_s, shutil.get_terminal_size().columns
         )
     answer = await executor.run(line, options.timeout_s)
-    if not options.json:
-        return answer.text(options.colour)
-    if answer.kind == "text":
-        raise ShellError("this has no answer in JSON")
-    return machine_json(answer.value)
+    return machine_json(answer.value) if options.json else answer.text(options.colour)
+
+
+def _place(line: str, part: str) -> tuple[int, int]:
+    start = line.index(part)
+    return start, start + len(part)
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """One answer; raises OutputFailed, and BrokenPipeError when its reader has gone."""
+    try:
+        put(sys.stdout, text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailed(f"standard output: {error.strerror}") from None
+
+
+def put(stream: TextIO, text: str) -> None:
+    """Write a line at once; after an OSError the stream takes everything and keeps nothing."""
+    try:
+        stream.write(f"{text}\n")
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # the flush at exit must not fail again
+        raise
 
 
 def _failed(error: Exception, line: str, options: Options) -> Status:
     """Tell an error on standard error; the status for it."""
-    status = Status.NO_CONNECTION if isinstance(error, ConnectionFailed) else Status.USAGE
+    status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), Status.USAGE)
     shown: dict[str, Any] = {"class": type(error).__name__, "desc": str(error)}
     if isinstance(error, CommandFailed):
-        status, shown = Status.COMMAND_FAILED, error.error
+        shown = error.error
     if options.json:
         text = machine_json({"error": shown})
     elif isinstance(error, LineError):
@@ -106,5 +137,6 @@ def _failed(error: Exception, line: str, options: Options) -> Status:
         text = error_text(shown, False)
     else:
         text = f"vmmd-shell: {safe(str(error))}"
-    sys.stderr.write(f"{text}\n")
+    with suppress(OSError):
+        put(sys.stderr, text)
     return status

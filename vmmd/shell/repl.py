@@ -47,6 +47,8 @@ STATUS_TIMEOUT_S = 2.0
 STATUS_PAUSE_S = 0.1
 #: a wait for an answer is told after this
 SLOW_S = 3.0
+#: and after this when an earlier command, not waited for, is not answered
+BUSY_S = 0.5
 NAME_CELLS = 24
 PATH_CELLS = 40
 _NO_SCHEMA = Schema(())
@@ -241,7 +243,7 @@ class Repl:
         loop = asyncio.get_running_loop()
         task = loop.create_task(work)
         loop.add_signal_handler(signal.SIGINT, task.cancel)
-        slow = loop.call_later(SLOW_S, self._say, "-- no answer yet; Ctrl-C stops waiting, the command goes on")
+        slow = loop.call_later(BUSY_S if self._busy_with() else SLOW_S, self._tell_slow)
         try:
             return await task
         except asyncio.CancelledError:
@@ -249,6 +251,14 @@ class Repl:
             return None
         finally:
             slow.cancel()
+
+    def _busy_with(self) -> str:
+        return self._link.session.busy_with if self._link.session is not None else ""
+
+    def _tell_slow(self) -> None:
+        busy = self._busy_with()
+        cause = f": the peer is still busy with {safe(busy)}" if busy else ""
+        self._say(f"-- no answer yet{cause}; Ctrl-C stops waiting, the command goes on")
 
     async def _sure(self) -> bool:
         """Ask before the machine is ended."""
