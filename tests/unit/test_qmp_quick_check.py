@@ -97,6 +97,16 @@ def test_an_unexpected_member_is_named_whatever_its_name(key: str) -> None:
     assert outcome(quick_check(spec), {key: 1}) == expected
 
 
+@pytest.mark.parametrize("depth", [210, 300, 900])  # pydantic ends at about 200, orjson at 254
+@pytest.mark.parametrize("name", ["blockdev-add", "device_add"])
+def test_arguments_nested_too_deeply_are_refused(name: str, depth: int) -> None:
+    nested: dict[str, object] = {"driver": "null-co"}
+    for _ in range(depth):
+        nested = {"driver": "raw", "file": nested}
+    with pytest.raises(UsageError, match="nested too deeply$"):
+        argument_check(load()[name])(nested)
+
+
 def test_integers_have_64_bits() -> None:
     quick = quick_check(PLAIN["balloon"])
     assert quick is not None

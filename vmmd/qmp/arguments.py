@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from orjson import dumps
+from orjson import JSONEncodeError, dumps
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from vmmd.errors import UsageError
@@ -43,7 +43,7 @@ _EXPECTED = (
     ("none", "null"),
 )
 
-
+_TOO_DEEP = "The arguments are nested too deeply"
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -85,7 +85,7 @@ def _keyword_check(spec: CommandSpec) -> Callable[[dict[str, object]], dict[str,
     def check(arguments: dict[str, object]) -> dict[str, object]:
         try:
             # by way of JSON: only there does strict mode take a string for an enumeration
-            checked = validate(dumps(arguments))
+            checked = validate(_json(arguments))
         except ValidationError as error:
             raise refusal(error.errors(include_url=False)[0], known) from None
         more = checked.model_extra or {}
@@ -100,7 +100,7 @@ def _boxed_check(spec: CommandSpec, parameter: str) -> Callable[[dict[str, objec
 
     def check(arguments: dict[str, object]) -> dict[str, object]:
         try:
-            checked: dict[str, object] = validate(dumps(arguments))
+            checked: dict[str, object] = validate(_json(arguments))
         except ValidationError as error:
             raise refusal(error.errors(include_url=False)[0]) from None
         return checked
@@ -108,9 +108,19 @@ def _boxed_check(spec: CommandSpec, parameter: str) -> Callable[[dict[str, objec
     return check
 
 
+def _json(arguments: dict[str, object]) -> bytes:
+    """Raises UsageError: the wire takes no value that JSON has not, but deeper nesting than this and pydantic do."""
+    try:
+        return dumps(arguments)
+    except JSONEncodeError:
+        raise UsageError(_TOO_DEEP) from None
+
+
 def refusal(error: ErrorDetails, known: Collection[str] | None = None) -> UsageError:
     """A pydantic error in QAPI's words. ``known``: the names of the arguments."""
     kind, location = error["type"], error["loc"]
+    if kind == "json_invalid":  # of JSON that was just made, for its depth
+        return UsageError(_TOO_DEEP)
     # of all names only an unexpected one is the client's: it may look like the mark of a choice
     path = _path(location, is_last_given=kind == "extra_forbidden")
     if kind == "extra_forbidden":
