@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vmmd.errors import BackendError
+from vmmd.errors import BackendError, UsageError
 from vmmd.machine.objects.memory import settings
 from vmmd.machine.ram import RamBlock, RamSettings
 from vmmd.options.models import MachineOptions
-from vmmd.options.objects import MemoryBackendFile, MemoryBackendRam
-from vmmd.units import MiB
+from vmmd.options.objects import MemoryBackendFile, MemoryBackendMemfd, MemoryBackendRam
+from vmmd.units import KiB, MiB, format_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,8 +90,24 @@ def test_discard_data_throws_the_content_of_a_file_away(discard: str) -> None:
 
 
 def test_memory_that_the_host_does_not_have_is_an_error_at_start(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match="cannot set up guest memory 'm': No such file or directory"):
-        RamBlock("m", RamSettings(kind="file", size_bytes=SIZE, path=str(tmp_path / "no" / "file")))
+    path = tmp_path / "no" / "file"
+    with pytest.raises(BackendError, match=f"^can't open backing store {path} for guest RAM: No such file or dir"):
+        RamBlock("m", RamSettings(kind="file", size_bytes=SIZE, path=str(path)))
+
+
+@pytest.mark.parametrize("path", ["/proc/version", "/dev/null"])
+def test_a_file_that_cannot_be_memory_is_named(path: str) -> None:
+    with pytest.raises(BackendError, match=r"^unable to map backing store for guest RAM: ") as caught:
+        RamBlock("m", RamSettings(kind="file", size_bytes=2 * SIZE, path=path))
+    assert caught.value.hint == f"mem-path={path} is to hold the {format_size(2 * SIZE)} of memory 'm'"
+
+
+def test_huge_pages_have_a_size_that_there_is() -> None:
+    keys = [("id", "m"), ("size", "2M"), ("hugetlb", "on")]
+    with pytest.raises(UsageError, match="doesn't take value '3'; it takes a power of two"):
+        MemoryBackendMemfd.from_items([*keys, ("hugetlbsize", "3")], "-object")
+    with pytest.raises(BackendError, match="it wants 2 MiB of huge pages of 4 KiB"):
+        RamBlock("m", RamSettings(kind="memfd", size_bytes=2 * MiB, hugetlb=True, hugetlb_size_bytes=4 * KiB))
 
 
 @pytest.mark.parametrize("prealloc", [False, True])
@@ -114,6 +130,6 @@ def test_a_file_is_left_only_when_it_was_there_before(
 
 
 def test_a_file_that_is_too_large_for_the_host_is_not_left(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match="cannot set up guest memory 'm'"):
+    with pytest.raises(BackendError, match="unable to map backing store for guest RAM"):
         RamBlock("m", RamSettings(kind="file", size_bytes=1 << 62, path=str(tmp_path / "ram")))
     assert list(tmp_path.iterdir()) == []

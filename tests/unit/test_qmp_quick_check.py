@@ -103,7 +103,7 @@ def test_arguments_nested_too_deeply_are_refused(name: str, depth: int) -> None:
     nested: dict[str, object] = {"driver": "null-co"}
     for _ in range(depth):
         nested = {"driver": "raw", "file": nested}
-    with pytest.raises(UsageError, match="nested too deeply$"):
+    with pytest.raises(UsageError, match=r"nested too deeply$"):
         argument_check(load()[name])(nested)
 
 

@@ -8,6 +8,7 @@ memoryviews of the mapping and KVM gets its address.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -116,9 +117,23 @@ class RamBlock:
             return self._map_fd(self._open_memfd() if settings.kind == "memfd" else self._open_file())
         except (OSError, OverflowError) as cause:
             reason = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(cause)
-            size = format_size(settings.size_bytes)
-            # QEMU-COMPAT: "cannot set up guest memory 'pc.ram': Cannot allocate memory"
-            raise BackendError(f"cannot set up guest memory '{self.name}': {reason}", f"it wants {size}") from cause
+            raise BackendError(f"{self._failed_step()}: {reason}", self._what_it_wants()) from cause
+
+    def _failed_step(self) -> str:
+        """QEMU-COMPAT: the sentences."""
+        if self.settings.kind != "file":
+            return f"cannot set up guest memory '{self.name}'"
+        if self.fd is None:
+            return f"can't open backing store {self.settings.path} for guest RAM"
+        return "unable to map backing store for guest RAM"
+
+    def _what_it_wants(self) -> str:
+        settings = self.settings
+        size = format_size(settings.size_bytes)
+        if settings.kind == "file":
+            return f"mem-path={settings.path} is to hold the {size} of memory '{self.name}'"
+        pages = f" of huge pages of {format_size(settings.hugetlb_size_bytes)}" if settings.hugetlb_size_bytes else ""
+        return f"it wants {size}{pages}"
 
     def _map_anonymous(self) -> mmap.mmap:
         return mmap.mmap(-1, self.size_bytes, flags=self._map_flags() | mmap.MAP_ANONYMOUS)
@@ -158,6 +173,8 @@ class RamBlock:
             fd = self.fd = os.open(path, flags, 0o600)
         if os.fstat(fd).st_size < self.size_bytes:
             os.ftruncate(fd, self.size_bytes)
+            if os.fstat(fd).st_size < self.size_bytes:  # files of /proc do not grow, and do not say so
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
         return fd
 
     def advise(self, *, merge: bool | None = None, dump: bool | None = None) -> None:
@@ -189,5 +206,5 @@ def lock_memory() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     mcl_current, mcl_future = 1, 2
     if libc.mlockall(mcl_current | mcl_future):
-        errno = ctypes.get_errno()
-        raise BackendError(f"cannot lock memory: {os.strerror(errno)}", "raise RLIMIT_MEMLOCK or use mem-lock=off")
+        reason = os.strerror(ctypes.get_errno())
+        raise BackendError(f"cannot lock memory: {reason}", "raise RLIMIT_MEMLOCK or use mem-lock=off")

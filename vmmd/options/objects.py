@@ -114,6 +114,12 @@ class MemoryBackendMemfd(MemoryBackend):
     hugetlbsize = prop(SIZE, 0, "size of a huge page: 2M, 1G; 0: the host's default")
     seal = prop(BOOL, True, "forbid growing and shrinking")
 
+    def check_values(self) -> None:
+        super().check_values()
+        if self.hugetlbsize & (self.hugetlbsize - 1):
+            what = f"property 'hugetlbsize' of {self.qom_type} doesn't take value '{self.hugetlbsize}'"
+            raise UsageError(what, "it takes a power of two")
+
 
 class MemoryBackendFile(MemoryBackend):
     qom_type = "memory-backend-file"
