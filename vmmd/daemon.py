@@ -20,7 +20,7 @@ from vmmd.core.ending import SIGNALS, early_end
 from vmmd.core.fdsets import is_inherited
 from vmmd.core.trace_output import log_output
 from vmmd.core.trace_output import output as trace_output
-from vmmd.errors import UsageError, VmmdError
+from vmmd.errors import UsageError, named
 from vmmd.eventloop import EventLoopPort
 from vmmd.log import get_logger
 from vmmd.machine.vm import Vm
@@ -131,10 +131,8 @@ class Daemon:
         """-D, -d, -trace: before anything that they may tell of."""
         config = self.config
         if config.log_file is not None:
-            try:
+            with named(config.log_file_option):
                 trace_output.set_file(config.log_file)
-            except VmmdError as error:
-                raise error.named("-D") from None
         warnings = [] if config.log_items is None else config.log_items.apply()
         for wanted in config.traces:
             if wanted.enable is not None:
@@ -163,9 +161,10 @@ class Daemon:
             server.attach(device, self.vm.lock, pretty=monitor.pretty)
         for monitor, listener in self.monitor_sockets:
             early_end.check()
-            listener.open()
-            if not listener.is_server:
-                connection = listener.connect()
+            with named(self._option_of(listener.label)):
+                listener.open()
+                connection = None if listener.is_server else listener.connect()
+            if connection is not None:
                 listener.joined(connection)
                 server.connect_client(connection, pretty=monitor.pretty)
                 continue
@@ -188,15 +187,23 @@ class Daemon:
             self.vm.on_close(plan.direct_boot.close)
         builder = Builder(self.vm, plan)
         build = self._put_off(builder) if self.config.preconfig else builder.build
-        for step in (builder.make_objects, builder.open_kvm, build, *(made.open for made in self.chardevs)):
+        for step in (builder.make_objects, builder.open_kvm, build):
             early_end.check()
             step()
+        for made in self.chardevs:
+            early_end.check()
+            with named(self._option_of(made.label)):
+                made.open()
         if self.config.pidfile:
             self.pidfile = PidFile(self.config.pidfile)
         if self.config.name.process:
             set_process_name(self.config.name.process)
         for warning in builder.warnings:
             messages.warning(warning)
+
+    def _option_of(self, label: str) -> str:
+        """The option that a character device was made from, for errors."""
+        return self.config.chardevs[label].option
 
     def _put_off(self, builder: Builder) -> Callable[[], None]:
         """A step that builds nothing but remembers how to (-preconfig)."""

@@ -17,10 +17,11 @@ Guest mistakes are no errors of this tree: a device counts and answers them (``c
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 #: a name is compared with others up to this length: comparing long ones takes long
 _COMPARED_CHARS = 100
@@ -44,6 +45,16 @@ class VmmdError(Exception):
 
     def __str__(self) -> str:
         return self.desc if self.hint is None else f"{self.desc}; {self.hint}"
+
+
+@contextmanager
+def named(option: str) -> Iterator[None]:
+    """Errors inside say which option they belong to."""
+    try:
+        yield
+    except VmmdError as error:
+        error.named(option)
+        raise
 
 
 class UsageError(VmmdError):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from vmmd.daemon import Daemon
-from vmmd.errors import UsageError
+from vmmd.errors import UsageError, VmmdError
 from vmmd.options import cmdline
 
 
@@ -55,3 +56,27 @@ def test_only_an_inherited_descriptor_enters_a_set() -> None:
         assert [each.fd for each in added(reader).vm.fdsets.query()[1]] == [reader]
     finally:
         os.close(reader)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ["-monitor", "unix:/proc/nope/x,server=on,wait=off"],
+            "-monitor unix:/proc/nope/x,server=on,wait=off: Failed",
+        ),
+        (["-qmp", "unix:/proc/nope/x,server=on,wait=off"], "-qmp unix:/proc/nope/x,server=on,wait=off: Failed to bind"),
+        (["-qmp", "unix:/proc/nope/x"], "-qmp unix:/proc/nope/x: Failed to connect to"),
+        (["-chardev", "file,id=a,path=/proc/nope/x"], "-chardev file,id=a: Could not open '/proc/nope/x'"),
+        (["-D", "/proc/nope/x"], "-D: Error opening logfile /proc/nope/x"),
+        (["-trace", "file=/proc/nope/x"], "-trace file=/proc/nope/x: Error opening logfile /proc/nope/x"),
+    ],
+)
+def test_a_start_that_fails_names_the_option(options: list[str], sentence: str) -> None:
+    daemon = Daemon(cmdline.parse(["-machine", "none", "-nodefaults", "-display", "none", *options]))
+    try:
+        with pytest.raises(VmmdError) as caught:
+            daemon.run()
+    finally:
+        gc.enable()
+    assert str(caught.value).startswith(sentence)

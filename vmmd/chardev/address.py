@@ -71,14 +71,14 @@ def adopt(config: SocketOptions) -> socket.socket:
     """The socket of ``fd=``. Raises UsageError when it is none, or not of the needed kind."""
     text = config.fd or ""
     if not (text.isascii() and text.isdigit()):
-        raise UsageError(f"chardev {config.id}: fd={text} is not a file descriptor", "it takes a number")
+        raise UsageError(f"fd={text} is not a file descriptor", "it takes a number")
     fd = int(text)
     try:
         is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
     except (OSError, OverflowError):
         is_socket = False
     if not is_socket:
-        raise UsageError(f"File descriptor '{text}' is not a socket", f"chardev {config.id}")
+        raise UsageError(f"File descriptor '{text}' is not a socket")
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
     listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
@@ -87,10 +87,10 @@ def adopt(config: SocketOptions) -> socket.socket:
             sock.listen(BACKLOG)
     except OSError as error:
         sock.detach()
-        raise BackendError.from_os(f"chardev {config.id}: fd={text} cannot listen", error) from error
+        raise BackendError.from_os(f"fd={text} cannot listen", error) from error
     if not config.server and listening:
         sock.detach()
-        raise UsageError(f"chardev {config.id}: fd={text} is a listening socket", "add server=on")
+        raise UsageError(f"fd={text} is a listening socket", "add server=on")
     sock.setblocking(False)
     return sock
 

@@ -44,7 +44,7 @@ class StdioChardev(StreamChardev):
             os.fstat(0)
             self._output, self._private = _private_output(1, mode)
         except OSError as error:
-            raise BackendError.from_os(f"chardev {self.label}: stdin or stdout cannot be used", error) from error
+            raise BackendError.from_os("stdin or stdout cannot be used", error) from error
         _in_use.append(self.label)
         self._read_fd, self._write_fd = 0, self._output
         self._may_block = True

@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vmmd.core.access_trace import AccessTrace
 from vmmd.core.device import DeviceContext, ResetKind
 from vmmd.core.irq import GsiFanIn
-from vmmd.errors import VmmdError
+from vmmd.errors import VmmdError, named
 from vmmd.machine.machine_tree import describe_board, describe_machine
 from vmmd.machine.memory_map import MemoryMap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from vmmd.kvm.chips import KernelChips
     from vmmd.kvm.cpuid import CpuConfig
     from vmmd.kvm.host_cpu import HostCpu
@@ -265,16 +262,6 @@ class Builder:
             reset_board()
             if boot.once is not None:
                 board.set_boot_order(boot.once)
-
-
-@contextmanager
-def named(option: str) -> Iterator[None]:
-    """Errors inside say which option they belong to."""
-    try:
-        yield
-    except VmmdError as error:
-        error.named(option)
-        raise
 
 
 def resolve_cpu(config: Config, host: HostCpu) -> CpuConfig:

@@ -34,6 +34,9 @@ class ChardevOptions(OptionSet):
 
     later: ClassVar = {"mux": ONLY_OFF}
 
+    #: the option that it was made from, as errors name it
+    option = "-chardev"
+
 
 class ChardevFile(ChardevOptions):
     backend = "file"

@@ -139,8 +139,9 @@ def _default_devices(draft: Draft) -> None:
     serial_missing = "serial" not in draft.given and not drivers & _SERIAL_TYPES
     if serial_missing:
         made = _default_serial(config)
+        made.option = "-nographic" if config.nographic else "default"
         config.chardevs[made.id] = made
-        draft.chardev_users.append(("-nographic" if config.nographic else "default", made.id))
+        draft.chardev_users.append((made.option, made.id))
         config.serials.append(SerialOptions(0, made.id))
     missing = []
     if config.vga is None and config.display != "none" and not drivers & _VGA_TYPES:

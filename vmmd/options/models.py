@@ -453,8 +453,8 @@ class Config:
     __slots__ = (
         "accels", "action", "add_fds", "append", "audiodevs", "bios", "blockdevs", "boot", "chardevs", "cpu",
         "daemonize", "data_dirs", "debugcon", "devices", "display", "drives", "fw_cfg", "globals", "initrd", "kernel",
-        "keyboard", "later", "log_file", "log_items", "machine", "memory", "monitors", "msg", "name", "netdevs",
-        "nodefaults", "nographic", "notices", "numa", "numa_cpus", "numa_distances", "objects", "overcommit", "paused",
+        "keyboard", "later", "log_file", "log_file_option", "log_items", "machine", "memory", "monitors", "msg", "name",
+        "netdevs", "nodefaults", "nographic", "notices", "numa", "numa_cpus", "numa_distances", "objects", "overcommit", "paused",
         "pidfile", "preconfig", "realtime", "rtc", "sandbox", "serials", "smbios", "smp", "traces",
         "uuid", "vga", "vnc",
     )  # fmt: skip
@@ -508,7 +508,8 @@ class Config:
         self.sandbox: SandboxOptions | None = None
         self.traces: list[TraceOptions] = []
         self.log_items: LogRequest | None = None  # -d
-        self.log_file: str | None = None  # -D
+        self.log_file: str | None = None  # -D, -trace file=
+        self.log_file_option = ""  # which of them it was
         self.later: list[LaterOption] = []
         self.notices: list[str] = []  # lines for stderr: "warning: …"
 

@@ -92,8 +92,8 @@ def read_log_items(draft: Draft, option: str, text: str) -> None:
         raise error.named(f"{option} {shown(text)}") from None
 
 
-def read_log_file(draft: Draft, _option: str, text: str) -> None:
-    draft.config.log_file = text
+def read_log_file(draft: Draft, option: str, text: str) -> None:
+    draft.config.log_file, draft.config.log_file_option = text, option
 
 
 def read_trace(draft: Draft, option: str, text: str) -> None:
@@ -103,7 +103,7 @@ def read_trace(draft: Draft, option: str, text: str) -> None:
     made: TraceOptions = TraceOptions.from_items(keyval.parse(option, text, "enable").items, option)
     draft.config.traces.append(made)
     if made.file is not None:
-        draft.config.log_file = made.file
+        draft.config.log_file, draft.config.log_file_option = made.file, f"{option} file={shown(made.file)}"
 
 
 def read_sandbox(draft: Draft, option: str, text: str) -> None:

@@ -39,8 +39,9 @@ def add_chardev(draft: Draft, option: str, text: str, id_: str) -> str | None:
     refuse_duplicate(f"{option} {shown(text)}", "chardev", id_, draft.config.chardevs)
     shape = text.partition(":")[0].partition(",")[0]
     made: ChardevOptions = CHARDEVS[backend].from_items([("id", id_), *items], f"{option} {shape}")
+    made.option = f"{option} {shown(text)}"
     draft.config.chardevs[id_] = made
-    draft.chardev_users.append((f"{option} {shown(text)}", id_))
+    draft.chardev_users.append((made.option, id_))
     return id_
 
 
@@ -78,6 +79,7 @@ def read_chardev(draft: Draft, option: str, text: str) -> None:
     made = chardev_options(option, text)
     kind = made.kind if isinstance(made, LaterChardev) else made.backend
     refuse_duplicate(f"{option} {kind}", "chardev", made.id, draft.config.chardevs)
+    made.option = f"{option} {kind},id={made.id}"
     draft.config.chardevs[made.id] = made
 
 
