@@ -80,7 +80,7 @@ def test_second_writer_is_refused_with_the_holder_named(graphs, image):
     with pytest.raises(BackendError) as caught:
         open_disk(graphs[1], image)
     text = str(caught.value)
-    assert text.startswith(f"{WRITE}\nIs another process using the image [{image}]?")
+    assert text.startswith(f"{WRITE}; Is another process using the image [{image}]? It is locked by ")
     assert f"pid {os.getpid()} (" in text
     assert locked_bytes(image) == {100, 101, 201}  # the one refused kept nothing but its idle lock
 

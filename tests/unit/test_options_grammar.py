@@ -220,6 +220,8 @@ def test_drive_if_virtio_makes_a_device_after_the_others():
         ("virtio-blk-pci", [("drive", "virtio0")]),
         ("virtio-blk-pci", [("drive", "x")]),
     ]
+    # errors name what was typed
+    assert [device.option for device in config.devices] == ["-device isa-debugcon", "-drive id=virtio0", "-drive id=x"]
 
 
 def test_drive_with_protocol_keys():

@@ -83,9 +83,8 @@ class ImageLock:
 
     def _refused(self, sentence: str) -> BackendError:
         # QEMU-COMPAT: both sentences are what clients match on
-        holders = find_holders(self._fd)
-        who = ", ".join(holders) if holders else "its owner is not visible from here"
-        return BackendError(f"{sentence}\nIs another process using the image [{self._path}]?", f"locked by: {who}")
+        who = ", ".join(find_holders(self._fd)) or "a process that is not visible from here"
+        return BackendError(sentence, f"Is another process using the image [{self._path}]? It is locked by {who}")
 
     def _drop_to(self, wanted: LockState) -> None:
         for byte in _bytes(self._state) - _bytes(wanted):

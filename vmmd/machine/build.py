@@ -168,7 +168,7 @@ class Builder:
         describe_board(board)
         self.vm.press_power_button = board.pm.press_power_button
         for each in self.plan.devices:
-            with named(f"-device {each.cls.type_name}" + (f",id={each.id}" if each.id else "")):
+            with named(each.option):
                 board.add(each)
         return board
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmmd.core.registry import DEVICES, LATER, device_class
-from vmmd.errors import UsageError, did_you_mean
+from vmmd.errors import UsageError, did_you_mean, named
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -34,6 +34,7 @@ class DevicePlan(NamedTuple):
     props: PropSet
     id: str | None
     bus: str | None
+    option: str  # what errors begin with
 
     def make(self, ctx: DeviceContext) -> Device:
         """The device, not yet realized."""
@@ -56,12 +57,9 @@ def find_class(driver: str) -> type[Device]:
 
 def plan(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> DevicePlan:
     """Check driver and properties. Raises UsageError, which starts with the option; has no side effects."""
-    try:
+    with named(options.option):
         made = check(options, globals_)
         made.props.check_required(options.driver)
-    except UsageError as error:
-        error.named(f"-device {options.driver}")
-        raise
     return made
 
 
@@ -75,7 +73,7 @@ def check(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> DeviceP
             props.set_json(key, value, options.driver)
         else:
             props.set_text(key, value, options.driver)
-    return DevicePlan(cls, props, options.id, options.bus)
+    return DevicePlan(cls, props, options.id, options.bus, options.option)
 
 
 def new_props(cls: type[Device], globals_: Iterable[GlobalProperty]) -> Any:
@@ -110,7 +108,6 @@ def check_references(plans: Iterable[DevicePlan], known: dict[str, Container[str
             if kind in known and isinstance(value, str) and value not in known[kind]:
                 # QEMU-COMPAT: first sentence as QEMU's
                 raise UsageError(
-                    f"-device {each.cls.type_name}: Property '{each.cls.type_name}.{declared.wire_name}' "
-                    f"can't find value '{value}'",
+                    f"{each.option}: Property '{each.cls.type_name}.{declared.wire_name}' can't find value '{value}'",
                     f"no {kind} has this id",
                 )

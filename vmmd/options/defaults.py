@@ -130,7 +130,9 @@ def _virtio_drives(config: Config) -> None:
             if any(other is not drive and other.id == drive.id for other in config.drives):
                 raise UsageError(f"-drive index={index}: drive with bus=0, unit={index} (index={index}) exists")
         if interface == "virtio":
-            config.devices.append(DeviceOptions("virtio-blk-pci", None, None, [("drive", drive.id)], implicit=True))
+            config.devices.append(
+                DeviceOptions("virtio-blk-pci", None, None, [("drive", drive.id)], made_from=f"-drive id={drive.id}")
+            )
 
 
 def _default_devices(draft: Draft) -> None:

@@ -422,7 +422,12 @@ class DeviceOptions(NamedTuple):
     bus: str | None
     items: Items  # all other keys in order; text, or JSON values when ``is_json``
     is_json: bool = False
-    implicit: bool = False  # made from another option (-drive if=virtio)
+    made_from: str = ""  # another option (-drive if=virtio)
+
+    @property
+    def option(self) -> str:
+        """What errors begin with."""
+        return self.made_from or f"-device {self.driver}" + (f",id={self.id}" if self.id else "")
 
 
 class SerialOptions(NamedTuple):
@@ -454,8 +459,8 @@ class Config:
         "accels", "action", "add_fds", "append", "audiodevs", "bios", "blockdevs", "boot", "chardevs", "cpu",
         "daemonize", "data_dirs", "debugcon", "devices", "display", "drives", "fw_cfg", "globals", "initrd", "kernel",
         "keyboard", "later", "log_file", "log_file_option", "log_items", "machine", "memory", "monitors", "msg", "name",
-        "netdevs", "nodefaults", "nographic", "notices", "numa", "numa_cpus", "numa_distances", "objects", "overcommit", "paused",
-        "pidfile", "preconfig", "realtime", "rtc", "sandbox", "serials", "smbios", "smp", "traces",
+        "netdevs", "nodefaults", "nographic", "notices", "numa", "numa_cpus", "numa_distances", "objects", "overcommit",
+        "paused", "pidfile", "preconfig", "realtime", "rtc", "sandbox", "serials", "smbios", "smp", "traces",
         "uuid", "vga", "vnc",
     )  # fmt: skip
 

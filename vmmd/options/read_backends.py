@@ -72,7 +72,7 @@ def read_debugcon(draft: Draft, option: str, text: str) -> None:
         return
     draft.config.debugcon = chardev
     items: Items = [("iobase", _DEBUGCON_PORT), ("chardev", chardev)]
-    draft.config.devices.append(DeviceOptions("isa-debugcon", None, None, items, implicit=True))
+    draft.config.devices.append(DeviceOptions("isa-debugcon", None, None, items, made_from=f"{option} {shown(text)}"))
 
 
 def read_parallel(draft: Draft, option: str, text: str) -> None:
