@@ -7,6 +7,7 @@ import ast
 import fcntl
 import os
 import re
+import termios
 import threading
 import time
 from pathlib import Path
@@ -247,6 +248,7 @@ def test_files_change_between_lines_and_are_begun_anew(log: Log, tmp_path: Path)
     second = tmp_path / "second-%d"
     real = tmp_path / f"second-{os.getpid()}"
     real.write_text("old\n")
+    assert log.lines() == []  # the first file is in use: one that is still to come would be replaced
     trace_events.PM_SLEEP(1)
     log.output.set_file(str(second))
     trace_events.PM_SLEEP(2)
@@ -276,6 +278,47 @@ def test_a_fifo_without_a_reader_is_refused_and_not_waited_for(log: Log, tmp_pat
     os.mkfifo(path)
     with pytest.raises(BackendError, match="No such device or address"):
         log.output.set_file(str(path))
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_another_file_takes_over_from_one_that_takes_nothing(tmp_path: Path, blocking: bool) -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, blocking)
+    output = TraceOutput(write_end)
+    output.needed()
+    output.allow()
+    for _ in range(1000):
+        output.put(lambda values: "x" * 1000, ())
+    deadline = time.monotonic() + SETTLE_S
+    while len(fcntl.ioctl(read_end, termios.FIONREAD, bytes(4)).strip(b"\0")) == 0:
+        assert time.monotonic() < deadline
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for number in range(50):
+        output.set_file(str(tmp_path / f"log{number}"))
+        assert len(os.listdir("/proc/self/fd")) <= descriptors + 3
+    output.put(lambda values: "after", ())
+    assert output.settle(SETTLE_S)
+    assert "after" in (tmp_path / "log49").read_text().splitlines()
+    notes = [line for log in tmp_path.iterdir() for line in log.read_text().splitlines() if line.startswith("vmmd: ")]
+    assert sum(int(note.split()[1]) for note in notes) == output.dropped > 0
+    assert output.path == str(tmp_path / "log49")
+    output.close()
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_only_the_last_file_waits_for_the_writer(tmp_path: Path) -> None:
+    output = TraceOutput()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for number in range(50):
+        output.set_file(str(tmp_path / f"log{number}"))
+    assert len(os.listdir("/proc/self/fd")) == descriptors + 1
+    assert len(output._queue) == 1
+    output.put(lambda values: "line", ())
+    output.allow()
+    assert output.settle(SETTLE_S)
+    assert (tmp_path / "log49").read_text() == "line\n"
+    output.close()
 
 
 def test_nothing_is_written_before_the_process_is_what_it_stays(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -182,6 +183,19 @@ def test_requests_and_replies_are_shown_without_secrets(vm: FakeVm, tmp_path: Pa
     assert request.startswith("handle_qmp_command mon 0x")
     assert request.endswith(' req: {"execute": "query-name"}')
     assert reply.endswith(' resp: {"return": {"name": "foo"}}')
+
+
+def test_a_log_file_is_opened_on_a_thread(vm: FakeVm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    set_file = trace.output.set_file
+
+    def noted(path: str) -> None:
+        threads.append(threading.get_ident())
+        set_file(path)
+
+    monkeypatch.setattr(trace.output, "set_file", noted)
+    assert say(vm, f"logfile {tmp_path}/other") == ""
+    assert threads not in ([], [threading.get_ident()])
 
 
 SECRET = "hunter2"

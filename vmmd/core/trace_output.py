@@ -33,7 +33,7 @@ _POLL_MS = 100
 
 
 class TraceOutput:
-    """The queue and its writer. ``put``: any thread; the rest: loop thread, or before there is one."""
+    """The queue and its writer. ``put``, ``set_file``: any thread; the rest: loop thread, or before there is one."""
 
     def __init__(self, fd: int = _STDERR) -> None:
         self.path: str | None = None
@@ -41,9 +41,10 @@ class TraceOutput:
         self._told = 0  # of these
         self._fd = fd  # the writer's
         self._standard_fd = fd
+        self._next_fd: int | None = None  # of the file that is to be written next: there is a ``_switch`` in the queue
         #: lines to be made, and things for the writer to do in between
         self._queue: deque[tuple[Render, Values, tuple[int, int] | None] | Callable[[], None]] = deque()
-        self._drop_lock = threading.Lock()
+        self._lock = threading.Lock()
         self._gate = threading.Lock()
         self._gate.acquire()
         self._asleep = False
@@ -55,7 +56,7 @@ class TraceOutput:
         """Have ``render(values)`` written. Any thread; never blocks."""
         queue = self._queue
         if len(queue) >= QUEUE_MAX:
-            with self._drop_lock:
+            with self._lock:
                 self.dropped += 1
             return
         queue.append((render, values, (time.time_ns(), threading.get_native_id()) if messages.timestamp else None))
@@ -66,7 +67,7 @@ class TraceOutput:
     def put_line(self, line: str) -> None:
         """Have a ready-made line written, without a stamp of its own. Any thread; never blocks."""
         if len(self._queue) >= QUEUE_MAX:
-            with self._drop_lock:
+            with self._lock:
                 self.dropped += 1
             return
         self._queue.append((as_is, (line,), None))
@@ -91,17 +92,23 @@ class TraceOutput:
         """Something will be put: start the writer, once it is allowed. What is put earlier waits. Any thread."""
         self._wanted = True
         if self._allowed and self._thread is None:
-            with self._drop_lock:
+            with self._lock:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._main, name="log writer", daemon=True)
                     self._thread.start()
 
     def set_file(self, path: str) -> None:
         """Write to this file, from its beginning, what is put from now on. ``%d`` in the name is the process's id.
-        Raises UsageError, BackendError."""
+        A file that is still to come is replaced; what the present one does not take at once then is dropped. Any
+        thread; a slow disk is waited for. Raises UsageError, BackendError."""
         fd = _open(path)
-        self.path = path
-        self._then(lambda: self._use(fd))
+        with self._lock:
+            replaced, self._next_fd = self._next_fd, fd
+            self.path = path
+        if replaced is None:
+            self._then(self._switch)
+        else:
+            os.close(replaced)
 
     def settle(self, timeout_s: float) -> bool:
         """Wait until everything that was put is written; False when that takes too long."""
@@ -153,23 +160,39 @@ class TraceOutput:
         if self._write("".join((*lines, note)).encode("utf-8", "backslashreplace")):
             self._told = dropped
         else:
-            with self._drop_lock:
+            with self._lock:
                 self.dropped += len(lines)
 
     def _write(self, data: bytes) -> bool:
+        """False: not all was taken."""
         rest = memoryview(data)
+        # stderr, unlike the files, waits; a pipe that is ready takes this much at once
+        waits = self._fd == self._standard_fd
+        piece_bytes = select.PIPE_BUF if waits else len(data)
         while rest:
+            if waits and not self._has_room():
+                return False
             try:
-                rest = rest[os.write(self._fd, rest) :]
-            except BlockingIOError:  # stderr may be shared with somebody who set O_NONBLOCK
-                poll = select.poll()
-                poll.register(self._fd, select.POLLOUT)
-                poll.poll(_POLL_MS)
+                rest = rest[os.write(self._fd, rest[:piece_bytes]) :]
+            except BlockingIOError:  # a FIFO, or a stderr that is shared with somebody who set O_NONBLOCK
+                waits = True
             except OSError:  # nobody reads any more, or the disk is full
                 return False
         return True
 
-    def _use(self, fd: int) -> None:
+    def _has_room(self) -> bool:
+        """Wait until the file takes something; False when that is not now and another file is to be written instead."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        while not poll.poll(0 if self._next_fd is not None else _POLL_MS):
+            if self._next_fd is not None:
+                return False
+        return True
+
+    def _switch(self) -> None:
+        with self._lock:
+            fd, self._next_fd = self._next_fd, None
+        assert fd is not None  # one of these for each
         if self._fd != self._standard_fd:
             os.close(self._fd)
         self._fd = fd

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.core import trace
+from vmmd.core.background import on_thread
 from vmmd.core.trace_output import output
 from vmmd.errors import UsageError, VmmdError
 from vmmd.qmp.commands.trace import device_names
@@ -108,11 +109,11 @@ def log(monitor: HumanMonitor, arguments: Arguments) -> str:
 
 
 @hmp("logfile", params="filename", help="write the log and trace events to this file")
-def logfile(monitor: HumanMonitor, arguments: Arguments) -> str:
+async def logfile(monitor: HumanMonitor, arguments: Arguments) -> str:
     path = arguments.string("filename")
     arguments.done()
     try:
-        output.set_file(path)
+        await on_thread(monitor.vm.loop, lambda: output.set_file(path), "logfile")
     except VmmdError as error:
         return f"{error}\n"
     return ""
