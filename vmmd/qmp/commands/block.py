@@ -112,12 +112,12 @@ async def block_resize(
 
 def _named_node(graph: BlockGraph, device: str | None, node_name: str | None) -> BlockNode:
     """The node of a drive, or of a name. Raises UsageError."""
+    # QEMU-COMPAT: QEMU's sentences, and that a drive counts before a node
     drive = graph.drives.get(device or "")
-    node = graph.nodes.get(node_name or "") if node_name is not None or drive is None else drive.node
-    # QEMU-COMPAT: QEMU's sentences
+    if drive is not None and drive.node is None:
+        raise UsageError(f"Device '{device}' has no medium")
+    node = graph.nodes.get(node_name or "") if drive is None else drive.node
     if node is None:
-        if drive is not None:
-            raise UsageError(f"Device '{device}' has no medium")
         hint = did_you_mean(device or node_name or "", [*graph.drives, *graph.nodes])
         raise UsageError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'", hint)
     return node
