@@ -65,7 +65,13 @@ def test_text_values(name: str, text: str, value: object) -> None:
 def test_wrong_text_names_property_value_and_form(name: str, text: str) -> None:
     with pytest.raises(UsageError) as caught:
         Props().set_text(name, text, "dev")
-    assert f"Property 'dev.{name}' doesn't take value '{text}'" in str(caught.value)
+    sentence = {
+        "index": f"Parameter 'index' expects {'uint8_t' if text.lstrip('-').isdigit() else 'integer'}",
+        "wakeup": "Parameter 'wakeup' expects 'on' or 'off'",
+        "legacy": f"Parameter 'legacy' does not accept value '{text}'",
+    }.get(name, f"Property 'dev.{name}' doesn't take value '{text}'")
+    assert caught.value.desc == sentence
+    assert f"'{text}'" in str(caught.value)
     assert Props.declared[name].kind.accepts in str(caught.value)
 
 

@@ -50,6 +50,7 @@ class PropType(Generic[T]):
         self._to_json = to_json
         self.ref_kind = ref_kind  # "chardev", "drive", "netdev", "memdev": names a backend
         self.values = values  # of an enumeration
+        self.c_type: str | None = None  # of a number: QEMU's word for what does not fit into it
         #: what introspection shows for «not given»
         self.unset: object = "" if qapi_name == "str" or qapi_name.startswith("link<") else None
 
@@ -88,9 +89,21 @@ def parse_int(text: str) -> int:
     return sign * int(body, 8 if len(body) > 1 and body[0] == "0" and body.isdigit() else 10)
 
 
+#: larger bounds are shown in hexadecimal: they are all ones
+_DECIMAL_MAX = 0x7FFF_FFFF
+
+
+def _is_number(value: object) -> bool:
+    try:
+        parse_int(str(value))
+    except ValueError:
+        return False
+    return True
+
+
 def int_type(name: str, low: int, high: int) -> PropType[int]:
     """An integer type with inclusive bounds."""
-    accepts = f"a number from {low} to {high:#x}" if high > 0xFFFF else f"a number from {low} to {high}"
+    accepts = f"a number from {low} to {high if high <= _DECIMAL_MAX else hex(high)}"
 
     def check(value: int) -> int:
         if not low <= value <= high:
@@ -103,7 +116,9 @@ def int_type(name: str, low: int, high: int) -> PropType[int]:
         except ValueError:
             raise ValueError(accepts) from None
 
-    return PropType(name, accepts, parse, json_kinds=(int,), from_json=check)
+    made = PropType(name, accepts, parse, json_kinds=(int,), from_json=check)
+    made.c_type = f"{name}_t"
+    return made
 
 
 def enum_type(name: str, *values: str) -> PropType[str]:
@@ -380,6 +395,14 @@ class PropSet:
 
     @staticmethod
     def _misfit(declared: Prop[Any], value: object, owner: str) -> UsageError:
-        return UsageError(
-            f"Property '{owner}.{declared.wire_name}' doesn't take value '{value}'", f"it takes {declared.kind.accepts}"
-        )
+        """QEMU-COMPAT: the sentences, by kind of property."""
+        kind, name = declared.kind, declared.wire_name
+        if kind.values:
+            sentence = f"Parameter '{name}' does not accept value '{value}'"
+        elif kind is BOOL:
+            sentence = f"Parameter '{name}' expects 'on' or 'off'"
+        elif kind.c_type is not None:
+            sentence = f"Parameter '{name}' expects {kind.c_type if _is_number(value) else 'integer'}"
+        else:
+            return UsageError(f"Property '{owner}.{name}' doesn't take value '{value}'", f"it takes {kind.accepts}")
+        return UsageError(sentence, f"{owner} takes {kind.accepts}, not '{value}'")

@@ -125,7 +125,8 @@ class ChardevSocket(ChardevOptions):
             what = f"UNIX socket path '{shown(self.path)}' is too " + ("long" if self.path else "short")
             raise UsageError(f"{where}: {what}", f"Path must be less than {UNIX_PATH_BYTES} bytes")
         if self.port is not None and self.port.isdigit() and int(self.port[:6]) > 0xFFFF:
-            raise UsageError(f"{where}: port={shown(self.port)} is no port", "numbers go up to 65535")
+            what = f"{where}: 'port' takes the name of a service or a number up to 65535"
+            raise UsageError(what, f"it is {shown(self.port)}")
         if self.to is not None:
             numeric = self.port is not None and self.port.isascii() and self.port.isdigit()
             if not (numeric and self.server and int(self.port or 0) <= self.to):
@@ -154,7 +155,8 @@ class ChardevRingbuf(ChardevOptions):
     def check(self, where: str) -> None:
         super().check(where)
         if self.size <= 0 or self.size & (self.size - 1) or self.size > 1 << 30:
-            raise UsageError(f"{where} size={self.size}: size of ringbuf must be a power of two", "up to 1G")
+            # QEMU-COMPAT: the phrase
+            raise UsageError(f"{where}: size of ringbuf chardev must be power of two", f"up to 1G, it is {self.size}")
 
 
 class LaterChardev(ChardevOptions):
