@@ -417,7 +417,7 @@ def test_what_there_is_to_tell_of_an_image_goes_where_messages_go(image: Path, m
         await graph.discard(left)
 
     run(story)
-    assert told[1:] == [f"vmmd: image {image}: the last flush failed: Input/output error"]
+    assert told[1:] == [f"vmmd: warning: image {image}: the last flush failed: Input/output error"]
 
 
 @pytest.mark.parametrize("name", ["d0", "n0"])

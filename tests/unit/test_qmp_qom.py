@@ -170,6 +170,8 @@ def test_objects_for_people(qmp: Qmp) -> None:
     assert qmp.hmp("qom-get /objects/t poll-max-ns") == "5\r\n"
     assert qmp.hmp("qom-set /objects/t poll-max-ns 0x10") == ""
     assert qmp.hmp("qom-set -j /objects/t poll-grow 3") == ""
+    # QEMU-COMPAT: the sentences of its parser
+    assert qmp.hmp("qom-set -j /objects/t poll-grow {bad") == "Error: JSON parse error, invalid keyword 'bad'\r\n"
     assert qmp.hmp("qom-list /objects") == "type (string)\r\nt (child<iothread>)\r\n"
     text = qmp.hmp("info iothreads")
     assert text.startswith("t:\r\n  thread_id=")

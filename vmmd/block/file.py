@@ -183,7 +183,7 @@ class FileNode(BlockNode):
             if not self.read_only and not self.cache_no_flush:
                 os.fdatasync(self._fd)
         except OSError as error:
-            log.error("image %s: the last flush failed: %s", self.path, error.strerror)
+            log.warning("image %s: the last flush failed: %s", self.path, error.strerror)
         self.set_lock(NOTHING)
         self._abandon()
 

@@ -101,8 +101,12 @@ def load_json(text: str, where: str) -> dict[str, Any]:
         loaded = json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_no_constant)
     except RecursionError:
         raise UsageError(f"{where}: JSON parse error, nested too deeply") from None
+    except json.JSONDecodeError as error:
+        rest = text[error.pos :]
+        what = f" at character {error.pos + 1}, '{shown(rest)}'" if rest.strip() else ", it ends too early"
+        raise UsageError(f"{where}: JSON parse error{what}") from None
     except ValueError as error:
-        raise UsageError(f"{where}: JSON parse error, {shown(str(error))}") from None
+        raise UsageError(f"{where}: JSON parse error, {error}") from None
     if not isinstance(loaded, dict):
         raise UsageError(f'{where}: JSON parse error, an object like {{"key": "value"}} is expected')
     return loaded

@@ -10,6 +10,8 @@ from vmmd.core.props import BOOL, parse_int
 from vmmd.errors import UsageError, VmmdError
 from vmmd.qmp.hmp.completion import option_words
 from vmmd.qmp.hmp.registry import forward, hmp
+from vmmd.qmp.json_reader import read_json
+from vmmd.qmp.wire import ParseFault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -112,9 +114,9 @@ async def qom_set(monitor: HumanMonitor, arguments: Arguments) -> str:
 
 def _from_json(text: str) -> object:
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"JSON parse error, {error}") from None
+        return read_json(text.encode("utf-8", "replace"))
+    except ParseFault as error:
+        raise UsageError(str(error)) from None
 
 
 def _from_text(name: str, kind: str, text: str) -> object:
