@@ -37,7 +37,7 @@ ROWS = (
     Row("!sendkey ctrl-alt-delete 100", NO_KEYBOARD, "no keyboard before issue 4"),
     Row("!sendkey foo"), Row("!sendkey a--b"), Row("!sendkey 0x"), Row("!sendkey"), Row("!sendkey a 1 2"),
     Row("!set_link bogus off"), Row("!set_link bogus foo"), Row("!set_link bogus"), Row("!set_link"),
-    Row("!balloon 16"), Row("!balloon"), Row("!balloon 16M"), Row("!balloon foo"),
+    Row("!balloon 16"), Row("!balloon -1"), Row("!balloon"), Row("!balloon 16M"), Row("!balloon foo"),
     Row("!memsave 0 16 /x"), Row("!memsave"), Row("!memsave 0"), Row("!pmemsave 0 16"), Row('!pmemsave 0 16 "/"'),
     Row('!memsave 0 16 "/dev/null"'), Row('!pmemsave 0 16 "/dev/null"'),
     Row("!ringbuf_write ring hello"), Row("!ringbuf_read ring 3"), Row("!ringbuf_read ring 30"),

@@ -600,7 +600,7 @@ def test_cache_modes(graph, image, cache, expected):
         ({"file_options": [("size", "1M")]}, "file.size= is not available in this version"),
         ({"file": "what:ever"}, "Unknown protocol 'what'"),
         ({"force_share": True}, "force-share=on can only be used with read-only images"),
-        ({"node_name": "#x"}, "Invalid node-name: '#x'"),
+        ({"node_name": "#x"}, "Invalid node-name: '#x'; at most 31 letters"),
     ],
 )
 def test_wrong_drives_are_named_and_leave_nothing(graph, image, given, text):

@@ -96,7 +96,8 @@ class Addition:
         if name is None:
             name = graph.new_name()
         elif not (name[:1].isalpha() and name.isascii() and all(c.isalnum() or c in "-._" for c in name)):
-            raise UsageError(f"Invalid node-name: '{name}'", "letters, digits, '-', '.', '_', starting with a letter")
+            form = f"at most {NODE_NAME_MAX} letters, digits, '-', '.', '_', starting with a letter"
+            raise UsageError(f"Invalid node-name: '{name}'", form)
         elif len(name) > NODE_NAME_MAX:
             raise UsageError("Node name too long", f"{NODE_NAME_MAX} characters at most")
         if name in graph.drives:

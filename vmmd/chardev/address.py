@@ -147,7 +147,7 @@ def _resolve(config: SocketOptions, passive: bool) -> list[tuple[socket.AddressF
             config.host or None, config.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE if passive else 0
         )
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that is no domain name
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = error.strerror if isinstance(error, OSError) else "it is no name of a host"
         raise BackendError(f"address resolution failed for {config.host}:{config.port}: {reason}") from error
     return [(entry[0], entry[4]) for entry in found]
 

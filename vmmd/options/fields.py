@@ -2,14 +2,14 @@
 """Base of every option model, and the kinds of values that only the command line knows.
 
 An ``OptionSet`` is a ``PropSet`` (one declared, typed key per attribute) whose errors name option, key, value and what
-is accepted:  ``-smp cpus=x: 'cpus' takes a number from 1 to 0x7fffffff``.
+is accepted:  ``-smp cpus=x: 'cpus' takes a number from 1 to 2147483647``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vmmd.core.props import PropSet, PropType, int_type
+from vmmd.core.props import SIZE, PropSet, PropType, int_type
 from vmmd.errors import UsageError, nearest
 from vmmd.units import parse_size
 
@@ -134,6 +134,8 @@ def _parsed(kind: PropType[Any], prefix: str, key: str, value: object, is_json: 
     try:
         return kind.parse(value) if isinstance(value, str) else kind.from_json(value)
     except ValueError:
+        if kind is SIZE:  # QEMU-COMPAT: the phrase
+            raise UsageError(f"{prefix}: Parameter '{key}' expects size", f"it takes {kind.accepts}") from None
         raise UsageError(f"{prefix}: '{key}' takes {kind.accepts}") from None
 
 
@@ -148,7 +150,8 @@ def _parse_identifier(text: str) -> str:
     return text
 
 
-IDENTIFIER_ACCEPTS = "an identifier: letters, digits, '-', '.', '_', starting with a letter"
+IDENTIFIER_FORM = "letters, digits, '-', '.', '_', starting with a letter"
+IDENTIFIER_ACCEPTS = f"an identifier: {IDENTIFIER_FORM}"
 IDENTIFIER: PropType[str] = PropType("str", IDENTIFIER_ACCEPTS, _parse_identifier, json_kinds=())
 
 

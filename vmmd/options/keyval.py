@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmmd.errors import UsageError
 from vmmd.options import lexer
-from vmmd.options.fields import IDENTIFIER_ACCEPTS, is_identifier, shown
+from vmmd.options.fields import IDENTIFIER_FORM, is_identifier, shown
 
 if TYPE_CHECKING:
     from vmmd.options.fields import Items
@@ -61,7 +61,7 @@ def check_id(argument: Argument) -> None:
     if isinstance(value, str) and not is_identifier(value):
         # QEMU-COMPAT: the phrase
         sentence = f"{argument.option} id={shown(value)}: Parameter 'id' expects an identifier"
-        raise UsageError(sentence, f"it takes {IDENTIFIER_ACCEPTS}")
+        raise UsageError(sentence, IDENTIFIER_FORM)
 
 
 def flatten(value: dict[str, Any], where: str, prefix: str = "", depth: int = 0) -> Items:

@@ -97,7 +97,7 @@ def chardev_options(option: str, text: str) -> ChardevOptions:
         made.values["id"] = id_ or ""
     elif backend in CHARDEVS:
         if id_ is None:
-            raise UsageError(f"{option} {backend}: Parameter 'id' is missing", "no id specified")
+            raise UsageError(f"{option} {backend}: no id specified", "id= is the name that other options use")
         made = CHARDEVS[backend].from_items(argument.items, f"{option} {backend},id={id_}")
     else:
         prefix = f"{option} backend={shown(backend)}"

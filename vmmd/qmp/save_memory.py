@@ -48,8 +48,10 @@ async def save_virtual(vm: VmApi, gva: int, size_bytes: int, path: str, cpu_inde
         raise UsageError("Parameter 'cpu-index' expects a CPU number")
     limit = vm.memory.size_bytes
     gva &= U64_MAX  # an address of the upper half may come as a negative number
-    if not 0 <= size_bytes <= limit or gva + size_bytes - 1 > U64_MAX:
+    if not 0 <= size_bytes <= limit:
         raise UsageError(f"Invalid addr {gva:#018x}/size {size_bytes} specified", f"size is at most {limit}")
+    if gva + size_bytes - 1 > U64_MAX:
+        raise UsageError(f"Invalid addr {gva:#018x}/size {size_bytes} specified", f"addresses end at {U64_MAX:#x}")
     slots = [] if vm.memory_map is None else vm.memory_map.slots()
     pieces = _Pieces()
     turn = Turn(vm.loop)

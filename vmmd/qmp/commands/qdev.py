@@ -70,11 +70,11 @@ async def device_del(ctx: Context, *, id: str) -> dict[str, object]:  # noqa: A0
 
 async def plug(vm: VmApi, options: DeviceOptions) -> None:
     """Plug in a device. Raises VmmdError."""
-    from vmmd.options.fields import IDENTIFIER_ACCEPTS, is_identifier
+    from vmmd.options.fields import IDENTIFIER_FORM, is_identifier
 
     # QEMU-COMPAT: QEMU's sentences
     if options.id is not None and not is_identifier(options.id):
-        raise UsageError("Parameter 'id' expects an identifier", IDENTIFIER_ACCEPTS.removeprefix("an identifier: "))
+        raise UsageError("Parameter 'id' expects an identifier", IDENTIFIER_FORM)
     if vm.plugger is None:
         from vmmd.machine.device_plan import find_class
 

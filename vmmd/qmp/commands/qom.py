@@ -9,7 +9,7 @@ from vmmd.core.background import on_thread
 from vmmd.core.tree import AmbiguousPathError
 from vmmd.errors import DeviceNotFoundError, UsageError
 from vmmd.options import objects
-from vmmd.options.fields import IDENTIFIER_ACCEPTS, is_identifier
+from vmmd.options.fields import IDENTIFIER_FORM, is_identifier
 from vmmd.qmp.boxed import read_options
 from vmmd.qmp.registry import Context, Example, command
 
@@ -125,7 +125,7 @@ async def make_object(vm: VmApi, options: objects.ObjectOptions) -> None:
 def read_object(arguments: dict[str, Any]) -> objects.ObjectOptions:
     """Checked arguments as the option model. Raises UsageError."""
     if not is_identifier(arguments["id"]):
-        raise UsageError("Parameter 'id' expects an identifier", f"it takes {IDENTIFIER_ACCEPTS}")
+        raise UsageError("Parameter 'id' expects an identifier", IDENTIFIER_FORM)
     where = "object-add"
     try:
         return read_options(objects.OBJECTS, "qom-type", arguments, where)

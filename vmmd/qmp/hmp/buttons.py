@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.errors import UsageError, VmmdError
-from vmmd.qmp.hmp.arguments import ArgumentError
+from vmmd.qmp.hmp.arguments import ArgumentError, signed
 from vmmd.qmp.hmp.registry import forward, hmp
 from vmmd.units import MiB
 
@@ -34,8 +34,10 @@ forward("nmi", to="inject-nmi", help="send a non-maskable interrupt to every vCP
 
 @hmp("balloon", params="target", help="ask the guest to keep no more than target MiB of memory")
 async def balloon(monitor: HumanMonitor, arguments: Arguments) -> str:
-    target_mib = arguments.expression()
+    target_mib = signed(arguments.expression())
     arguments.done()
+    if target_mib < 0:
+        raise ArgumentError("enter a positive value")
     if target_mib >= 1 << 43:
         raise ArgumentError("integer is too large")
     await monitor.qmp("balloon", {"value": target_mib * MiB})
