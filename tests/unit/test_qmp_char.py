@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -238,6 +240,18 @@ def test_who_sends_no_more_does_not_wait_for_ever(client: Client, monitor: Monit
     assert leaver.sock.recv(1) == b""
     leaver.close()
     assert "s" in labels(client)  # it has got a user meanwhile
+
+
+def test_a_wait_that_cannot_be_watched_leaves_no_device(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_size: int) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("vmmd.qmp.streams.select", SimpleNamespace(epoll=refuse))
+    client.send(WAIT_FOR_CLIENT % os.fsencode(tmp_path))
+    assert client.reply() == "Failed to add chardev 's': cannot watch its client: Too many open files"
+    assert "s" not in labels(client)
 
 
 def test_ringbuf(client: Client) -> None:

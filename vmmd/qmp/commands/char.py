@@ -8,7 +8,7 @@ import binascii
 from typing import TYPE_CHECKING
 
 from vmmd.chardev.base import Chardev
-from vmmd.errors import StateError, UsageError
+from vmmd.errors import BackendError, StateError, UsageError
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
@@ -70,13 +70,17 @@ async def _first_client(ctx: Context, made: SocketChardev) -> None:
             has_left = True
             settled.set_result(None)
 
-    made.when_connected(connected)
-    undo = ctx.session.when_left(left)
+    chardevs = ctx.vm.chardevs
     try:
+        undo = ctx.session.when_left(left)
+    except OSError as error:
+        chardevs.remove(made.label)
+        raise BackendError.from_os(f"Failed to add chardev '{made.label}': cannot watch its client", error) from error
+    try:
+        made.when_connected(connected)
         await settled
     finally:
         undo()
-    chardevs = ctx.vm.chardevs
     if chardevs.get(made.label) is not made:
         raise StateError(f"Chardev '{made.label}' was removed while it waited for a client")
     if has_left:
