@@ -157,7 +157,7 @@ class WireSession(RuleBasedStateMachine):
     @rule(count=st.integers(1, 16))
     def sends_descriptors(self, count: int) -> None:
         """Descriptors come with the next bytes."""
-        self.rig.connection._fds_arrived([os.dup(0) for _ in range(count)])
+        self.rig.connection._fds_arrived([os.dup(0) for _ in range(count)], "")
 
     # -- what the machine does -------------------------------------------------------------------------------------
 
