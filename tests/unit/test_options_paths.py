@@ -43,6 +43,12 @@ def test_what_is_no_path_is_refused(path: str) -> None:
             model().take([(key, path)], "-x", is_json=True)
 
 
+@pytest.mark.parametrize("key", ["host", "port"])
+def test_a_name_is_not_cut_off(key: str) -> None:
+    with pytest.raises(UsageError, match=f"'{key}' takes a name without NUL"):
+        CHARDEVS["socket"]().take([(key, "localhost\0.example")], "-chardev", is_json=True)
+
+
 def test_inside_of_others() -> None:
     with pytest.raises(UsageError, match="'filename' takes a path"):
         block_node({"driver": "raw", "file": {"driver": "file", "filename": "a\0b"}}, "blockdev-add")

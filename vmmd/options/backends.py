@@ -54,6 +54,16 @@ class ChardevPty(ChardevOptions):
     later: ClassVar = {**ChardevOptions.later, "path": NOTHING}
 
 
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError
+    return text
+
+
+#: of a host or service: the resolver would read it up to a NUL
+NET_NAME: PropType[str] = PropType("str", "a name without NUL", _without_nul, json_kinds=())
+
+
 class ChardevSocket(ChardevOptions):
     """UNIX (``path``), TCP (``host``/``port``) or an inherited descriptor (``fd``)."""
 
@@ -61,8 +71,8 @@ class ChardevSocket(ChardevOptions):
     path = prop(PATH, None, "UNIX socket")
     abstract = prop(BOOL, False, "the path is in the abstract name space")
     tight = prop(BOOL, True, "an abstract name without padding")
-    host = prop(STR, None, "TCP address; empty: any")
-    port = prop(STR, None, "TCP port or service name")
+    host = prop(NET_NAME, None, "TCP address; empty: any")
+    port = prop(NET_NAME, None, "TCP port or service name")
     to = prop(U16, None, "listen on the first free port from port to this one")
     ipv4 = prop(BOOL, None, "use IPv4")
     ipv6 = prop(BOOL, None, "use IPv6")
