@@ -157,7 +157,7 @@ def query_iothreads(ctx: Context) -> list[IOThreadInfo]:
     ]
 
 
-@command("x-exit-preconfig", since="3.0", preconfig=True, features=("unstable",), example=Example(error="GenericError"))
+@command("x-exit-preconfig", since="3.0", preconfig=True, features=("unstable",))
 def x_exit_preconfig(ctx: Context) -> dict[str, object]:
     """Build the machine that ``-preconfig`` has put off, and run it unless ``-S`` says otherwise. When it cannot be
     built, the process ends with status 1 after the reply."""
