@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same guest with the same options under vmmd and QEMU: equal output, and no more processor time than 1.1 times."""
+"""The same guest with the same options under vmmd and QEMU: equal output, and no more processor time than 1.1 times.
+
+The second is not for every CI run (architecture §14: no absolute thresholds there): Python adds some 2 µs to an exit,
+so the ratio depends on how dear an exit is on the machine. ``--run-slow`` and scripts/run-acceptance judge it.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,8 @@ def test_guest_prints_the_same_under_both(guest_runs: GuestRuns, guest: str) -> 
     assert guest_runs.get(guest, "vmmd").outputs == guest_runs.get(guest, "qemu").outputs
 
 
-@pytest.mark.parametrize("guest", marked(GUESTS_WITH_CPU_LIMIT))
+@pytest.mark.slow
+@pytest.mark.parametrize("guest", GUESTS_WITH_CPU_LIMIT)
 def test_guest_costs_no_more_processor_time_than_under_qemu(guest_runs: GuestRuns, guest: str) -> None:
     qemu_s, vmmd_s = (total_cpu_s(guest_runs.get(guest, name)) for name in ("qemu", "vmmd"))
     for _round in range(FURTHER_ROUNDS):
