@@ -224,8 +224,17 @@ def test_reconnecting_client_comes_back(tmp_path: Path, emulator_name: str) -> N
             listener.accept()[0].close()  # the first connection is lost at once
             peer, _ = listener.accept()
             with peer:
+                wait_connected(vm, "c0")
                 vm.qmp.cmd("system_reset")
                 talk_socket(peer)
+
+
+def wait_connected(vm: Vm, label: str) -> None:
+    """What the guest sends before its chardev has noticed that it is connected is lost, in QEMU as in vmmd."""
+    deadline = time.monotonic() + GUEST_TIMEOUT_S
+    while filename(vm, label).startswith("disconnected:"):
+        assert time.monotonic() < deadline, f"{label} is still not connected"
+        time.sleep(0.01)
 
 
 def quiet_machine(emulator_name: str, *options: str) -> Vm:
