@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from types import SimpleNamespace
 
 import pytest
 
 from tests.unit.fakes import RecordingInterrupts
 from tests.unit.qmp_support import FakeVm, ManualLoop, run_to_end
-from vmmd.core.irq import GsiFanIn
-from vmmd.kvm import abi
+from vmmd.core.irq import GsiFanIn, IoapicState, PicState
 from vmmd.qmp.hmp.monitor import HumanMonitor
 
 
@@ -128,16 +126,16 @@ def test_a_waiting_chardev_is_refused_because_the_monitor_would_wait(monitor) ->
     assert "not available" in say(monitor, "chardev-add udp,id=u,port=1")
 
 
-def test_interrupt_controllers_are_shown_as_kvm_tells_them(vm: FakeVm, monitor) -> None:
+def test_interrupt_controllers_are_shown(vm: FakeVm, monitor) -> None:
     pins = [1 << 16] * 24
     pins[4] = 0x0300_0000_0000_0000 | 0x31 | 1 << 8
     pins[11] = 0xFF00_0000_0000_0000 | 0x51 | 1 << 11 | 1 << 13 | 1 << 14 | 1 << 15
-    states = {
-        abi.KVM_IRQCHIP_IOAPIC: struct.pack("<QIIII24Q", 0xFEC00000, 0x10, 2, 1 << 11 | 1 << 2, 0, *pins),
-        abi.KVM_IRQCHIP_PIC_MASTER: bytes((0, 1, 0xB8, 2, 3, 8, 1, 0, 0, 0, 0, 0, 1, 0, 0xC, 0)),
-        abi.KVM_IRQCHIP_PIC_SLAVE: bytes(16),
-    }
-    vm.chips = SimpleNamespace(state=states.__getitem__)  # type: ignore[assignment]
+    ioapic = IoapicState(0x11, 2, 0x10, 1 << 11 | 1 << 2, tuple(pins))
+    pics = (
+        PicState(irr=1, imr=0xB8, isr=2, first=3, base=8, read_isr=True, elcr=0xC, special_nested=True),
+        PicState(*bytes(6), elcr=0, special_nested=False),  # type: ignore[misc]
+    )
+    vm.chips = SimpleNamespace(ioapic_state=lambda: ioapic, pic_states=lambda: pics)  # type: ignore[assignment]
     lines = say(monitor, "info pic").split("\r\n")
     assert lines[0] == "ioapic0: ver=0x11 id=0x02 sel=0x10"
     assert lines[1] == "  pin 0  0x0000000000010000 dest=0 vec=0   active-hi edge  masked fixed  physical"

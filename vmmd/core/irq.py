@@ -8,7 +8,7 @@ All methods run with the DeviceLock held unless stated.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,48 @@ class MsiRoute(Protocol):
 
     def close(self) -> None:
         """Unbind and close the eventfd."""
+
+
+class PicState(NamedTuple):
+    """What people see of an 8259."""
+
+    irr: int
+    imr: int
+    isr: int
+    first: int  # the input with the highest priority
+    base: int
+    read_isr: bool
+    elcr: int
+    special_nested: bool
+
+
+class IoapicState(NamedTuple):
+    """What people see of an I/O APIC."""
+
+    version: int
+    id_: int
+    selected: int
+    irr: int
+    entries: tuple[int, ...]
+
+
+class Chips(Protocol):
+    """The board's interrupt controllers, in the kernel or not, as the machine and its monitors use them."""
+
+    #: types of the I/O APIC and of the 8259
+    type_names: tuple[str, str]
+
+    def reset(self) -> None:
+        """Power-on state of what is no device of the board. vCPUs paused, DeviceLock held."""
+
+    def set_elcr(self, levels: int) -> None:
+        """Which of the 16 ISA interrupts are level triggered (ports 4D0h and 4D1h), as firmware sets them."""
+
+    def ioapic_state(self) -> IoapicState | None:
+        """None: there is none."""
+
+    def pic_states(self) -> tuple[PicState, ...]:
+        """Master, slave; empty: there are none."""
 
 
 class IrqLine:

@@ -30,6 +30,8 @@ DEVICES: dict[str, str] = {
     "i8042": "vmmd.devices.isa.i8042:I8042",
     "port92": "vmmd.devices.isa.port92:Port92",
     "fw_cfg_io": "vmmd.devices.isa.fw_cfg:FwCfg",
+    "isa-i8259": "vmmd.devices.isa.i8259:I8259",
+    "ioapic": "vmmd.devices.ioapic:Ioapic",
     "kvm-pit": "vmmd.devices.kernel_chips:KvmPit",
     "kvm-i8259": "vmmd.devices.kernel_chips:KvmPic",
     "kvm-ioapic": "vmmd.devices.kernel_chips:KvmIoapic",

@@ -8,8 +8,10 @@ KVM has no reset ioctl for them: what they hold right after their creation is wh
 from __future__ import annotations
 
 import ctypes
+import struct
 from typing import TYPE_CHECKING
 
+from vmmd.core.irq import IoapicState, PicState
 from vmmd.kvm import abi
 from vmmd.kvm.ioctl import ioctl
 
@@ -19,11 +21,20 @@ if TYPE_CHECKING:
 _CHIPS = (abi.KVM_IRQCHIP_PIC_MASTER, abi.KVM_IRQCHIP_PIC_SLAVE, abi.KVM_IRQCHIP_IOAPIC)
 _CHIP_BYTES = 520  # struct kvm_irqchip: chip_id, pad, 512 bytes of state
 _PIT_BYTES = 112  # struct kvm_pit_state2
-_PIC_ELCR = 8 + 14  # struct kvm_pic_state: elcr
+_HEADER = 8  # chip_id, pad
+_PIC_ELCR = _HEADER + 14  # struct kvm_pic_state: elcr
+#: struct kvm_ioapic_state: base address, selected register, id, IRR, padding, redirection table
+_IOAPIC = struct.Struct(f"<QIIII{abi.KVM_IOAPIC_NUM_PINS}Q")
+_IOAPIC_VERSION = 0x11
+#: struct kvm_pic_state: last_irr irr imr isr priority_add irq_base read_reg_select poll special_mask init_state
+#: auto_eoi rotate_on_auto_eoi special_fully_nested_mode init4 elcr elcr_mask
+_PIC = struct.Struct("<16B")
 
 
 class KernelChips:
     """Made right after ``create_irqchip`` and ``create_pit``. vCPUs paused, DeviceLock held."""
+
+    type_names = ("kvm-ioapic", "kvm-i8259")
 
     def __init__(self, vm: KvmVm, *, has_pit: bool) -> None:
         self._vm = vm
@@ -39,9 +50,14 @@ class KernelChips:
             block = ctypes.create_string_buffer(self._pit, _PIT_BYTES)
             ioctl(self._vm.fd, abi.KVM_SET_PIT2, ctypes.byref(block), name="KVM_SET_PIT2")
 
-    def state(self, chip: int) -> bytes:
-        """The 512 bytes of state of a controller (KVM_IRQCHIP_…), as KVM lays them out. Raises KvmError."""
-        return self._get_chip(chip)[8:]
+    def ioapic_state(self) -> IoapicState:
+        """Any thread. Raises KvmError."""
+        _base, selected, id_, irr, _pad, *pins = _IOAPIC.unpack_from(self._get_chip(abi.KVM_IRQCHIP_IOAPIC), _HEADER)
+        return IoapicState(_IOAPIC_VERSION, id_ & 0xF, selected & 0xFF, irr, tuple(pins))
+
+    def pic_states(self) -> tuple[PicState, ...]:
+        """Any thread. Raises KvmError."""
+        return tuple(_pic_state(self._get_chip(chip)) for chip in _CHIPS[:2])
 
     def set_elcr(self, levels: int) -> None:
         """Which of the 16 ISA interrupts are level triggered (ports 4D0h and 4D1h), as firmware sets them."""
@@ -66,3 +82,11 @@ class KernelChips:
         block = ctypes.create_string_buffer(_PIT_BYTES)
         ioctl(self._vm.fd, abi.KVM_GET_PIT2, ctypes.byref(block), name="KVM_GET_PIT2")
         return block.raw
+
+
+def _pic_state(chip: bytes) -> PicState:
+    (
+        _last, irr, imr, isr, priority, base, selected, _poll, _mask, _init, _auto_eoi, _rotate, nested, _init4, elcr,
+        _elcr_mask,
+    ) = _PIC.unpack_from(chip, _HEADER)  # fmt: skip
+    return PicState(irr, imr, isr, priority, base, bool(selected), elcr, bool(nested))

@@ -13,7 +13,7 @@ from vmmd.machine.machine_tree import describe_board, describe_machine
 from vmmd.machine.memory_map import MemoryMap
 
 if TYPE_CHECKING:
-    from vmmd.kvm.chips import KernelChips
+    from vmmd.core.irq import Chips
     from vmmd.kvm.cpuid import CpuConfig
     from vmmd.kvm.host_cpu import HostCpu
     from vmmd.kvm.system import Kvm
@@ -221,7 +221,7 @@ class Builder:
             node_id=0 if self.config.numa else None,  # LIMIT: one node
         )
 
-    def _make_firmware(self, board: PcI440fx, chips: KernelChips) -> None:
+    def _make_firmware(self, board: PcI440fx, chips: Chips) -> None:
         """Firmware or kernel, and what a reset of the board does from now on."""
         from vmmd.machine.firmware_setup import FirmwareSetup
         from vmmd.machine.hotplug import Plugger

@@ -42,11 +42,10 @@ if TYPE_CHECKING:
     from vmmd.block.graph import BlockGraph
     from vmmd.core.device import Device
     from vmmd.core.events import EventSink
-    from vmmd.core.irq import GsiFanIn
+    from vmmd.core.irq import Chips, GsiFanIn
     from vmmd.core.jobs import Job
     from vmmd.core.notify import LoopPort, Promise
     from vmmd.devices.pci.bus import PciBus
-    from vmmd.kvm.chips import KernelChips
     from vmmd.kvm.cpu_query import CpuModels
     from vmmd.machine.cpus import VcpuManager
     from vmmd.machine.hotplug import Plugger
@@ -130,7 +129,7 @@ class Vm:
         self.pci: PciBus | None = None
         self.devices: list[Device] = []
         #: interrupt controllers in the kernel, and the lines of devices that lead to them
-        self.chips: KernelChips | None = None
+        self.chips: Chips | None = None
         self.irqs: GsiFanIn | None = None
         self.fdsets = FdSets()
         self.chardevs = Chardevs(loop, self.lock, self.fdsets)

@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     from vmmd.core.device import Device
     from vmmd.core.event_ring import EventRing
     from vmmd.core.fdsets import FdSets
-    from vmmd.core.irq import GsiFanIn
+    from vmmd.core.irq import Chips, GsiFanIn
     from vmmd.core.jobs import Job
     from vmmd.core.memory import GuestMemory
     from vmmd.core.notify import LoopPort
     from vmmd.core.tree import ObjectTree
     from vmmd.devices.pci.bus import PciDeviceInfo
     from vmmd.kvm.abi import Sregs
-    from vmmd.kvm.chips import KernelChips
     from vmmd.kvm.cpu_query import CpuModels
     from vmmd.kvm.stats import Statistic
     from vmmd.machine.chardevs import Chardevs
@@ -259,7 +258,7 @@ class VmApi(Protocol):
     @property
     def pci(self) -> PciApi | None: ...
     @property
-    def chips(self) -> KernelChips | None: ...
+    def chips(self) -> Chips | None: ...
     @property
     def irqs(self) -> GsiFanIn | None: ...
     @property

@@ -1,23 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interrupt controllers, as KVM tells their state (struct kvm_ioapic_state, struct kvm_pic_state)."""
+"""Interrupt controllers, in the kernel or of vmmd's own, as ``core.irq.Chips`` tells their state."""
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 from vmmd.qmp.hmp.registry import hmp
 
 if TYPE_CHECKING:
+    from vmmd.core.irq import IoapicState, PicState
     from vmmd.qmp.hmp.arguments import Arguments
     from vmmd.qmp.hmp.monitor import HumanMonitor
 
-_PINS = 24
-_IOAPIC = struct.Struct(f"<QIIII{_PINS}Q")  # base address, selected register, id, IRR, padding, redirection table
-_IOAPIC_VERSION = 0x11
-#: last_irr irr imr isr priority_add irq_base read_reg_select poll special_mask init_state auto_eoi rotate_on_auto_eoi
-#: special_fully_nested_mode init4 elcr elcr_mask
-_PIC = struct.Struct("<16B")
 #: bits 8-10 of a redirection entry (82093AA §3.2.4)
 _DELIVERY = ("fixed", "lowest", "SMI", "...", "NMI", "INIT", "...", "extINT")
 _LOGICAL, _ACTIVE_LOW, _REMOTE_IRR, _LEVEL, _MASKED = 1 << 11, 1 << 13, 1 << 14, 1 << 15, 1 << 16
@@ -26,26 +20,21 @@ _ISA_IRQS = 16
 
 @hmp("info pic", help="interrupt controllers: I/O APIC and 8259")
 def info_pic(monitor: HumanMonitor, arguments: Arguments) -> str:
-    from vmmd.kvm import abi
-
     arguments.done()
     chips = monitor.vm.chips
     if chips is None:
         return ""
-    return (
-        _ioapic_text(chips.state(abi.KVM_IRQCHIP_IOAPIC))
-        + _pic_text(1, chips.state(abi.KVM_IRQCHIP_PIC_SLAVE))
-        + _pic_text(0, chips.state(abi.KVM_IRQCHIP_PIC_MASTER))
-    )
+    ioapic, pics = chips.ioapic_state(), chips.pic_states()
+    text = "" if ioapic is None else _ioapic_text(ioapic)
+    return text + "".join(_pic_text(number, pics[number]) for number in reversed(range(len(pics))))
 
 
-def _ioapic_text(state: bytes) -> str:
-    _base, selected, id_, irr, _pad, *pins = _IOAPIC.unpack_from(state)
-    remote = sum(1 << number for number, entry in enumerate(pins) if entry & _REMOTE_IRR)
+def _ioapic_text(state: IoapicState) -> str:
+    remote = sum(1 << number for number, entry in enumerate(state.entries) if entry & _REMOTE_IRR)
     return (
-        f"ioapic0: ver=0x{_IOAPIC_VERSION:x} id=0x{id_ & 0xF:02x} sel=0x{selected & 0xFF:02x}\n"
-        + "".join(_pin_text(number, entry) for number, entry in enumerate(pins))
-        + f"  IRR      {_bits(irr)}\n  Remote IRR {_bits(remote)}\n"
+        f"ioapic0: ver=0x{state.version:x} id=0x{state.id_:02x} sel=0x{state.selected:02x}\n"
+        + "".join(_pin_text(number, entry) for number, entry in enumerate(state.entries))
+        + f"  IRR      {_bits(state.irr)}\n  Remote IRR {_bits(remote)}\n"
     )
 
 
@@ -59,17 +48,13 @@ def _pin_text(number: int, entry: int) -> str:
 
 
 def _bits(value: int) -> str:
-    return " ".join(str(bit) for bit in range(_PINS) if value >> bit & 1) or "(none)"
+    return " ".join(str(bit) for bit in range(value.bit_length()) if value >> bit & 1) or "(none)"
 
 
-def _pic_text(number: int, state: bytes) -> str:
-    (
-        _last, irr, imr, isr, priority, base, selected, _poll, _mask, _init, _auto_eoi, _rotate, nested, _init4, elcr,
-        _elcr_mask,
-    ) = _PIC.unpack_from(state)  # fmt: skip
+def _pic_text(number: int, state: PicState) -> str:
     return (
-        f"pic{number}: irr={irr:02x} imr={imr:02x} isr={isr:02x} hprio={priority} irq_base={base:02x}"
-        f" rr_sel={selected} elcr={elcr:02x} fnm={nested}\n"
+        f"pic{number}: irr={state.irr:02x} imr={state.imr:02x} isr={state.isr:02x} hprio={state.first}"
+        f" irq_base={state.base:02x} rr_sel={state.read_isr:d} elcr={state.elcr:02x} fnm={state.special_nested:d}\n"
     )
 
 
@@ -78,8 +63,9 @@ def info_irq(monitor: HumanMonitor, arguments: Arguments) -> str:
     """Of devices with lines that vmmd drives: messages (MSI) and interrupts that the kernel raises are not counted."""
     arguments.done()
     raised = [] if monitor.vm.irqs is None else monitor.vm.irqs.raised
+    ioapic, pic = monitor.vm.chips.type_names if monitor.vm.chips is not None else ("kvm-ioapic", "kvm-i8259")
     text = ""
-    for name, count in (("kvm-ioapic", len(raised)), ("kvm-i8259", _ISA_IRQS)):
+    for name, count in ((ioapic, len(raised)), (pic, _ISA_IRQS)):
         text += f"IRQ statistics for {name}:\n"
         text += "".join(f"{gsi:2}: {number}\n" for gsi, number in enumerate(raised[:count]) if number)
     return text
