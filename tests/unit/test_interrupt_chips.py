@@ -80,9 +80,9 @@ def rig() -> Rig:
     interrupts.intr = intr.append
     machine.ctx.interrupts = interrupts
     pics = []
-    for port, elcr, mask in ((MASTER, ELCR_MASTER, 0xF8), (SLAVE, ELCR_SLAVE, 0xDE)):
+    for master in (True, False):
         props = I8259.Props()
-        props.iobase, props.elcr_addr, props.elcr_mask, props.master = port, elcr, mask, port == MASTER
+        props.place(master=master)
         pics.append(I8259(props, machine.ctx))
     ioapic = Ioapic(Ioapic.Props(), machine.ctx)
     interrupts.connect_pics(*pics)

@@ -7,7 +7,8 @@ They answer no access here: ``kvm.vm`` makes the chips themselves, ``kvm.chips``
 from __future__ import annotations
 
 from vmmd.core.device import Device
-from vmmd.core.props import enum_type, prop
+from vmmd.core.props import U32, enum_type, prop
+from vmmd.devices.isa.i8259 import PicProps
 
 #: what KVM can do with ticks that a guest has missed
 KVM_TICK_POLICY = enum_type("LostTickPolicy", "delay", "discard")
@@ -35,6 +36,11 @@ class KvmPic(Device):
     bus_type = "ISA"
     parent_type = "pic-common"
 
+    class Props(PicProps):
+        """As of every 8259."""
+
+    props: Props
+
 
 class KvmIoapic(Device):
     """The I/O APIC."""
@@ -42,6 +48,11 @@ class KvmIoapic(Device):
     type_name = "kvm-ioapic"
     description = "I/O APIC in the kernel"
     parent_type = "ioapic-common"
+
+    class Props(Device.Props):
+        gsi_base = prop(U32, 0, "interrupt number of its first input", wire="gsi_base")
+
+    props: Props
 
 
 class KvmApic(Device):

@@ -2,7 +2,7 @@
 """The board pc-i440fx: which devices are soldered on, how they are wired, what firmware is told, what a reset does.
 
 pci.0  00.0 i440FX host bridge (PAM, SMRAM)   01.0 PIIX3 (PIRQ, reset port)   01.3 PIIX4 power management
-ISA    RTC/CMOS, i8042, port 92h, fw_cfg; 8259, I/O APIC and 8254 in the kernel
+ISA    RTC/CMOS, i8042, port 92h, fw_cfg; 8259, I/O APIC and 8254, in the kernel or not
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from vmmd.core.device import Device, ResetKind
 from vmmd.core.device_tree import composite, place
 from vmmd.core.registry import device_class
 from vmmd.devices.pci.bus import PciBus
+from vmmd.devices.user_interrupts import UserInterrupts
 from vmmd.errors import InternalError, UsageError
 from vmmd.machine.device_plan import new_props
 from vmmd.units import KiB, MiB
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from vmmd.core.device import DeviceContext
     from vmmd.core.tree import Node, ObjectTree
     from vmmd.devices.acpi.pm import Piix4Pm
+    from vmmd.devices.ioapic import Ioapic
     from vmmd.devices.isa.fw_cfg import FwCfg
+    from vmmd.devices.isa.i8259 import I8259
     from vmmd.devices.isa.rtc import Mc146818Rtc
     from vmmd.devices.pci.i440fx import I440fx
     from vmmd.machine.device_plan import DevicePlan
@@ -70,6 +73,8 @@ class PcI440fx:
         self.bus = PciBus()
         self.devices: list[Device] = []  # in order of creation; reset in this order
         self.serial_ports: frozenset[int] = frozenset()  # COM ports that will be there, set before ``build``
+        #: whose chips are devices of the board; None: they are in the kernel
+        self._user_interrupts = ctx.interrupts if isinstance(ctx.interrupts, UserInterrupts) else None
         self.pm: Piix4Pm
         self.rtc: Mc146818Rtc
         self.fw_cfg: FwCfg
@@ -79,7 +84,7 @@ class PcI440fx:
         host = self.tree.machine.add("i440fx", composite("i440FX-pcihost", self.tree.buses["main-system-bus"]))
         self.tree.add_bus("pci.0", host, "PCI")
         self._plug_host_bridge()
-        self._plug(self._make("kvm-ioapic"), (host, "ioapic"))
+        self._plug_ioapic(host)
         self.tree.add_bus("isa.0", self._plug(self._make("PIIX3")), "ISA")
         self._plug_isa()
         pm = self._make("PIIX4_PM")
@@ -147,11 +152,28 @@ class PcI440fx:
         self.rtc.cmos_set(0x3D, first | second << 4)
         self.rtc.cmos_set(0x38, third << 4)
 
+    def _plug_ioapic(self, host: Node) -> None:
+        user = self._user_interrupts
+        ioapic: Ioapic = self._make("kvm-ioapic" if user is None else "ioapic")  # type: ignore[assignment]
+        self._plug(ioapic, (host, "ioapic"))
+        if user is not None:
+            user.connect_ioapic(ioapic)
+
+    def _plug_pics(self) -> None:
+        user = self._user_interrupts
+        pics: list[I8259] = []
+        for master in (True, False):
+            pic: I8259 = self._make("kvm-i8259" if user is None else "isa-i8259")  # type: ignore[assignment]
+            pic.props.place(master=master)
+            self._plug(pic)
+            pics.append(pic)
+        if user is not None:
+            user.connect_pics(*pics)
+
     def _plug_isa(self) -> None:
         if self.config.machine.pit != "off":
             self._plug(self._make("kvm-pit"))
-        for _ in ("master", "slave"):
-            self._plug(self._make("kvm-i8259"))
+        self._plug_pics()
         rtc: Mc146818Rtc = self._make("mc146818rtc")  # type: ignore[assignment]
         rtc.start = _rtc_start(self.config.rtc.base)
         rtc.reference = {"host": None, "rt": time.monotonic_ns, "vm": self.ctx.clock.now_ns}[self.config.rtc.clock]

@@ -63,6 +63,22 @@ POLL_PENDING = 0x80
 _OPERATION, _ICW2, _ICW3, _ICW4 = range(4)
 
 
+class PicProps(Device.Props):
+    """Of an 8259, in the kernel or not. The board says which of the two it is."""
+
+    iobase = prop(U32, NOT_MAPPED, "first of two ports")
+    elcr_addr = prop(U32, NOT_MAPPED, "port of the edge/level register", wire="elcr_addr")
+    elcr_mask = prop(U8, 0xFF, "inputs that can be level triggered", wire="elcr_mask")
+    master = prop(BOOL, False, "the chip that the CPU is wired to")
+
+    def place(self, *, master: bool) -> None:
+        """Be one of a PC's two."""
+        self.master = master
+        self.iobase = MASTER_PORT if master else SLAVE_PORT
+        self.elcr_addr = MASTER_ELCR_PORT if master else SLAVE_ELCR_PORT
+        self.elcr_mask = MASTER_ELCR_MASK if master else SLAVE_ELCR_MASK
+
+
 class I8259(Device):
     """One chip. ``output(level)`` is its INT pin, wired by the board."""
 
@@ -71,11 +87,8 @@ class I8259(Device):
     bus_type = "ISA"
     parent_type = "pic-common"
 
-    class Props(Device.Props):
-        iobase = prop(U32, NOT_MAPPED, "first of two ports")
-        elcr_addr = prop(U32, NOT_MAPPED, "port of the edge/level register", wire="elcr_addr")
-        elcr_mask = prop(U8, 0xFF, "inputs that can be level triggered", wire="elcr_mask")
-        master = prop(BOOL, False, "the chip that the CPU is wired to")
+    class Props(PicProps):
+        """As of every 8259."""
 
     props: Props
 
