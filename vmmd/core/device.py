@@ -151,6 +151,9 @@ class Device:
     inner_name: ClassVar[str] = ""
     #: QEMU's base and part types whose ``-global`` properties are properties of this device here
     global_types: ClassVar[tuple[str, ...]] = ()
+    #: paths of attributes ("_cmos", "virtio.counters") that a reset leaves as they are: what a battery keeps, counters,
+    #: what the host set. Everything else is as after power-on (tests/conformance compares)
+    KEPT_AT_RESET: ClassVar[tuple[str, ...]] = ()
 
     class Props(PropSet):
         """Properties that every device has: none."""

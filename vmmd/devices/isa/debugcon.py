@@ -24,6 +24,7 @@ class IsaDebugcon(Device):
     category = "misc"
     bus_type = "ISA"
     user_creatable = True
+    KEPT_AT_RESET = ("dropped_bytes",)
 
     class Props(Device.Props):
         """Where it is and what is behind it."""

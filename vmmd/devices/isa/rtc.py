@@ -89,6 +89,8 @@ class Mc146818Rtc(Device):
     type_name = "mc146818rtc"
     description = "MC146818 real-time clock"
     bus_type = "ISA"
+    #: time and memory have a battery
+    KEPT_AT_RESET = ("_cmos", "_offset_ns", "_seen_period", "_seen_second", "_weekday_shift")
 
     class Props(Device.Props):
         """Policy of the periodic interrupt."""

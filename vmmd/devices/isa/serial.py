@@ -77,6 +77,7 @@ class IsaSerial(Device):
     category: ClassVar[str] = "input"
     bus_type: ClassVar[str | None] = "ISA"
     user_creatable: ClassVar[bool] = True
+    KEPT_AT_RESET: ClassVar[tuple[str, ...]] = ("lost_tx_bytes",)
 
     class Props(Device.Props):
         index = prop(U32, None, "COM port, counted from 0; without it the first free one", unset=_OPEN)

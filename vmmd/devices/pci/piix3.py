@@ -61,6 +61,7 @@ class Piix3(PciDevice):
     device_id = 0x7000
     class_code = 0x060100
     fixed_address = PciAddress(1, 0)
+    KEPT_AT_RESET = ("_lines",)  # made when first routed; all low after a reset
 
     class Props(PciDevice.Props):
         """Nothing beyond a PCI function's."""

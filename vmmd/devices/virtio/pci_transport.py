@@ -70,6 +70,8 @@ class VirtioPciDevice(PciDevice):
     """Base of the virtio-*-pci types: registers, interrupts and doorbells around ``self.virtio``."""
 
     vendor_id = VENDOR_VIRTIO
+    #: counters, and what tells one configuration from another (a driver may have read it before the reset)
+    KEPT_AT_RESET = ("virtio.counters", "virtio.config_generation", "virtio._warned")
     inner_name = "virtio-backend"
     #: device id of the transitional form (§4.1.2.3)
     transitional_id = 0
