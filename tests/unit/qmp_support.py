@@ -147,6 +147,8 @@ class FakeDisk(FakeNode):
     qdev = "/machine/peripheral/disk0/virtio-backend"
     inserted = True
     removable = False
+    tray_open = None
+    medium_locked = False
     io_status = "ok"
 
     def __init__(self) -> None:

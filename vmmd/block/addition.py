@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import stat
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from vmmd.block import options as opts
 from vmmd.block.base import BlockNode, NodeConfig
-from vmmd.block.drives import Drive
+from vmmd.block.drives import Drive, MediumMode
 from vmmd.errors import BackendError, UsageError
 from vmmd.messages import messages
 
@@ -53,6 +54,27 @@ class Addition:
             self._enter()
             self._graph.drives[made.name] = made
             self._graph.disks.append(made)
+        except BaseException:
+            yield from self._take_back()
+            raise
+        finally:
+            self._graph.reserved -= self._names
+        return made
+
+    def medium(self, drive: Drive, path: str, form: str | None, *, read_only: bool) -> Steps[BlockNode]:
+        """What is going to be put into ``drive`` (blockdev-change-medium). Raises UsageError, BackendError."""
+        mode = drive.next_medium
+        cache = opts.CacheMode(drive.cache_writeback, mode.cache_direct, mode.cache_no_flush)
+        options = SimpleNamespace(
+            file=path, format=form, read_only=read_only, discard="unmap" if mode.discard else "ignore"
+        )
+        try:
+            made = yield from self._drive_node(options, cache, "blockdev-change-medium")
+            if made is None:
+                # QEMU-COMPAT: QEMU's sentence
+                raise BackendError(f"Could not open '{path}': No such file or directory")
+            made.user = "a drive"
+            self._enter()
         except BaseException:
             yield from self._take_back()
             raise
@@ -172,6 +194,9 @@ class Addition:
         drive.rerror = getattr(options, "rerror", None) or "auto"
         drive.werror = getattr(options, "werror", None) or "auto"
         drive.serial = getattr(options, "serial", None)
+        drive.next_medium = MediumMode(
+            bool(getattr(options, "read_only", None)), cache.direct, cache.no_flush, opts.wants_discard(options)
+        )
         if node is not None:
             node.name = name
             node.user = f"drive '{name}'"

@@ -6,19 +6,30 @@ A ``Drive`` implements ``core.backend.DriveHandle``, and describes itself for qu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.block import lock
 from vmmd.block.base import NodeConfig
 from vmmd.block.null import NoMedium
 from vmmd.core.backend import BlockStats
+from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vmmd.block.base import BlockNode
+    from vmmd.core.backend import MediaDevice
 
 _NO_MEDIUM = NoMedium(NodeConfig(""))
+
+
+class MediumMode(NamedTuple):
+    """How the next medium of a drive is opened (blockdev-change-medium): as the last one was."""
+
+    read_only: bool = True
+    cache_direct: bool = False
+    cache_no_flush: bool = False
+    discard: bool = False
 
 
 class Drive:
@@ -37,6 +48,10 @@ class Drive:
         self.io_status: str | None = None
         self.cache_writeback = True
         self.share_rw = False
+        self.writes = True  # the device that has it writes to media that can be written
+        self.media: MediaDevice | None = None  # the same device, when it can do with another medium
+        self.next_medium = MediumMode()
+        self.is_changing = False  # a medium is on its way in or out
         self._lost: Callable[[], None] | None = None
 
     @property
@@ -48,6 +63,32 @@ class Drive:
         """The device that has the drive wants to know when its medium is taken away."""
         self._lost = callback
 
+    def attach_media(self, device: MediaDevice) -> None:
+        """``DriveHandle.attach_media``."""
+        self.media = device
+
+    def put_in(self, node: BlockNode) -> None:
+        """``node`` is the medium from now on."""
+        self.node = node
+        node.user = f"drive '{self.name}'" if self.name else self.user
+
+    def take_out(self) -> BlockNode | None:
+        """The medium, which nobody has any more. Nothing of the device is in flight."""
+        node, self.node = self.node, None
+        if node is not None:
+            config = node.config
+            self.next_medium = MediumMode(node.read_only, config.cache_direct, config.cache_no_flush, config.discard)
+            node.user = None
+            node.forget_all_resize()
+        return node
+
+    def check_not_changing(self) -> None:
+        """Raises UsageError while the medium, its size or its locks are being changed."""
+        if self.is_changing:
+            raise UsageError(f"Device '{self.name or self.qdev}' is busy", "its medium is being changed")
+        if self.node is not None:
+            self.node.check_not_changing()
+
     def tell_lost(self) -> None:
         """The medium is gone; ``backend`` is another from now on."""
         self.io_status = None
@@ -56,8 +97,8 @@ class Drive:
 
     def let_go(self) -> None:
         """The device is gone."""
-        self.user = self.qdev = self._lost = None
-        self.share_rw = False
+        self.user = self.qdev = self._lost = self.media = None
+        self.share_rw, self.writes = False, True
         self.backend.forget_all_resize()
 
     @property
@@ -66,8 +107,11 @@ class Drive:
 
     def lock_for_device(self) -> None:
         """Take the image locks of a guest disk. May block. Raises BackendError."""
-        node = self.backend
-        node.set_lock(lock.for_device(not node.read_only, self.share_rw))
+        self.lock_as_medium(self.backend)
+
+    def lock_as_medium(self, node: BlockNode) -> None:
+        """Take the image locks that ``node`` needs in this drive. May block. Raises BackendError."""
+        node.set_lock(lock.for_device(self.writes and not node.read_only, self.share_rw))
 
     def lock_idle(self) -> None:
         """Go back to the locks of a disk without device. May block."""
@@ -79,7 +123,16 @@ class Drive:
     @property
     def removable(self) -> bool:
         """QEMU-COMPAT: a drive without a device could be anything."""
-        return self.user is None
+        return self.user is None or self.media is not None
+
+    @property
+    def tray_open(self) -> bool | None:
+        """None without a tray."""
+        return self.media.tray_open if self.media is not None and self.media.has_tray else None
+
+    @property
+    def medium_locked(self) -> bool:
+        return self.media is not None and self.media.medium_locked
 
     @property
     def inserted(self) -> bool:

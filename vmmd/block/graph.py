@@ -54,6 +54,7 @@ class BlockGraph:
         self._uring: UringEngine | None = None
         self._auto: AutoEngine | None = None
         self._numbered = 0
+        self._left_over: list[BlockNode] = []  # media, not the monitor's, of drives that went with their device
         self._to_unlock: set[str] = set()  # drives and nodes that may have locks for a device which is not there
 
     # -- adding and removing -------------------------------------------------------------------------------------
@@ -73,6 +74,10 @@ class BlockGraph:
     async def add_drive_later(self, options: object) -> Drive:
         """``add_drive`` while the loop goes on."""
         return await run_later(self.loop, Addition(self).drive(options), _THREAD)
+
+    async def add_medium_later(self, drive: Drive, path: str, form: str | None, *, read_only: bool) -> BlockNode:
+        """Open an image that is going to be put into ``drive``; the loop goes on. Raises UsageError, BackendError."""
+        return await run_later(self.loop, Addition(self).medium(drive, path, form, read_only=read_only), _THREAD)
 
     async def remove(self, name: str) -> None:
         """Close a node that ``add`` made (blockdev-del). Raises VmmdError: none of that name, or somebody uses it."""
@@ -94,8 +99,7 @@ class BlockGraph:
         without name: nothing of the device may be in flight. Raises VmmdError: none of that name, or its size
         or its locks are being changed."""
         drive = self.drive(name)
-        if drive.node is not None:
-            drive.node.check_not_changing()
+        drive.check_not_changing()
         node, drive.node = drive.node, None
         del self.drives[name]
         drive.name = ""
@@ -162,16 +166,19 @@ class BlockGraph:
         if drive is not None:
             self._to_unlock.add(id_)
             drive.share_rw = share_rw
-            await self._change_locks(drive, drive.lock_for_device)
+            await self.change_locks(drive.backend, drive.lock_for_device)
 
     async def unlock_later(self) -> None:
-        """Go back, on a thread, to the image locks of disks without device, where there is none any more."""
+        """Go back, on a thread, to the image locks of disks without device, where there is none any more; close the
+        media that went with their drives."""
+        while self._left_over:
+            await self.discard(self._left_over.pop())
         while self._to_unlock:
             drive = self._unclaimed(self._to_unlock.pop())
             if drive is None:
                 continue
             try:
-                await self._change_locks(drive, drive.lock_idle)
+                await self.change_locks(drive.backend, drive.lock_idle)
             except (OSError, VmmdError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 log.error("node %s: the locks of its image were not given back: %s", drive.node_name, reason)
@@ -182,17 +189,48 @@ class BlockGraph:
         node = drive.node
         return None if node is None or (drive.user if drive.name else node.user) is not None else drive
 
-    async def _change_locks(self, drive: Drive, change: Callable[[], None]) -> None:
-        node = drive.backend
+    async def change_locks(self, node: BlockNode, change: Callable[[], None]) -> None:
+        """``change`` the image locks of a node on a thread. Raises what it raises."""
         node.is_locking = True
         try:
             await on_thread(self.loop, change, _THREAD)
         finally:
             node.is_locking = False
 
-    def claim(self, id_: str, user: str, *, share_rw: bool = False) -> Drive:
+    def claim(
+        self, id_: str, user: str, *, share_rw: bool = False, allow_empty: bool = False, writes: bool = True
+    ) -> Drive:
         """The drive or node for one device. Takes the image locks, which may block, unless ``lock_later`` has. Raises
         UsageError (unknown, in use, empty), BackendError (locked)."""
+        drive = self._claimable(id_, user)
+        if drive.node is None and not allow_empty:
+            raise UsageError("Device needs media, but drive is empty", f"drive '{id_}' has no file=")
+        drive.share_rw, drive.writes = share_rw, writes
+        self._give(drive, user)
+        return drive
+
+    def claim_empty(self, user: str, *, share_rw: bool = False, writes: bool = True) -> Drive:
+        """A drive of its own for a device that was given none."""
+        drive = Drive("", None)
+        drive.share_rw, drive.writes = share_rw, writes
+        self._give(drive, user)
+        return drive
+
+    def _give(self, drive: Drive, user: str) -> None:
+        drive.user = user
+        try:
+            if drive.node is not None:
+                drive.lock_for_device()
+        except BaseException:
+            drive.let_go()
+            raise
+        if not drive.name:
+            if drive.node is not None:
+                drive.node.user = user
+            self.disks.append(drive)
+
+    def _claimable(self, id_: str, user: str) -> Drive:
+        """A drive, or one made for a node, that no device has. Raises UsageError."""
         drive = self.drives.get(id_)
         if drive is None:
             node = self.nodes.get(id_)
@@ -204,14 +242,6 @@ class BlockGraph:
             drive = Drive("", node)
         elif drive.user is not None:
             raise UsageError(f"Drive '{id_}' is already in use by another device", f"{drive.qdev} uses it")
-        if drive.node is None:
-            raise UsageError("Device needs media, but drive is empty", f"drive '{id_}' has no file=")
-        drive.share_rw = share_rw
-        drive.lock_for_device()
-        drive.user = user
-        if not drive.name:
-            drive.node.user = user
-            self.disks.append(drive)
         return drive
 
     def _holder(self, node: BlockNode) -> str:
@@ -231,6 +261,8 @@ class BlockGraph:
             self.disks.remove(drive)
             if drive.node is not None:
                 drive.node.user = None
+                if not drive.node.is_monitors:
+                    self._left_over.append(drive.node)
 
     def query(self) -> list[Drive]:
         """Drives and claimed nodes, the oldest first."""
@@ -295,7 +327,7 @@ class BlockGraph:
         """Finish what is in flight, flush, close every image. Blocks. Idempotent."""
         self.drain()
         for drive in self.query():
-            drive.user = None
+            drive.user = drive.media = None
         for node in reversed(list(self.nodes.values())):
             node.close()
         self.nodes.clear()

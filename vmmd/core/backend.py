@@ -109,6 +109,27 @@ class ErrorAction(enum.Enum):
     STOP = "stop"
 
 
+class MediaDevice(Protocol):
+    """The device's side of a drive whose medium may come and go. Used on the loop with the DeviceLock held."""
+
+    #: the drive can be open or closed; a floppy drive counts as open when it is empty
+    has_tray: bool
+
+    @property
+    def tray_open(self) -> bool: ...
+
+    @property
+    def medium_locked(self) -> bool:
+        """The guest does not want the medium to be taken out."""
+
+    def medium_changed(self, load: bool) -> None:
+        """The host closes the tray with what ``DriveHandle.backend`` is now (``load``), or opens it. Whether the tray
+        has moved is seen in ``tray_open``, and announced by the caller."""
+
+    def eject_request(self, force: bool) -> None:
+        """The host would like to open a tray that is locked; ``force``: it is going to."""
+
+
 class DriveHandle(Protocol):
     """A disk claimed by one device: backend, policy and statistics. From ``-drive`` or ``-blockdev``."""
 
@@ -122,10 +143,19 @@ class DriveHandle(Protocol):
     stats: BlockStats
 
     @property
-    def backend(self) -> BlockBackend: ...
+    def backend(self) -> BlockBackend:
+        """The medium of this moment; one of no bytes whose requests fail when there is none."""
+
+    @property
+    def inserted(self) -> bool:
+        """There is a medium."""
 
     @property
     def node_name(self) -> str | None: ...
+
+    def attach_media(self, device: MediaDevice) -> None:
+        """The medium may be changed from now on; ``device`` is told. Nothing of the device is in flight when
+        ``backend`` is exchanged: its ``on_quiesce`` callback has seen to that."""
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` when the medium is taken away: ``backend`` is then one that fails every request. Nothing is

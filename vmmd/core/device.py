@@ -84,8 +84,11 @@ class Backends(Protocol):
 
     def chardev(self, id_: str, user: str) -> CharBackend: ...
 
-    def drive(self, id_: str, user: str, *, share_rw: bool = False) -> DriveHandle:
-        """``share_rw``: other processes may write to the image as well."""
+    def drive(
+        self, id_: str, user: str, *, share_rw: bool = False, allow_empty: bool = False, writes: bool = True
+    ) -> DriveHandle:
+        """``share_rw``: other processes may write to the image as well. ``allow_empty``: a drive without medium will
+        do, and ``""`` asks for one of its own. ``writes``: the device writes to media that can be written."""
 
     def release(self, backend: object) -> None:
         """Give a claimed backend back."""

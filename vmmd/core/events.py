@@ -132,6 +132,15 @@ class DeviceDeletedEvent(NamedTuple):
     path: str
 
 
+@event("DEVICE_TRAY_MOVED")
+class DeviceTrayMovedEvent(NamedTuple):
+    """The tray of a drive has opened or closed, by the guest or by a command. ``id`` is the device's, or its path."""
+
+    device: str
+    id: str
+    tray_open: bool
+
+
 @event("GUEST_PANICKED")
 class GuestPanickedEvent(NamedTuple):
     """The guest reported a panic."""

@@ -25,10 +25,14 @@ class MachineBackends:
             raise UsageError(f"Property '{user}.chardev' can't find value '{id_}'", "no chardev has this id")
         return found
 
-    def drive(self, id_: str, user: str, *, share_rw: bool = False) -> DriveHandle:
+    def drive(
+        self, id_: str, user: str, *, share_rw: bool = False, allow_empty: bool = False, writes: bool = True
+    ) -> DriveHandle:
+        if not id_ and allow_empty:
+            return self._vm.block_graph().claim_empty(user, share_rw=share_rw, writes=writes)
         if self._vm.block is None:
             raise UsageError(f"Property '{user}.drive' can't find value '{id_}'", "there are no drives")
-        return self._vm.block.claim(id_, user, share_rw=share_rw)
+        return self._vm.block.claim(id_, user, share_rw=share_rw, allow_empty=allow_empty, writes=writes)
 
     def release(self, backend: object) -> None:
         if self._vm.block is not None:

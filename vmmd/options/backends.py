@@ -251,7 +251,6 @@ class DriveOptions(OptionSet):
     later: ClassVar = {
         "snapshot": ONLY_OFF,
         "copy-on-read": ONLY_OFF,
-        "media": ("disk",),
         "if": ("none", "virtio"),
         "aio": ("threads", "io_uring"),
         "detect-zeroes": ("off",),
@@ -266,6 +265,11 @@ class DriveOptions(OptionSet):
         self.file_options: Items = []
         self.throttling: Items = []
         self.protocol: BlockdevOptions | None = None  # the node that file.KEY=… keys describe
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        if self.media == "cdrom":  # QEMU-COMPAT: whatever read-only= says
+            self.values["read_only"] = True
 
     def take(self, items: Items, where: str, *, is_json: bool = False) -> None:
         own: Items = []

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vmmd.core.backend import BlockStats
     from vmmd.core.device import Device
     from vmmd.core.event_ring import EventRing
+    from vmmd.core.events import EventSink
     from vmmd.core.fdsets import FdSets
     from vmmd.core.irq import Chips, GsiFanIn
     from vmmd.core.jobs import Job
@@ -153,6 +154,12 @@ class DiskApi(ImageApi, Protocol):
     def inserted(self) -> bool: ...
     @property
     def removable(self) -> bool: ...
+    @property
+    def tray_open(self) -> bool | None:
+        """None without a tray."""
+
+    @property
+    def medium_locked(self) -> bool: ...
 
     @property
     def io_status(self) -> str | None:
@@ -235,6 +242,9 @@ class VmApi(Protocol):
     def jobs(self) -> Mapping[str, Job]: ...
 
     migration_events: bool
+
+    @property
+    def events(self) -> EventSink: ...
 
     @property
     def cpus(self) -> CpusApi | None: ...

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, cast
 
 from vmmd.core.backend import BlockStats as Counters
 from vmmd.core.background import on_thread
-from vmmd.errors import UsageError, did_you_mean
+from vmmd.errors import DeviceNotFoundError, UsageError, did_you_mean
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
     from typing import Literal
 
     from vmmd.block.base import BlockNode
+    from vmmd.block.drives import Drive
     from vmmd.block.graph import BlockGraph
+    from vmmd.block.media import MediaChanger
     from vmmd.qmp.models.block import (
+        BlockdevChangeReadOnlyMode,
         BlockDeviceInfo,
         BlockDeviceStats,
         BlockdevOptions,
@@ -110,6 +113,121 @@ async def block_resize(
     return {}
 
 
+@command("blockdev-open-tray", since="2.5", example=Example({"id": "cd0", "force": True}, error="DeviceNotFound"))
+async def blockdev_open_tray(
+    ctx: Context,
+    *,
+    device: str | None = None,
+    id: str | None = None,  # noqa: A002  # the argument's name
+    force: bool = False,
+) -> dict[str, object]:
+    """Open the tray of a drive, which is named by its ``device`` (the id of the drive) or by the ``id`` of the guest
+    device. A guest that has locked it is asked to, and DEVICE_TRAY_MOVED comes when it has; ``force`` opens it now."""
+    drive, label = _drive_named(await block_graph(ctx.vm), ctx.vm, device, id)
+    (await _changer(ctx.vm)).open_tray(drive, label, force=force)
+    return {}
+
+
+@command("blockdev-close-tray", since="2.5", example=Example({"id": "cd0"}, error="DeviceNotFound"))
+async def blockdev_close_tray(
+    ctx: Context,
+    *,
+    device: str | None = None,
+    id: str | None = None,  # noqa: A002  # the argument's name
+) -> dict[str, object]:
+    """Close the tray of a drive with what is in it. A drive without tray, or with a closed one, stays as it is."""
+    drive, label = _drive_named(await block_graph(ctx.vm), ctx.vm, device, id)
+    (await _changer(ctx.vm)).close_tray(drive, label)
+    return {}
+
+
+@command("blockdev-remove-medium", since="2.12", example=Example({"id": "cd0"}, error="DeviceNotFound"))
+async def blockdev_remove_medium(ctx: Context, *, id: str) -> dict[str, object]:  # noqa: A002  # the argument's name
+    """Take the medium out of a device whose tray is open. A node that blockdev-add has made stays; another goes."""
+    drive, label = _drive_named(await block_graph(ctx.vm), ctx.vm, None, id)
+    await (await _changer(ctx.vm)).remove(drive, label)
+    return {}
+
+
+@command(
+    "blockdev-insert-medium",
+    since="2.12",
+    example=Example({"id": "cd0", "node-name": "disk0"}, before=_ADDED, error="DeviceNotFound"),
+)
+async def blockdev_insert_medium(
+    ctx: Context,
+    *,
+    id: str,  # noqa: A002  # the argument's name
+    node_name: str,
+) -> dict[str, object]:
+    """Put a node that nobody uses into a device whose tray is open and empty."""
+    drive, label = _drive_named(await block_graph(ctx.vm), ctx.vm, None, id)
+    changer = await _changer(ctx.vm)
+    await changer.insert(drive, label, changer.free_node(node_name))
+    return {}
+
+
+@command(
+    "blockdev-change-medium",
+    since="2.5",
+    example=Example({"id": "cd0", "filename": "/images/second.iso", "format": "raw"}, error="DeviceNotFound"),
+)
+async def blockdev_change_medium(  # noqa: PLR0913  # the command's arguments
+    ctx: Context,
+    *,
+    device: str | None = None,
+    id: str | None = None,  # noqa: A002  # the argument's name
+    filename: str,
+    format: str | None = None,  # noqa: A002  # the argument's name
+    force: bool = False,
+    read_only_mode: BlockdevChangeReadOnlyMode = "retain",
+) -> dict[str, object]:
+    """Open an image, take out the medium of a drive, put the image in, and close the tray: all of that in one. A tray
+    that the guest has locked is opened with ``force`` only."""
+    drive, label = _drive_named(await block_graph(ctx.vm), ctx.vm, device, id)
+    read_only = {"retain": None, "read-only": True, "read-write": False}[read_only_mode]
+    changer = await _changer(ctx.vm)
+    await changer.change(drive, label, filename, format, read_only=read_only, force=force)
+    return {}
+
+
+@command("eject", since="0.14", example=Example({"id": "cd0", "force": True}, error="DeviceNotFound"))
+async def eject(
+    ctx: Context,
+    *,
+    device: str | None = None,
+    id: str | None = None,  # noqa: A002  # the argument's name
+    force: bool = False,
+) -> dict[str, object]:
+    """Open the tray of a drive and take its medium out. One that the guest has locked is opened with ``force`` only."""
+    drive, label = _drive_named(await block_graph(ctx.vm), ctx.vm, device, id)
+    await (await _changer(ctx.vm)).eject(drive, label, force=force)
+    return {}
+
+
+async def _changer(vm: VmApi) -> MediaChanger:
+    from vmmd.block.media import MediaChanger
+
+    return MediaChanger(await block_graph(vm), vm.lock, vm.events, vm.at_rest)
+
+
+def _drive_named(graph: BlockGraph, vm: VmApi, device: str | None, id_: str | None) -> tuple[Drive, str]:
+    """The drive of this id or guest device, and what errors call it. Raises UsageError, DeviceNotFoundError."""
+    # QEMU-COMPAT: QEMU's sentences
+    if device is not None and id_ is None:
+        return graph.drive(device), device
+    if id_ is None or device is not None:
+        raise UsageError("Need exactly one of 'device' and 'id'", "a drive's id, or that of a guest device")
+    node = vm.qom.resolve(id_) if id_.startswith("/") else vm.qom.peripheral.children.get(id_)
+    if node is None:
+        raise DeviceNotFoundError(f"Device '{id_}' not found", did_you_mean(id_, vm.qom.peripheral.children))
+    names = {node.path, node.path.removeprefix(f"{vm.qom.peripheral.path}/")}
+    for drive in graph.disks:
+        if drive.qdev in names:
+            return drive, id_
+    raise UsageError("Device does not have a block device backend", f"{node.path} has no drive")
+
+
 def _named_node(graph: BlockGraph, device: str | None, node_name: str | None) -> BlockNode:
     """The node of a drive, or of a name. Raises UsageError."""
     # QEMU-COMPAT: QEMU's sentences, and that a drive counts before a node
@@ -133,11 +251,19 @@ async def block_graph(vm: VmApi) -> BlockGraph:
 def _import_block_layer() -> None:
     import vmmd.block.file
     import vmmd.block.graph
+    import vmmd.block.media
     import vmmd.block.raw  # noqa: F401  # so that they are there
 
 
 def _drive(disk: DiskApi) -> BlockInfo:
-    info: BlockInfo = {"device": disk.name, "type": "unknown", "removable": disk.removable, "locked": False}
+    info: BlockInfo = {
+        "device": disk.name,
+        "type": "unknown",
+        "removable": disk.removable,
+        "locked": disk.medium_locked,
+    }
+    if disk.tray_open is not None:
+        info["tray_open"] = disk.tray_open
     if disk.qdev is not None:
         info["qdev"] = disk.qdev
     if disk.io_status is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmmd.errors import UsageError
 from vmmd.qmp.hmp.registry import hmp
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ def _drive(disk: DiskApi) -> list[str]:
     if disk.qdev is not None:
         lines.append(f"    Attached to:      {disk.qdev}")
     if disk.removable:
-        lines.append("    Removable device: not locked, tray closed")
+        locked = "" if disk.medium_locked else "not "
+        tray = "open" if disk.tray_open else "closed"
+        lines.append(f"    Removable device: {locked}locked, tray {tray}")
     if disk.io_status not in (None, "ok"):
         lines.append(f"    I/O status:       {disk.io_status}")
     return lines
@@ -95,6 +98,47 @@ def _image(disk: ImageApi) -> list[str]:
     if disk.actual_size is not None:
         lines.append(f"disk size: {format_size(disk.actual_size)}")
     return lines
+
+
+@hmp(
+    "eject",
+    params="[-f] device",
+    help="eject a removable medium (use -f to force it)",
+    complete=_disk_ids,
+)
+async def eject(monitor: HumanMonitor, arguments: Arguments) -> str:
+    force = "f" in arguments.flags("f")
+    device = arguments.string("block device name")
+    arguments.done()
+    await monitor.qmp("eject", {"device": device, "force": force})
+    return ""
+
+
+@hmp(
+    "change",
+    params="device [-f] filename [format [read-only-mode]]",
+    help="change a removable medium, optional format, use -f to force the operation",
+    complete=_disk_ids,
+)
+async def change(monitor: HumanMonitor, arguments: Arguments) -> str:
+    """LIMIT: only drives; ``change vnc password`` needs a display."""
+    device = arguments.string("block device name")
+    force = "f" in arguments.flags("f")
+    keys: dict[str, object] = {"device": device, "force": force, "filename": arguments.string("filename")}
+    form, mode = arguments.word(), arguments.word()
+    arguments.done()
+    if form:
+        keys["format"] = form
+    if mode:
+        if mode not in _READ_ONLY_MODES:
+            # QEMU-COMPAT: QEMU's sentence
+            raise UsageError(f"invalid parameter value: {mode}", f"it is one of {', '.join(_READ_ONLY_MODES)}")
+        keys["read-only-mode"] = mode
+    await monitor.qmp("blockdev-change-medium", keys)
+    return ""
+
+
+_READ_ONLY_MODES = ("retain", "read-only", "read-write")
 
 
 @hmp("info blockstats", help="counters of the disks")

@@ -67,9 +67,13 @@ BlockInfo = TypedDict(
         "locked": bool,
         "inserted": NotRequired[BlockDeviceInfo],
         "io-status": NotRequired[Literal["ok", "failed", "nospace"]],
+        "tray_open": NotRequired[bool],
     },
 )
 """A drive and what is in it."""
+
+BlockdevChangeReadOnlyMode = Literal["retain", "read-only", "read-write"]
+"""Whether a new medium can be written: ``retain`` for as the last one."""
 
 
 class BlockDeviceTimedStats(TypedDict):
