@@ -123,6 +123,8 @@ async def eject(monitor: HumanMonitor, arguments: Arguments) -> str:
 async def change(monitor: HumanMonitor, arguments: Arguments) -> str:
     """LIMIT: only drives; ``change vnc password`` needs a display."""
     device = arguments.string("block device name")
+    if device == "vnc":
+        raise UsageError("change vnc: not available in this version", "there is no VNC display")
     force = "f" in arguments.flags("f")
     keys: dict[str, object] = {"device": device, "force": force, "filename": arguments.string("filename")}
     form, mode = arguments.word(), arguments.word()
