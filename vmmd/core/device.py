@@ -142,7 +142,7 @@ class Device:
     description: ClassVar[str] = ""
     #: heading in -device help: bridge, usb, storage, network, input, display, misc, cpu
     category: ClassVar[str] = "misc"
-    bus_type: ClassVar[str | None] = None  # "PCI", "ISA", "virtio-serial-bus"; None: no bus (part of the board)
+    bus_type: ClassVar[str | None] = None  # "PCI", "ISA", "IDE", "virtio-serial-bus"; None: no bus (part of the board)
     user_creatable: ClassVar[bool] = False
     #: QEMU's type above this one; "" follows from the bus: pci-device, isa-device
     parent_type: ClassVar[str] = ""
@@ -165,6 +165,7 @@ class Device:
         self.props = props
         self.ctx = ctx
         self.id = id_
+        self.bus_name = ""  # of the bus it sits on, where there are several of its kind: "ide.0"
         self.qom_path = ""  # set when it enters the object tree
         self.hotplugged = False  # came after the machine was built
         #: what ``realize`` chose for properties that were left open, by attribute name; shown in the object tree

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vmmd.core.tree import BusNode, ObjectTree
 
 
-#: the bus that a device of each kind sits on
+#: the bus of a device that was not told which
 _BUSES = {"PCI": "pci.0", "ISA": "isa.0", None: "main-system-bus"}
 
 
@@ -75,7 +75,7 @@ def _standard(bus: Node | None, hotplugged: Callable[[], bool], *, hotpluggable:
 def place(tree: ObjectTree, device: Device, at: tuple[Node, str] | None = None) -> Node:
     """Give a device its place (``at``: a special one) and path. Before it is plugged: the path is part of what it
     tells. It leaves its place when it is unrealized."""
-    bus = tree.buses.get(_BUSES[device.bus_type])
+    bus = tree.buses.get(device.bus_name or _BUSES.get(device.bus_type, ""))
     node = device_node(device, bus)
     if at is not None:
         parent, name = at

@@ -25,6 +25,7 @@ DEVICES: dict[str, str] = {
     # parts of the board, not user-creatable
     "i440FX": "vmmd.devices.pci.i440fx:I440fx",
     "PIIX3": "vmmd.devices.pci.piix3:Piix3",
+    "piix3-ide": "vmmd.devices.ide.piix3:Piix3Ide",
     "PIIX4_PM": "vmmd.devices.acpi.pm:Piix4Pm",
     "mc146818rtc": "vmmd.devices.isa.rtc:Mc146818Rtc",
     "i8042": "vmmd.devices.isa.i8042:I8042",
@@ -43,7 +44,7 @@ LATER: tuple[str, ...] = (
     "AC97", "VGA", "cirrus-vga", "e1000", "hpet", "i6300esb", "ib700", "ich9-usb-ehci1", "ich9-usb-uhci1",
     "ich9-usb-uhci2", "ich9-usb-uhci3", "ide-cd", "ide-hd", "intel-hda", "isa-applesmc", "isa-fdc", "isa-parallel",
     "lsi53c895a", "megasas", "nec-usb-xhci", "nvdimm", "nvme", "pc-dimm", "pc-testdev", "pci-bridge", "pci-testdev",
-    "pcie-root-port", "piix3-ide", "piix3-usb-uhci", "pvpanic", "qemu-xhci", "qxl", "qxl-vga", "rtl8139", "sb16",
+    "pcie-root-port", "piix3-usb-uhci", "pvpanic", "qemu-xhci", "qxl", "qxl-vga", "rtl8139", "sb16",
     "scsi-cd", "scsi-hd", "sdhci-pci", "tpm-crb", "tpm-tis", "usb-ehci", "usb-host", "usb-hub", "usb-kbd",
     "usb-mouse", "usb-redir", "usb-serial", "usb-storage", "usb-tablet", "vfio-pci", "vhost-user-blk-pci",
     "vhost-vsock-pci", "virtconsole", "virtio-9p-pci", "virtio-balloon-pci", "virtio-gpu-pci",

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from vmmd.options.models import DeviceOptions, GlobalProperty
 
 
-#: kind of bus -> what the one of this board is called; the first is its name
+#: kind of bus -> those of this board; the first is where a device goes that does not say
 BUSES: dict[str | None, tuple[str, ...]] = {
-    "PCI": ("pci.0", "pci"),
-    "ISA": ("isa.0", "isa"),
+    "PCI": ("pci.0",),
+    "ISA": ("isa.0",),
+    "IDE": ("ide.1", "ide.0"),  # QEMU-COMPAT: the latest comes first, and is not left when it is full
     None: ("main-system-bus",),
 }
+_OTHER_NAMES = {"pci": "pci.0", "isa": "isa.0"}
 
 
 class DevicePlan(NamedTuple):
@@ -33,12 +35,14 @@ class DevicePlan(NamedTuple):
     cls: type[Device]
     props: PropSet
     id: str | None
-    bus: str | None
+    bus: str  # its name, "pci.0"
     option: str  # what errors begin with
 
     def make(self, ctx: DeviceContext) -> Device:
         """The device, not yet realized."""
-        return self.cls(self.props, ctx, self.id)
+        device = self.cls(self.props, ctx, self.id)
+        device.bus_name = self.bus
+        return device
 
 
 def find_class(driver: str) -> type[Device]:
@@ -66,14 +70,14 @@ def plan(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> DevicePl
 def check(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> DevicePlan:
     """``plan`` for device_add: errors do not name an option, and a property that is missing is left to ``realize``."""
     cls = find_class(options.driver)
-    check_bus(cls, options)
+    bus = find_bus(cls, options)
     props = new_props(cls, globals_)
     for key, value in options.items:
         if options.is_json:
             props.set_json(key, value, options.driver)
         else:
             props.set_text(key, value, options.driver)
-    return DevicePlan(cls, props, options.id, options.bus, options.option)
+    return DevicePlan(cls, props, options.id, bus, options.option)
 
 
 def new_props(cls: type[Device], globals_: Iterable[GlobalProperty]) -> Any:
@@ -85,18 +89,20 @@ def new_props(cls: type[Device], globals_: Iterable[GlobalProperty]) -> Any:
     return props
 
 
-def check_bus(cls: type[Device], options: DeviceOptions) -> None:
-    """The bus that is asked for exists and fits. Raises UsageError."""
+def find_bus(cls: type[Device], options: DeviceOptions) -> str:
+    """The name of the bus that is asked for, which exists and fits, or of the usual one. Raises UsageError."""
+    fitting = BUSES[cls.bus_type]
     if options.bus is None:
-        return
-    wanted = BUSES[cls.bus_type]
-    if options.bus in wanted:
-        return
+        return fitting[0]
+    name = _OTHER_NAMES.get(options.bus, options.bus)
+    if name in fitting:
+        return name
+    where = f"{options.driver} goes on {' or '.join(sorted(fitting))}"
     for bus_type, names in BUSES.items():
-        if bus_type is not None and options.bus in names:
+        if bus_type is not None and name in names:
             # QEMU-COMPAT: QEMU's sentence
-            raise UsageError(f"Device '{options.driver}' can't go on {bus_type} bus", f"it goes on {wanted[0]}")
-    raise UsageError(f"Bus '{options.bus}' not found", f"{options.driver} goes on {wanted[0]}")
+            raise UsageError(f"Device '{options.driver}' can't go on {bus_type} bus", where)
+    raise UsageError(f"Bus '{options.bus}' not found", where)
 
 
 def check_references(plans: Iterable[DevicePlan], known: dict[str, Container[str]]) -> None:

@@ -47,8 +47,7 @@ class Plugger:
         vm = self._vm
         # a type that was not used so far is a module to import
         cls = await on_thread(vm.loop, partial(device_plan.find_class, options.driver), "import")
-        device_plan.check_bus(cls, options)
-        _check_hotplug_bus(cls.bus_type)
+        _check_hotplug_bus(cls.bus_type, device_plan.find_bus(cls, options))
         self._check_at_start("device hot plug")
         async with vm.at_rest():
             self._check_at_start("device hot plug")
@@ -115,7 +114,7 @@ class Plugger:
             raise UsageError(f"{id_} is not a hotpluggable device")
         if node.path != device.qom_path:
             raise UsageError("Bus 'virtio-bus' does not support hotplugging", f"unplug {device.qom_path}")
-        _check_hotplug_bus(device.bus_type)
+        _check_hotplug_bus(device.bus_type, device.bus_name)
         if not device.user_creatable:
             raise UsageError(f"Device '{device.type_name}' does not support hotplugging", "it is a part of the board")
         return device
@@ -139,10 +138,10 @@ class Plugger:
             )
 
 
-def _check_hotplug_bus(bus_type: str | None) -> None:
+def _check_hotplug_bus(bus_type: str | None, bus: str) -> None:
     if bus_type not in _HOTPLUG_BUSES:
         # QEMU-COMPAT: QEMU's sentence
         raise UsageError(
-            f"Bus '{device_plan.BUSES[bus_type][0]}' does not support hotplugging",
+            f"Bus '{bus}' does not support hotplugging",
             "give the device on the command line",
         )

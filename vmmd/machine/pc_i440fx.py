@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The board pc-i440fx: which devices are soldered on, how they are wired, what firmware is told, what a reset does.
 
-pci.0  00.0 i440FX host bridge (PAM, SMRAM)   01.0 PIIX3 (PIRQ, reset port)   01.3 PIIX4 power management
+pci.0  00.0 i440FX host bridge (PAM, SMRAM)   01.0 PIIX3 (PIRQ, reset port)   01.1 PIIX3 IDE   01.3 PIIX4 PM
 ISA    RTC/CMOS, i8042, port 92h, fw_cfg; 8259, I/O APIC and 8254, in the kernel or not
 """
 
@@ -16,7 +16,7 @@ from vmmd.core.registry import device_class
 from vmmd.devices.pci.bus import PciBus
 from vmmd.devices.user_interrupts import UserInterrupts
 from vmmd.errors import InternalError, UsageError
-from vmmd.machine.device_plan import new_props
+from vmmd.machine.device_plan import BUSES, new_props
 from vmmd.units import KiB, MiB
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vmmd.core.device import DeviceContext
     from vmmd.core.tree import Node, ObjectTree
     from vmmd.devices.acpi.pm import Piix4Pm
+    from vmmd.devices.ide.piix3 import Piix3Ide
     from vmmd.devices.ioapic import Ioapic
     from vmmd.devices.isa.fw_cfg import FwCfg
     from vmmd.devices.isa.i8259 import I8259
@@ -71,6 +72,7 @@ class PcI440fx:
         self.ctx = ctx
         self.memory_map = memory_map
         self.bus = PciBus()
+        self._buses: dict[str, object] = {"pci.0": self.bus}  # those that devices call, by name
         self.devices: list[Device] = []  # in order of creation; reset in this order
         self.serial_ports: frozenset[int] = frozenset()  # COM ports that will be there, set before ``build``
         #: whose chips are devices of the board; None: they are in the kernel
@@ -87,6 +89,7 @@ class PcI440fx:
         self._plug_ioapic(host)
         self.tree.add_bus("isa.0", self._plug(self._make("PIIX3")), "ISA")
         self._plug_isa()
+        self._plug_ide()
         pm = self._make("PIIX4_PM")
         self.pm = pm  # type: ignore[assignment]  # the registry says so
         self.pm.serial_ports = self.serial_ports
@@ -107,12 +110,14 @@ class PcI440fx:
         cls = device_class(type_name)
         if cls is None:
             raise InternalError(f"{type_name} is not in the registry")
-        return cls(new_props(cls, self.config.globals), self.ctx)
+        device = cls(new_props(cls, self.config.globals), self.ctx)
+        device.bus_name = BUSES[cls.bus_type][0]
+        return device
 
     def _plug(self, device: Device, at: tuple[Node, str] | None = None) -> Node:
         """``at``: a place of its own in the object tree."""
-        if device.bus_type == "PCI":
-            device.bus = self.bus  # type: ignore[attr-defined]  # every PciDevice has it
+        if device.bus_name in self._buses:
+            device.bus = self._buses[device.bus_name]  # type: ignore[attr-defined]  # PciDevice, IdeDevice
         node = place(self.tree, device, at)
         device.plug()
         device.reset(ResetKind.COLD)
@@ -169,6 +174,13 @@ class PcI440fx:
             pics.append(pic)
         if user is not None:
             user.connect_pics(*pics)
+
+    def _plug_ide(self) -> None:
+        ide: Piix3Ide = self._make("piix3-ide")  # type: ignore[assignment]
+        node = self._plug(ide)
+        for channel in ide.channels:
+            self._buses[channel.name] = channel
+            self.tree.add_bus(channel.name, node, "IDE")
 
     def _plug_isa(self) -> None:
         if self.config.machine.pit != "off":

@@ -53,6 +53,7 @@ _BASES: dict[str, str | None] = {
     "event-loop-base": "object",
     "user-creatable": "interface",
     "isa-device": "device",
+    "ide-device": "device",
     "pci-device": "device",
     "sys-bus-device": "device",
     "virtio-device": "device",
@@ -64,6 +65,7 @@ _BASES: dict[str, str | None] = {
     "fw_cfg": "sys-bus-device",
     "pci-host-bridge": "sys-bus-device",
     "pci-piix3": "pci-device",
+    "pci-ide": "pci-device",
     "virtio-pci": "pci-device",
     "virtio-blk-pci-base": "virtio-pci",
     "virtio-bus": "bus",
@@ -77,13 +79,14 @@ _OTHERS = {
     "container": "object",
     "PCI": "bus",
     "ISA": "bus",
+    "IDE": "bus",
     "System": "bus",
     "virtio-pci-bus": "virtio-bus",
     "i440FX-pcihost": "pci-host-bridge",
     "kvm-accel": "accel",
 }
 _CONCRETE_ACCEL = "accel"  # QEMU-COMPAT: a base that is not abstract
-_BUS_PARENTS = {"PCI": "pci-device", "ISA": "isa-device", None: "sys-bus-device"}
+_BUS_PARENTS = {"PCI": "pci-device", "ISA": "isa-device", "IDE": "ide-device", None: "sys-bus-device"}
 _INNER_PARENTS = {"serial": "device"}
 _CHARDEV_PARENTS = {"file": "chardev-fd", "stdio": "chardev-fd"}
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from vmmd.devices.disk_props import block_sizes, geometry, granularity, io_size
 from vmmd.errors import UsageError
 from vmmd.units import SECTOR_BYTES
 
@@ -34,13 +35,11 @@ _BYTES_BASE = 0x24  # up to num_queues
 _BYTES_DISCARD = 0x30
 _BYTES_WRITE_ZEROES = 0x39
 
-BLOCK_SIZE_MIN, BLOCK_SIZE_MAX = 512, 2 << 20
 QUEUE_SIZE_LIMIT = 1024
 QUEUES_LIMIT = 1024
 SECTORS_PER_COMMAND_MAX = (1 << 31) // SECTOR_BYTES - 1  # of discard and write-zeroes, as QEMU bounds them
 AUTO_QUEUES = 0xFFFF
-AUTO_GRANULARITY = 0xFFFF_FFFF
-_IO_SIZE_MAX = 0xFFFF_FFFF
+GEOMETRY_MAX = (65535, 255, 255)
 
 
 class BlkOptions(NamedTuple):
@@ -125,7 +124,7 @@ def default_geometry(capacity_sectors: int) -> tuple[int, int, int]:
 
 def resolve(device: VirtioBlkPci, drive: DriveHandle) -> BlkOptions:
     """Check the properties against each other and the drive. Raises UsageError in QEMU's words."""
-    props = device.props
+    props, inner = device.props, device.inner_type
     queues = props.num_queues
     if queues == AUTO_QUEUES:
         queues = max(1, min(device.ctx.vcpus, QUEUES_LIMIT - 1))
@@ -138,7 +137,7 @@ def resolve(device: VirtioBlkPci, drive: DriveHandle) -> BlkOptions:
         raise UsageError(f"invalid queue-size property ({queue_size}), must be > 2")
     if queue_size & (queue_size - 1) or queue_size > QUEUE_SIZE_LIMIT:
         raise UsageError(f"invalid queue-size property ({queue_size}), must be a power of 2 (max {QUEUE_SIZE_LIMIT})")
-    block, physical = _block_sizes(device, drive)
+    block, physical = block_sizes(device.type_name, props, drive)
     for name, value in (
         ("max-discard-sectors", props.max_discard_sectors),
         ("max-write-zeroes-sectors", props.max_write_zeroes_sectors),
@@ -152,12 +151,12 @@ def resolve(device: VirtioBlkPci, drive: DriveHandle) -> BlkOptions:
         seg_max=queue_size - 2 if props.seg_max_adjust else 128 - 2,
         block_bytes=block,
         physical_bytes=physical,
-        min_io_bytes=_io_size("min_io_size", props.min_io_size, block, 0xFFFF),
-        opt_io_bytes=_io_size("opt_io_size", props.opt_io_size, block, 0xFFFF_FFFF),
-        geometry=_geometry(props.cyls, props.heads, props.secs),
+        min_io_bytes=io_size(inner, "min_io_size", props.min_io_size, block, 0xFFFF),
+        opt_io_bytes=io_size(inner, "opt_io_size", props.opt_io_size, block, 0xFFFF_FFFF),
+        geometry=geometry(props.cyls, props.heads, props.secs, GEOMETRY_MAX),
         discard=props.discard,
         write_zeroes=props.write_zeroes,
-        discard_alignment_bytes=_granularity(props.discard_granularity, block),
+        discard_alignment_bytes=granularity(inner, props.discard_granularity, block),
         max_discard_sectors=props.max_discard_sectors,
         max_write_zeroes_sectors=props.max_write_zeroes_sectors,
         config_wce=props.config_wce,
@@ -165,57 +164,3 @@ def resolve(device: VirtioBlkPci, drive: DriveHandle) -> BlkOptions:
         read_only=drive.backend.read_only,
         merge=props.request_merging,
     )
-
-
-def _block_sizes(device: VirtioBlkPci, drive: DriveHandle) -> tuple[int, int]:
-    props = device.props
-    sizes = {"logical_block_size": props.logical_block_size, "physical_block_size": props.physical_block_size}
-    for name, value in sizes.items():
-        if not value:
-            continue
-        if not BLOCK_SIZE_MIN <= value <= BLOCK_SIZE_MAX:
-            raise UsageError(
-                f"Property .{name} doesn't take value {value} (minimum: {BLOCK_SIZE_MIN}, maximum: {BLOCK_SIZE_MAX})"
-            )
-        if value & (value - 1):
-            raise UsageError(f"Property .{name} doesn't take value '{value}', it's not a power of 2")
-    block = props.logical_block_size or BLOCK_SIZE_MIN
-    physical = props.physical_block_size or BLOCK_SIZE_MIN
-    if block > physical:
-        raise UsageError("logical_block_size > physical_block_size not supported")
-    needed = drive.backend.request_alignment
-    if block % needed:
-        raise UsageError(
-            f"{device.type_name}: drive '{drive.backend.name}' takes requests in multiples of {needed} bytes only",
-            f"use logical_block_size={needed},physical_block_size={needed} or a cache mode without O_DIRECT",
-        )
-    return block, physical
-
-
-def _io_size(name: str, value: int, block: int, blocks_max: int) -> int:
-    if value > _IO_SIZE_MAX:
-        raise UsageError(f"Property virtio-blk-device.{name} doesn't take value {value} (maximum: {_IO_SIZE_MAX})")
-    if value % block:
-        raise UsageError(f"{name} must be a multiple of logical_block_size")
-    if value // block > blocks_max:
-        raise UsageError(f"{name} must not exceed {blocks_max} logical blocks")
-    return value
-
-
-def _granularity(value: int, block: int) -> int:
-    if value == AUTO_GRANULARITY:
-        return block
-    if value > _IO_SIZE_MAX:
-        raise UsageError(f"Property virtio-blk-device.discard_granularity doesn't take value {value}")
-    if value % block:
-        raise UsageError("discard_granularity must be a multiple of logical_block_size")
-    return value
-
-
-def _geometry(cylinders: int, heads: int, sectors: int) -> tuple[int, int, int] | None:
-    if not (cylinders or heads or sectors):
-        return None
-    for name, value, most in (("cyls", cylinders, 65535), ("heads", heads, 255), ("secs", sectors, 255)):
-        if not 1 <= value <= most:
-            raise UsageError(f"{name} must be between 1 and {most}")
-    return cylinders, heads, sectors

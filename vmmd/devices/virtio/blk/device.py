@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from vmmd.core.props import BOOL, BOOT_INDEX, DRIVE, IOTHREAD, ON_OFF_AUTO, SIZE, STR, U16, U32, enum_type, prop
+from vmmd.core.props import BOOL, BOOT_INDEX, DRIVE, IOTHREAD, ON_OFF_AUTO, SIZE, STR, U16, U32, prop
+from vmmd.devices.disk_props import AUTO_GRANULARITY, ERROR_POLICY, error_policy
 from vmmd.devices.virtio.blk import traced
 from vmmd.devices.virtio.blk.config import (
-    AUTO_GRANULARITY,
     AUTO_QUEUES,
     F_CONFIG_WCE,
     F_FLUSH,
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from vmmd.core.props import Prop
     from vmmd.devices.virtio.queue import VirtQueue
     from vmmd.log import Logger
-
-ERROR_POLICY = enum_type("BlockdevOnError", "report", "ignore", "enospc", "stop", "auto")
 
 
 class VirtioBlk(VirtioDevice):
@@ -167,11 +165,6 @@ class VirtioBlk(VirtioDevice):
         self._gone = True
 
 
-def _policy(of_device: str, of_drive: str, default: str) -> str:
-    """rerror or werror: the device's property, else the drive's, else the default."""
-    return next((value for value in (of_device, of_drive) if value != "auto"), default)
-
-
 class VirtioBlkPci(VirtioPciDevice):
     """A virtio disk on PCI; transitional unless the properties say otherwise."""
 
@@ -234,8 +227,8 @@ class VirtioBlkPci(VirtioPciDevice):
         drive.qdev = f"{self.qom_path}/{self.inner_name}"
         virtio.offered, virtio.offered_legacy = self._features()
         virtio.serial = (props.serial or drive.serial or "").encode()[:ID_BYTES].ljust(ID_BYTES, b"\0")
-        virtio.rerror = _policy(props.rerror, drive.rerror, "report")
-        virtio.werror = _policy(props.werror, drive.werror, "enospc")
+        virtio.rerror = error_policy(props.rerror, drive.rerror, "report")
+        virtio.werror = error_policy(props.werror, drive.werror, "enospc")
         if {"stop", "enospc"} & {virtio.rerror, virtio.werror}:  # else nothing ever stops, and there is nothing to show
             drive.io_status = "ok"
             self.on_undo(lambda: setattr(drive, "io_status", None))

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""IdeDevice: the base of what ``-device`` puts on an IDE channel (ide-hd, ide-cd): properties, place, backend.
+
+A subclass implements ``make_drive``. The machine sets ``bus``, the channel, before ``plug``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from vmmd.core.device import Device
+from vmmd.core.props import BOOL, BOOT_INDEX, DRIVE, ON_OFF_AUTO, SIZE, STR, U32, U64, prop
+from vmmd.devices.disk_props import AUTO_GRANULARITY, ERROR_POLICY, error_policy
+from vmmd.devices.ide.disk_io import DiskIo
+
+if TYPE_CHECKING:
+    from vmmd.core.backend import DriveHandle
+    from vmmd.core.device import DeviceContext, ResetKind
+    from vmmd.core.props import Prop, PropSet
+    from vmmd.devices.ide.channel import Channel
+    from vmmd.devices.ide.drive import Drive
+
+UNIT_AUTO = 0xFFFF_FFFF
+FIRMWARE_VERSION = "2.5+"  # QEMU-COMPAT: what QEMU's machines up to this version say
+
+
+class IdeDevice(Device):
+    """A device on an IDE channel."""
+
+    bus_type = "IDE"
+    category = "storage"
+    user_creatable = True
+    parent_type = "ide-device"
+    global_types = ("ide-device",)
+    #: "hd" or "cd": part of the name of a drive that -drive made
+    media: ClassVar[str] = ""
+
+    class Props(Device.Props):
+        """Names and defaults as QEMU 7.2 shows them."""
+
+        drive = prop(DRIVE, None, "Node name or ID of a block device to use as a backend")
+        logical_block_size = prop(SIZE, 0, "A power of two between 512 B and 2 MiB", wire="logical_block_size")
+        physical_block_size = prop(SIZE, 0, "A power of two between 512 B and 2 MiB", wire="physical_block_size")
+        min_io_size = prop(SIZE, 0, "smallest good transfer in bytes", wire="min_io_size")
+        opt_io_size = prop(SIZE, 0, "best transfer in bytes", wire="opt_io_size")
+        discard_granularity = prop(SIZE, AUTO_GRANULARITY, "alignment of discards", wire="discard_granularity")
+        write_cache = prop(ON_OFF_AUTO, "auto", "volatile write cache; auto: as the drive's cache mode says")
+        share_rw = prop(BOOL, False, "others may write to the image")
+        rerror = prop(ERROR_POLICY, "auto", "Error handling policy, report/ignore/enospc/stop/auto")
+        werror = prop(ERROR_POLICY, "auto", "Error handling policy, report/ignore/enospc/stop/auto")
+        ver = prop(STR, None, "firmware revision, 8 characters")
+        wwn = prop(U64, 0, "world wide name; 0: none")
+        serial = prop(STR, None, "serial number, 20 characters")
+        model = prop(STR, None, "model number, 40 characters")
+        unit = prop(U32, UNIT_AUTO, "0: master, 1: slave; default: the first that is free")
+        bootindex = prop(BOOT_INDEX, None, "place in the boot order, 0 first", live=True)
+
+    bus: Channel
+    props: IdeDevice.Props
+
+    def __init__(self, props: PropSet, ctx: DeviceContext, id_: str | None = None) -> None:
+        super().__init__(props, ctx, id_)
+        self.unit = 0
+        self.drive: Drive | None = None
+
+    @property
+    def hotpluggable(self) -> bool:
+        return True  # QEMU-COMPAT: the device could; its bus cannot
+
+    # -- what a subclass implements --------------------------------------------------------------------------
+
+    def claim(self) -> DriveHandle:
+        """The backend. Raises UsageError."""
+        raise NotImplementedError
+
+    def make_drive(self, handle: DriveHandle, io: DiskIo) -> Drive:
+        """The protocol engine, at ``self.unit`` of ``self.bus``. Raises UsageError."""
+        raise NotImplementedError
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    def realize(self) -> None:
+        """Take a place on the channel, and the backend. Raises UsageError."""
+        props, ctx = self.props, self.ctx
+        handle = self.claim()
+        self.on_undo(lambda: ctx.backends.release(handle))
+        wanted = None if props.unit == UNIT_AUTO else props.unit
+        self.unit = self.bus.free_unit(wanted, self.type_name)
+        io = DiskIo(
+            ctx,
+            handle,
+            error_policy(props.rerror, handle.rerror, "report"),
+            error_policy(props.werror, handle.werror, "enospc"),
+        )
+        self.resolved |= {"unit": self.unit, "serial": self.serial(handle), "ver": props.ver or FIRMWARE_VERSION}
+        drive = self.make_drive(handle, io)
+        handle.qdev = self.id or self.qom_path
+        if {"stop", "enospc"} & {io.rerror, io.werror}:  # else nothing ever stops, and there is nothing to show
+            handle.io_status = "ok"
+            self.on_undo(lambda: setattr(handle, "io_status", None))
+        ctx.boot_indices.claim(self, props.bootindex)
+        self.on_undo(lambda: ctx.boot_indices.release(self))
+        self.on_undo(ctx.requests.on_quiesce(io.quiesce))
+        self.on_undo(ctx.requests.on_resume(io.resume))
+        self.bus.attach(drive, self)
+        self.on_undo(lambda: self.bus.detach(drive))
+        self.drive = drive
+
+    def serial(self, handle: DriveHandle) -> str:
+        """The serial number: given, or one that says where the drive sits."""
+        number = 2 * int(self.bus.name[-1]) + self.unit + 1
+        return self.props.serial or handle.serial or f"QM{number:05d}"  # QEMU-COMPAT: the form
+
+    def reset(self, kind: ResetKind) -> None:
+        if self.drive is not None:
+            self.drive.io.reset_by_machine()
+            self.drive.power_on()
+
+    def change_property(self, declared: Prop[Any], value: object) -> None:
+        if declared.name == "bootindex":  # firmware sees it from the next reset on
+            self.ctx.boot_indices.claim(self, cast("int", value))
+        super().change_property(declared, value)
