@@ -7,6 +7,7 @@ Everything runs on the test's thread and is the same for the same seed: what a d
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from tests.unit.fakes import FakeChardev, FakeMachine, ImmediateLoop
@@ -34,7 +35,10 @@ NEEDED = {
 BOARD_GIVES: dict[str, dict[str, Any]] = {
     "i440FX": {"pam_changed": lambda *_: None, "smram_changed": lambda *_: None},
     "PIIX4_PM": {"serial_ports": frozenset({0})},
+    "isa-pcspk": {"timer": SimpleNamespace(speaker_gate=1, set_speaker_gate=lambda _: None, speaker_out=lambda: 1)},
 }
+#: interrupts that are high when nobody has asked for anything: the first half of the timer's square wave
+HIGH_AT_REST = {"isa-pit": {0}}
 RAM_BYTES = 1 << 20
 IO_BASE, MMIO_BASE = 0xC000, 0xE000_0000
 #: where a PCI function sits that may choose: what the scripts of failed runs name, too

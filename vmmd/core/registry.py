@@ -33,6 +33,8 @@ DEVICES: dict[str, str] = {
     "fw_cfg_io": "vmmd.devices.isa.fw_cfg:FwCfg",
     "isa-i8259": "vmmd.devices.isa.i8259:I8259",
     "ioapic": "vmmd.devices.ioapic:Ioapic",
+    "isa-pit": "vmmd.devices.isa.pit:IsaPit",
+    "isa-pcspk": "vmmd.devices.isa.speaker:PcSpeaker",
     "kvm-pit": "vmmd.devices.kernel_chips:KvmPit",
     "kvm-i8259": "vmmd.devices.kernel_chips:KvmPic",
     "kvm-ioapic": "vmmd.devices.kernel_chips:KvmIoapic",

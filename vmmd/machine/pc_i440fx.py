@@ -2,7 +2,7 @@
 """The board pc-i440fx: which devices are soldered on, how they are wired, what firmware is told, what a reset does.
 
 pci.0  00.0 i440FX host bridge (PAM, SMRAM)   01.0 PIIX3 (PIRQ, reset port)   01.1 PIIX3 IDE   01.3 PIIX4 PM
-ISA    RTC/CMOS, i8042, port 92h, fw_cfg; 8259, I/O APIC and 8254, in the kernel or not
+ISA    RTC/CMOS, speaker port, i8042, port 92h, fw_cfg; 8259, I/O APIC and 8254, in the kernel or not
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vmmd.devices.isa.fw_cfg import FwCfg
     from vmmd.devices.isa.i8259 import I8259
     from vmmd.devices.isa.rtc import Mc146818Rtc
+    from vmmd.devices.isa.speaker import PcSpeaker
     from vmmd.devices.pci.i440fx import I440fx
     from vmmd.machine.device_plan import DevicePlan
     from vmmd.machine.memory_map import MemoryMap
@@ -183,9 +184,28 @@ class PcI440fx:
             self.tree.add_bus(channel.name, node, "IDE")
 
     def _plug_isa(self) -> None:
-        if self.config.machine.pit != "off":
-            self._plug(self._make("kvm-pit"))
         self._plug_pics()
+        self._plug_rtc()
+        self._plug_pit()
+        if self.config.machine.i8042:
+            self._plug(self._make("i8042"))
+        self._plug(self._make("port92"))
+        fw_cfg = self._make("fw_cfg_io")
+        self.fw_cfg = fw_cfg  # type: ignore[assignment]
+        self._plug(fw_cfg, (self.tree.machine, "fw_cfg"))
+
+    def _plug_pit(self) -> None:
+        """The 8254 and the port of its counter 2."""
+        if self.config.machine.pit == "off":
+            return
+        pit = self._make("kvm-pit" if self._user_interrupts is None else "isa-pit")
+        self._plug(pit)
+        speaker: PcSpeaker = self._make("isa-pcspk")  # type: ignore[assignment]
+        if self._user_interrupts is not None:
+            speaker.timer = pit  # type: ignore[assignment]
+        self._plug(speaker)
+
+    def _plug_rtc(self) -> None:
         rtc: Mc146818Rtc = self._make("mc146818rtc")  # type: ignore[assignment]
         rtc.start = _rtc_start(self.config.rtc.base)
         rtc.reference = {"host": None, "rt": time.monotonic_ns, "vm": self.ctx.clock.now_ns}[self.config.rtc.clock]
@@ -194,9 +214,3 @@ class PcI440fx:
         self.rtc = rtc
         self._plug(rtc)
         self._fill_cmos()
-        if self.config.machine.i8042:
-            self._plug(self._make("i8042"))
-        self._plug(self._make("port92"))
-        fw_cfg = self._make("fw_cfg_io")
-        self.fw_cfg = fw_cfg  # type: ignore[assignment]
-        self._plug(fw_cfg, (self.tree.machine, "fw_cfg"))
