@@ -57,7 +57,7 @@ ROWS = (
     Row("!object_add rng-random,id=rn"), Row("!object_add rng-random,id=rn"), Row("!object_del rn"),
     Row("!object_del rn"), Row("!object_del"), Row("!object_add memory-backend-ram,id=m1,size=1M"),
     Row("!object_add rng-random"),
-    Row("!getfd a"), Row("!closefd a"), Row("!getfd"), Row('!closefd ""'),
+    Row("!getfd a"), Row("!closefd a"), Row("!getfd"), Row("!watchdog_action none"), Row('!closefd ""'),
     Row('!object_del ""'), Row("!device_del x y"), Row('!drive_del ""'), Row("!drive_del x y"), Row("!drive_del"),
     Row('!block_resize "" 1'), Row('!block_resize x ""'), Row("!block_resize x"), Row('!qom-get "" ""'),
     Row("!qom-get /machine"), Row("!logfile"), Row('!logfile ""'), Row("!log"), Row('!trace-event "" on'),

@@ -169,6 +169,12 @@ class RecordingRequests:
     def request_io_error_stop(self) -> None:
         self.asked.append(("io-error", None))
 
+    def request_panic(self) -> None:
+        self.asked.append(("panic", None))
+
+    def request_watchdog(self) -> None:
+        self.asked.append(("watchdog", None))
+
     def request_internal_error(self, reason: str) -> None:
         self.asked.append(("internal-error", reason))
 

@@ -67,6 +67,12 @@ class SystemRequests(Protocol):
     def request_io_error_stop(self) -> None:
         """Stop the VM in state ``io-error`` (rerror/werror=stop)."""
 
+    def request_panic(self) -> None:
+        """The guest says that it has panicked: GUEST_PANICKED, and what ``-action panic=`` chooses."""
+
+    def request_watchdog(self) -> None:
+        """A watchdog has expired: WATCHDOG, and what ``-action watchdog=`` chooses."""
+
     def request_internal_error(self, reason: str) -> None:
         """Stop the VM in state ``internal-error``; ``reason`` goes to the log."""
 

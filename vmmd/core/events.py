@@ -143,9 +143,23 @@ class DeviceTrayMovedEvent(NamedTuple):
 
 @event("GUEST_PANICKED")
 class GuestPanickedEvent(NamedTuple):
-    """The guest reported a panic."""
+    """The guest has panicked and said so (pvpanic); ``action`` is what follows."""
 
     action: Annotated[str, Literal["pause", "poweroff", "run"]]
+
+
+@event("GUEST_CRASHLOADED")
+class GuestCrashloadedEvent(NamedTuple):
+    """The guest has panicked and runs its crash kernel now (pvpanic); it goes on."""
+
+    action: Annotated[str, Literal["pause", "poweroff", "run"]]
+
+
+@event("WATCHDOG")
+class WatchdogEvent(NamedTuple):
+    """A watchdog device has expired; ``action`` is what follows."""
+
+    action: Annotated[str, Literal["reset", "shutdown", "poweroff", "pause", "debug", "none", "inject-nmi"]]
 
 
 @event("__org.vmmd_EVENT_OVERFLOW")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DEVICES: dict[str, str] = {
     "isa-serial": "vmmd.devices.isa.serial:IsaSerial",
     "isa-debugcon": "vmmd.devices.isa.debugcon:IsaDebugcon",
+    "pvpanic": "vmmd.devices.isa.pvpanic:Pvpanic",
+    "pvpanic-pci": "vmmd.devices.pci.pvpanic:PvpanicPci",
     "isa-debug-exit": "vmmd.devices.isa.debug_exit:IsaDebugExit",
     "virtio-blk-pci": "vmmd.devices.virtio.blk.device:VirtioBlkPci",
     "virtio-blk-pci-transitional": "vmmd.devices.virtio.blk.device:VirtioBlkPciTransitional",
@@ -46,7 +48,7 @@ LATER: tuple[str, ...] = (
     "AC97", "VGA", "cirrus-vga", "e1000", "hpet", "i6300esb", "ib700", "ich9-usb-ehci1", "ich9-usb-uhci1",
     "ich9-usb-uhci2", "ich9-usb-uhci3", "ide-cd", "ide-hd", "intel-hda", "isa-applesmc", "isa-fdc", "isa-parallel",
     "lsi53c895a", "megasas", "nec-usb-xhci", "nvdimm", "nvme", "pc-dimm", "pc-testdev", "pci-bridge", "pci-testdev",
-    "pcie-root-port", "piix3-usb-uhci", "pvpanic", "qemu-xhci", "qxl", "qxl-vga", "rtl8139", "sb16",
+    "pcie-root-port", "piix3-usb-uhci", "qemu-xhci", "qxl", "qxl-vga", "rtl8139", "sb16",
     "scsi-cd", "scsi-hd", "sdhci-pci", "tpm-crb", "tpm-tis", "usb-ehci", "usb-host", "usb-hub", "usb-kbd",
     "usb-mouse", "usb-redir", "usb-serial", "usb-storage", "usb-tablet", "vfio-pci", "vhost-user-blk-pci",
     "vhost-vsock-pci", "virtconsole", "virtio-9p-pci", "virtio-balloon-pci", "virtio-gpu-pci",

@@ -59,6 +59,7 @@ class AcpiConfig(NamedTuple):
     hpet: bool = False
     fw_cfg: bool = True
     vga: bool = True
+    pvpanic_port: int = 0  # 0: none
     sci: int = 9
     pm_base: int = 0x600
     smbus_base: int = 0x700

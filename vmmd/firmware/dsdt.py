@@ -60,6 +60,7 @@ VGA_WINDOW = (0xA_0000, 0xB_FFFF)
 HPET_BASE = 0xFED0_0000
 
 _STA_PRESENT = 0x0B  # present, enabled, functioning, not shown (§6.3.7)
+_STA_SHOWN = 0x0F
 _STA_DISABLED = 0x09
 _PIRQ_DISABLED = 0x80
 
@@ -136,6 +137,8 @@ def _isa(config: AcpiConfig) -> bytes:
         terms.append(_simple("KBD", eisa_id("PNP0303"), io(0x60, 1), io(0x64, 1), irq(1)))
     if config.mouse:
         terms.append(_simple("MOU", eisa_id("PNP0F13"), irq(12)))
+    if config.pvpanic_port:
+        terms.append(_pvpanic(config.pvpanic_port))
     for number, (base, line) in enumerate(config.serial_ports, 1):
         terms.append(
             device(
@@ -146,6 +149,20 @@ def _isa(config: AcpiConfig) -> bytes:
             )
         )
     return device("ISA", *terms)
+
+
+def _pvpanic(port: int) -> bytes:
+    """The panic button (QEMU's docs/specs/pvpanic): RDPT tells the events that it knows, WRPT reports some."""
+    return device(
+        "PEVT",
+        name("_HID", string("QEMU0001")),
+        name("_CRS", resources(io(port, 1))),
+        operation_region("PEOR", Space.SYSTEM_IO, port, 1),
+        field("PEOR", Access.BYTE, ("PEPT", 8)),
+        name("_STA", integer(_STA_SHOWN)),
+        method("RDPT", 0, return_(path("PEPT"))),
+        method("WRPT", 1, store(arg(0), path("PEPT"))),
+    )
 
 
 def _link(index: int) -> bytes:

@@ -82,6 +82,8 @@ class FirmwareSetup:
 
     def _extra_files(self) -> list[tuple[str, bytes]]:
         extra = []
+        if port := self._pvpanic_port():
+            extra.append(("etc/pvpanic-port", port.to_bytes(2, "little")))
         for each in self.config.fw_cfg:
             content = each.string.encode() if each.string is not None else _read(each.file or "", "-fw_cfg")
             extra.append((each.name, content))
@@ -158,12 +160,18 @@ class FirmwareSetup:
             keyboard=config.machine.i8042,
             mouse=False,
             vga=False,
+            pvpanic_port=self._pvpanic_port(),
             pm_base=pm.pm_base or 0x600,
             disable_s3=True,
             disable_s4=bool(pm.props.disable_s4),
             s4_value=pm.props.s4_val,
             numa=self._numa_nodes(),
         )
+
+    def _pvpanic_port(self) -> int:
+        """The port of an ISA pvpanic; 0 when there is none."""
+        ports = (each.props.ioport for each in self.board.devices if each.type_name == "pvpanic")  # type: ignore[attr-defined]
+        return next(ports, 0)
 
     def _numa_nodes(self) -> list[NumaNode]:
         """RAM and CPUs of each node, for the SRAT: one after the other, around the holes at 640 KiB and below 4 GiB."""

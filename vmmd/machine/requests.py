@@ -26,7 +26,9 @@ class Pending(NamedTuple):
     exit_code: int | None = None
     shutdown: ShutdownCause | None = None
     internal_error: str | None = None
+    panic: bool = False
     reset: ShutdownCause | None = None
+    watchdog: bool = False
     io_error: bool = False
 
 
@@ -56,6 +58,12 @@ class Requests:
 
     def request_io_error_stop(self) -> None:
         self._note(io_error=True)
+
+    def request_panic(self) -> None:
+        self._note(panic=True)
+
+    def request_watchdog(self) -> None:
+        self._note(watchdog=True)
 
     def request_internal_error(self, reason: str) -> None:
         log.error("%s", reason)

@@ -16,7 +16,15 @@ from vmmd.core.address_space import AddressSpace
 from vmmd.core.clock import VirtualClock
 from vmmd.core.device import ResetKind, ShutdownCause
 from vmmd.core.event_ring import EventRing
-from vmmd.core.events import PowerdownEvent, ResetEvent, ResumeEvent, ShutdownEvent, StopEvent
+from vmmd.core.events import (
+    GuestPanickedEvent,
+    PowerdownEvent,
+    ResetEvent,
+    ResumeEvent,
+    ShutdownEvent,
+    StopEvent,
+    WatchdogEvent,
+)
 from vmmd.core.fdsets import FdSets
 from vmmd.core.lock import DeviceLock
 from vmmd.core.memory import GuestMemory
@@ -62,6 +70,11 @@ def _give_back(closer: Callable[[], None]) -> None:
         closer()
     except Exception:
         log.exception("at the end of the machine")
+
+
+def _log_failure(error: Exception | None) -> None:
+    if error is not None:
+        log.error("a watchdog could not interrupt the vCPUs: %s", error)
 
 
 class EventRelay:
@@ -215,7 +228,7 @@ class Vm:
                 self.press_power_button()
 
     def set_action(self, name: str, action: str) -> None:
-        """What happens from now on when the guest does ``name`` (reboot, shutdown); as ``-action``."""
+        """What happens from now on when the guest does ``name`` (reboot, shutdown, panic, watchdog); as ``-action``."""
         setattr(self.config.action, name, action)
 
     def forget_lost_ticks(self) -> None:
@@ -291,7 +304,11 @@ class Vm:
                     self.cpus.release(unless=lambda: self.requests.any_pending)
 
     async def _serve(self, pending: Pending) -> None:
-        """Do the most severe thing that was asked for (turn held)."""
+        """Do the most severe thing that was asked for (turn held); of a panic and a watchdog everybody is told."""
+        if pending.watchdog:
+            await self._watchdog_fired()
+        if pending.panic:
+            await self._panicked()
         if pending.exit_code is not None:
             await self._end(ShutdownCause.GUEST_SHUTDOWN, pending.exit_code)
         elif pending.shutdown is not None:
@@ -408,6 +425,40 @@ class Vm:
             self._unquiesce()
         else:
             self.runstate.set(RunState.PRELAUNCH)
+
+    async def _panicked(self) -> None:
+        """``-action panic=``."""
+        if self._ended:
+            return
+        action = self.config.action.panic
+        if action == "none":
+            self.events.emit(GuestPanickedEvent("run"))
+        elif action == "pause" or (action == "shutdown" and self.config.no_shutdown):
+            self.events.emit(GuestPanickedEvent("pause"))
+            await self._stop(RunState.GUEST_PANICKED)
+        else:
+            self.events.emit(GuestPanickedEvent("poweroff"))
+            await self._stop(RunState.GUEST_PANICKED)
+            await self._end(ShutdownCause.GUEST_PANIC, 1 if action == "exit-failure" else 0)
+
+    async def _watchdog_fired(self) -> None:
+        """``-action watchdog=``."""
+        if self._ended:
+            return
+        action = self.config.action.watchdog
+        self.events.emit(WatchdogEvent(action))
+        if action == "reset":
+            await self._reset(ShutdownCause.GUEST_RESET)
+        elif action == "shutdown":
+            self.system_powerdown()
+        elif action == "poweroff":
+            await self._end(ShutdownCause.GUEST_SHUTDOWN, 0)
+        elif action == "pause":
+            await self._stop(RunState.WATCHDOG)
+        elif action == "debug":
+            log.warning("watchdog: timer fired")
+        elif action == "inject-nmi" and self.cpus is not None:
+            self.cpus.inject_nmi(_log_failure)
 
     def _announce_shutdown(self, cause: ShutdownCause) -> None:
         if QEMU_SYSTEM_SHUTDOWN_REQUEST.on:

@@ -10,7 +10,7 @@ from vmmd.qmp.registry import Context, Example, command
 from vmmd.runstate import RunState
 
 if TYPE_CHECKING:
-    from vmmd.qmp.models.run_state import RebootAction, ShutdownAction, StatusInfo
+    from vmmd.qmp.models.run_state import PanicAction, RebootAction, ShutdownAction, StatusInfo, WatchdogAction
 
 _RUNNING = RunState.RUNNING
 
@@ -57,13 +57,24 @@ def system_wakeup(ctx: Context) -> dict[str, object]:
     raise VmmdError("wake-up from suspend is not supported by this guest")
 
 
-@command("set-action", since="6.0", example=Example({"reboot": "shutdown", "shutdown": "pause"}))
+@command("set-action", since="6.0", example=Example({"reboot": "shutdown", "panic": "pause"}))
 def set_action(
-    ctx: Context, *, reboot: RebootAction | None = None, shutdown: ShutdownAction | None = None
+    ctx: Context,
+    *,
+    reboot: RebootAction | None = None,
+    shutdown: ShutdownAction | None = None,
+    panic: PanicAction | None = None,
+    watchdog: WatchdogAction | None = None,
 ) -> dict[str, object]:
-    """Choose what happens when the guest reboots or powers off, as ``-action``."""
-    # LIMIT: no device tells of a panic or a watchdog, so that there is nothing to choose
-    for name, action in (("reboot", reboot), ("shutdown", shutdown)):
+    """Choose what happens when the guest reboots, powers off or panics, or a watchdog fires, as ``-action``."""
+    for name, action in (("reboot", reboot), ("shutdown", shutdown), ("panic", panic), ("watchdog", watchdog)):
         if action is not None:
             ctx.vm.set_action(name, action)
+    return {}
+
+
+@command("watchdog-set-action", since="2.11", example=Example({"action": "inject-nmi"}))
+def watchdog_set_action(ctx: Context, *, action: WatchdogAction) -> dict[str, object]:
+    """Choose what happens when a watchdog device fires, as ``-action watchdog=``."""
+    ctx.vm.set_action("watchdog", action)
     return {}

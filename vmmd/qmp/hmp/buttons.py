@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done to a guest from outside: NMI button, keys, memory balloon."""
+"""What is done to a guest from outside: NMI button, keys, memory balloon, watchdog."""
 
 from __future__ import annotations
 
@@ -70,3 +70,11 @@ def sendkey(monitor: HumanMonitor, arguments: Arguments) -> str:
 def _is_scan_code(text: str) -> bool:
     digits = text.removeprefix("0x")
     return digits != text and 0 < len(digits) <= 8 and all(each in "0123456789abcdefABCDEF" for each in digits)
+
+
+@hmp("watchdog_action", params="action", help="what happens when a watchdog expires")
+async def watchdog_action(monitor: HumanMonitor, arguments: Arguments) -> str:
+    action = arguments.string()
+    arguments.done()
+    await monitor.qmp("watchdog-set-action", {"action": action})
+    return ""

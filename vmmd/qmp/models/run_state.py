@@ -23,3 +23,5 @@ class StatusInfo(TypedDict):
 
 RebootAction = Literal["reset", "shutdown"]
 ShutdownAction = Literal["poweroff", "pause"]
+PanicAction = Literal["pause", "shutdown", "exit-failure", "none"]
+WatchdogAction = Literal["reset", "shutdown", "poweroff", "pause", "debug", "none", "inject-nmi"]
