@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.framework.virtqueue_driver import F_EVENT_IDX, F_INDIRECT, F_RING_RESET, MODERN_BASE, Buffer, Driver
+from tests.framework.virtio_function import MODERN_BASE
+from tests.framework.virtqueue_driver import F_EVENT_IDX, F_INDIRECT, F_RING_RESET, Buffer, Driver
 from tests.unit.virtio_rig import (
     DATA,
     DISCARD,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A driver that breaks one rule of the virtqueue at a time (contract/safety.md §3.4 (1)), and random breakage.
+"""What breaks a virtio-blk request or finds a bug in this device; what breaks any ring is in tests/fuzz/test_rings.py.
 
 Properties: the device comes back within a bound; memory outside the writable buffers, the used ring and the status
 byte is unchanged (compared with a shadow copy); the device either goes on or asks for a reset; after a reset a
@@ -9,7 +9,6 @@ clean request succeeds.
 from __future__ import annotations
 
 import struct
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.framework.virtqueue_driver import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Buffer
-from tests.unit.virtio_rig import DATA, FULL, HEADERS, IN, INDIRECT, OK, RAM_BYTES, RINGS, rig
+from tests.framework.virtqueue_driver import DESC_NEXT, DESC_WRITE, Buffer
+from tests.unit.virtio_rig import DATA, HEADERS, IN, INDIRECT, OK, RAM_BYTES, RINGS, rig
 from vmmd.devices.virtio.blk.worker import BlkWorker
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ SIZE = 16
 BOUND_S = 5.0  # a stuck device, not a slow machine
 NEEDS_RESET = 0x40
 BAD_ADDRESSES = [RAM_BYTES - 1, RAM_BYTES, 0xE000_0000, 0xFEE0_0000, (1 << 63), (1 << 64) - 1, (1 << 64) - 512]
-BAD_LENGTHS = [0, 0xFFFF_FFFF, 0x8000_0000]
 
 
 def desc(ring: DriverQueue, index: int, gpa: int, length: int, flags: int, following: int = 0) -> None:
@@ -46,13 +44,6 @@ def good_chain(ring: DriverQueue) -> None:
     desc(ring, 2, DATA + 0x1000, 1, DESC_WRITE)
 
 
-def jump(by: int) -> Callable[[DriverQueue], None]:
-    def breaks(ring: DriverQueue) -> None:
-        ring.memory.store_u16(ring.avail + 2, (ring.avail_index + by) & 0xFFFF)
-
-    return breaks
-
-
 def edit(index: int, gpa: int | None, length: int, flags: int, following: int = 0) -> Callable[[DriverQueue], None]:
     def breaks(ring: DriverQueue) -> None:
         where = {0: HEADERS, 1: DATA, 2: DATA + 0x1000}[index] if gpa is None else gpa
@@ -62,69 +53,24 @@ def edit(index: int, gpa: int | None, length: int, flags: int, following: int = 
     return breaks
 
 
-def table(
-    entries: list[tuple[int, int, int, int]], length: int | None = None, flags: int = DESC_INDIRECT
-) -> Callable[[DriverQueue], None]:
-    def breaks(ring: DriverQueue) -> None:
-        for index, entry in enumerate(entries):
-            ring.write_desc(INDIRECT, index, *entry)
-        desc(ring, 0, INDIRECT, 16 * len(entries) if length is None else length, flags, 1)
-        ring.offer(0)
-
-    return breaks
-
-
-def head(value: int) -> Callable[[DriverQueue], None]:
-    return lambda ring: ring.offer(value)
-
-
 def twice(ring: DriverQueue) -> None:
     ring.offer(0)
-    ring.offer(0)
-
-
-def overlapping_used_ring(ring: DriverQueue) -> None:
-    """The data goes over the used ring: the guest harms only itself."""
-    desc(ring, 1, ring.used, 512, DESC_NEXT | DESC_WRITE, 2)
     ring.offer(0)
 
 
 NEXT, WRITE = DESC_NEXT, DESC_WRITE
 BROKEN: dict[str, tuple[Callable[[DriverQueue], None], bool]] = {
     # name: (what is done, whether the device must ask for a reset)
-    "avail index jumps by more than the size": (jump(SIZE + 1), True),
-    "avail index jumps far": (jump(0x8000), True),
-    "avail index goes backwards": (jump(-1), True),
-    "head is the size": (head(SIZE), True),
-    "head is ffff": (head(0xFFFF), True),
-    "next is the size": (edit(0, None, 16, NEXT, SIZE), True),
-    "next is ffff": (edit(1, None, 512, NEXT | WRITE, 0xFFFF), True),
-    "next loops to itself": (edit(1, None, 512, NEXT | WRITE, 1), True),
-    "next loops to the head": (edit(1, None, 512, NEXT | WRITE, 0), True),
     "no readable part": (edit(0, None, 16, NEXT | WRITE, 1), True),
-    "readable behind writable": (edit(2, None, 1, 0), True),
     "nothing writable": (edit(0, None, 16, 0), True),
     "header too short": (edit(0, None, 15, NEXT, 1), True),
+    "header of no bytes": (edit(0, None, 0, NEXT, 1), True),
     "status of length 0 takes the last data byte": (edit(2, None, 0, WRITE), False),
-    "indirect and next": (table([(HEADERS, 16, NEXT, 1), (DATA, 1, WRITE, 0)], flags=DESC_INDIRECT | NEXT), True),
-    "indirect of length 0": (table([], length=0), True),
-    "indirect of 17 bytes": (table([(HEADERS, 16, NEXT, 1)], length=17), True),
-    "indirect longer than the queue": (table([(HEADERS, 16, NEXT, 1)], length=16 * (SIZE + 1)), True),
-    "indirect of 4 GiB": (table([(HEADERS, 16, NEXT, 1)], length=0xFFFF_FFF0), True),
-    "indirect inside indirect": (table([(HEADERS, 16, NEXT, 1), (INDIRECT, 32, DESC_INDIRECT, 0)]), True),
-    "indirect next outside its table": (table([(HEADERS, 16, NEXT, 2), (DATA, 1, WRITE, 0)]), True),
-    "indirect loop": (table([(HEADERS, 16, NEXT, 0)]), True),
-    "the same head twice": (twice, False),
-    "data over the used ring": (overlapping_used_ring, False),
 }
 for address in BAD_ADDRESSES:
     BROKEN[f"header at {address:#x}"] = (edit(0, address, 16, NEXT, 1), True)
     BROKEN[f"data at {address:#x}"] = (edit(1, address, 512, NEXT | WRITE, 2), False)
     BROKEN[f"status at {address:#x}"] = (edit(2, address, 2 if address < RAM_BYTES else 1, WRITE), True)
-    BROKEN[f"indirect at {address:#x}"] = (edit(0, address, 48, DESC_INDIRECT), True)
-for length in BAD_LENGTHS:
-    BROKEN[f"header of {length:#x} bytes"] = (edit(0, None, length, NEXT, 1), length == 0)
-    BROKEN[f"data of {length:#x} bytes"] = (edit(1, None, length, NEXT | WRITE, 2), False)
 
 
 def provoke(blk: Rig, ring: DriverQueue, breaks: Callable[[DriverQueue], None], allowed: list[tuple[int, int]]) -> None:
@@ -148,19 +94,8 @@ def works_after_reset(blk: Rig) -> None:
     assert blk.data(512, slot=3) == b"k" * 512
 
 
-#: lawful numbers for the legacy queue, which always has 256 entries
-ONLY_MODERN = (
-    "avail index jumps by more than the size",
-    "head is the size",
-    "next is the size",
-    "indirect longer than the queue",
-)
-
-
-@pytest.mark.parametrize(
-    ("name", "modern"),
-    [(name, modern) for name in BROKEN for modern in (True, False) if modern or name not in ONLY_MODERN],
-)
+@pytest.mark.parametrize("modern", [True, False])
+@pytest.mark.parametrize("name", BROKEN)
 def test_broken_ring_is_survived(name: str, modern: bool) -> None:
     breaks, asks_for_reset = BROKEN[name]
     with rig() as blk:
@@ -168,8 +103,6 @@ def test_broken_ring_is_survived(name: str, modern: bool) -> None:
         ring = driver.queues[0]
         good_chain(ring)
         allowed = [(DATA, 513), (DATA + 0x1000, 1)]
-        if "used ring" in name:
-            allowed.append((ring.used, 512))
         provoke(blk, ring, breaks, allowed)
         if modern:
             assert bool(driver.status & NEEDS_RESET) == asks_for_reset
@@ -189,19 +122,6 @@ def test_broken_device_interrupts_once_for_its_configuration() -> None:
         blk.loop.settle()
         assert driver.isr == 0
         assert driver.status & 0x40
-
-
-def test_ring_in_mmio_asks_for_a_reset() -> None:
-    with rig() as blk:
-        driver = blk.driver(size=SIZE)
-        driver.negotiate(FULL)
-        driver.put(0x16, 2, 0)
-        for register, gpa in ((0x20, RINGS), (0x28, RINGS + 0x1000), (0x30, 0xFEE0_0000)):
-            driver.put(register, 4, gpa)
-        driver.put(0x1C, 2, 1)
-        driver.ready()
-        assert driver.status & NEEDS_RESET
-        works_after_reset(blk)
 
 
 def test_bug_in_the_device_breaks_this_device_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,37 +248,6 @@ def test_random_rings_never_touch_what_is_not_writable(
                 shadow[gpa : gpa + length] = now[gpa : gpa + length]
             assert now == shadow
         blk.disk.hold = False
-        works_after_reset(blk)
-
-
-def test_rings_changed_by_another_thread_while_parsed() -> None:
-    """A second vCPU scribbles over descriptors all the time: whatever is read, nothing escapes and a reset helps."""
-    with rig() as blk:
-        driver = blk.driver(size=SIZE)
-        ring = driver.queues[0]
-        stop = threading.Event()
-
-        def scribble() -> None:
-            turn = 0
-            while not stop.is_set():
-                turn += 1
-                good_chain(ring)
-                desc(ring, turn % 3, BAD_ADDRESSES[turn % 7], BAD_LENGTHS[turn % 3], turn % 8, turn % 20)
-                ring.memory.store_u16(ring.avail + 2, ring.memory.u16(ring.used + 2) + turn % 4 & 0xFFFF)
-
-        thread = threading.Thread(target=scribble)
-        thread.start()
-        try:
-            deadline = time.monotonic() + 1.0
-            while time.monotonic() < deadline:
-                ring.notify()
-                blk.loop.call(lambda: None)
-                if driver.status & NEEDS_RESET:
-                    ring = blk.driver(size=SIZE).queues[0]
-        finally:
-            stop.set()
-            thread.join()
-        blk.loop.settle()
         works_after_reset(blk)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.framework.virtqueue_driver import LEGACY_BASE, MODERN_BASE, Driver
+from tests.framework.virtio_function import LEGACY_BASE, MODERN_BASE
+from tests.framework.virtqueue_driver import Driver
 from tests.unit.fakes import make_context
 from tests.unit.virtio_rig import FULL, RINGS, Rig, rig
 from vmmd.devices.virtio.blk.device import VirtioBlkPci, VirtioBlkPciNonTransitional, VirtioBlkPciTransitional

@@ -7,7 +7,9 @@ import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tests.framework.virtqueue_driver import Buffer, Driver, DriverQueue, LoopDoorbells, LoopThread, Registers
+from tests.framework.loop_thread import LoopDoorbells, LoopThread
+from tests.framework.virtio_function import Registers
+from tests.framework.virtqueue_driver import Buffer, Driver, DriverQueue
 from tests.unit.fakes import make_context, props
 from vmmd.core.backend import BlockStats
 from vmmd.core.device import ResetKind

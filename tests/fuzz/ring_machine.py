@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reference driver and a mutator on any virtio device of the registry, as a hypothesis state machine.
+
+Properties (contract/safety.md §3.4 (1)): each turn of the device ends within a bound; memory outside the writable
+buffers and the used ring is as it was (compared with a shadow copy); the device works or asks for a reset; after a
+reset a clean request succeeds. What a clean request is, one recipe for each virtio id tells.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import struct
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.framework.device_rig import Rig
+from tests.framework.virtio_function import Registers
+from tests.framework.virtqueue_driver import DESC_WRITE, F_RING_RESET, Buffer, Driver
+from tests.fuzz.broken_rings import DATA, INDIRECT, RAM_BYTES, RING_STRIDE, RINGS, RULES, SET_UPS, Chain
+from vmmd.core.registry import all_device_classes
+from vmmd.devices.virtio.pci_transport import VirtioPciDevice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.framework.virtqueue_driver import DriverQueue
+
+NEEDS_RESET = 0x40
+QUEUE_SIZE = 16
+TURN_BOUND_S = 0.050
+CALLBACKS_MAX = 5_000
+#: VIRTIO_F_* that the reference driver takes when offered: indirect, event index, version 1, ring reset, legacy ones
+WANTED = 0xFFFF_FFFF | 1 << 32 | F_RING_RESET
+BLK_IN, BLK_OK = 0, 0
+NOT_ANSWERED = 0xEE
+
+
+class Recipe(NamedTuple):
+    """A clean request of one kind of device."""
+
+    queue: int
+    #: prepares guest memory; the descriptors (address, length, flags)
+    prepare: Callable[[Bench], list[tuple[int, int, int]]]
+    #: whether the answer is right: (bench, bytes written)
+    answered: Callable[[Bench, int], bool]
+
+
+def _blk_prepare(bench: Bench) -> list[tuple[int, int, int]]:
+    bench.write(DATA, struct.pack("<IIQ", BLK_IN, 0, 1))
+    bench.write(DATA + 0x1000, bytes([NOT_ANSWERED]) * 512)
+    bench.write(DATA + 0x2000, bytes([NOT_ANSWERED]))
+    bench.rig.disk.data[512:1024] = b"\x5a" * 512
+    return [(DATA, 16, 0), (DATA + 0x1000, 512, DESC_WRITE), (DATA + 0x2000, 1, DESC_WRITE)]
+
+
+def _blk_answered(bench: Bench, written: int) -> bool:
+    memory = bench.rig.machine.memory
+    return memory.u8(DATA + 0x2000) == BLK_OK and memory.read(DATA + 0x1000, 512) == b"\x5a" * 512 and written == 513
+
+
+def _rng_prepare(bench: Bench) -> list[tuple[int, int, int]]:
+    bench.write(DATA, bytes(64))
+    return [(DATA, 64, DESC_WRITE)]
+
+
+def _rng_answered(bench: Bench, written: int) -> bool:
+    data = bench.rig.machine.memory.read(DATA, 64)
+    return 0 < written <= 64 and any(data[:written]) and not any(data[written:])
+
+
+#: by virtio id (virtio 1.2 §5)
+RECIPES = {2: Recipe(0, _blk_prepare, _blk_answered), 4: Recipe(0, _rng_prepare, _rng_answered)}
+
+
+def virtio_types() -> list[str]:
+    """Every virtio PCI function of the registry."""
+    return [name for name, cls in sorted(all_device_classes().items()) if issubclass(cls, VirtioPciDevice)]
+
+
+class RingFault(AssertionError):
+    """A property does not hold."""
+
+
+class _Log(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.raised: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info or record.levelno >= logging.ERROR:
+            self.raised.append(self.format(record))
+
+
+class AnyMemory:
+    """Guest memory as a guest writes it: what is not RAM reads zero and takes nothing, alignment does not matter."""
+
+    def __init__(self, ram: bytearray) -> None:
+        self._ram = ram
+
+    def read(self, gpa: int, length: int) -> bytes:
+        return bytes(self._ram[gpa : gpa + length]).ljust(length, b"\0")
+
+    def write(self, gpa: int, data: bytes) -> None:
+        if gpa + len(data) <= len(self._ram):
+            self._ram[gpa : gpa + len(data)] = data
+
+    def u16(self, gpa: int) -> int:
+        return int.from_bytes(self.read(gpa, 2), "little")
+
+    def store_u16(self, gpa: int, value: int) -> None:
+        self.write(gpa, value.to_bytes(2, "little"))
+
+
+class Bench:
+    """One device, its driver, and the shadow copy of memory."""
+
+    def __init__(self, type_name: str, *, modern: bool) -> None:
+        self.rig = Rig(type_name)
+        self.modern = modern
+        self.rig.plug()
+        self.rig.reset()
+        machine = self.rig.machine
+        self.memory = AnyMemory(machine.ram)
+        self.registers = Registers(self.rig.device, machine.pio, machine.mmio, machine.doorbells, machine.lock)
+        self.registers.map_bars()
+        self.recipe = RECIPES[self.rig.device.virtio.virtio_id]  # type: ignore[attr-defined]
+        #: (address, length) that the device was given to write, since the last reset
+        self.writable: list[tuple[int, int]] = []
+        self.slowest = (0.0, "")
+        self.turns = 0
+        self.log = _Log()
+        root = logging.getLogger("vmmd")
+        root.handlers[:], root.propagate = [self.log], False
+        self.shadow = bytearray(machine.ram)
+        self.driver: Driver
+        self.ring: DriverQueue
+        self.set_up()
+
+    # -- the driver's side -------------------------------------------------------------------------------------
+
+    def set_up(self, *, msix: bool = False) -> None:
+        """Reset by the driver, negotiation, the recipe's queue, DRIVER_OK."""
+        self.begin(msix=msix)
+        index = self.recipe.queue
+        size = QUEUE_SIZE if self.modern else None
+        self.ring = self.driver.setup_queue(index, RINGS + RING_STRIDE * index, size=size, vector=1 if msix else None)
+        self.go()
+
+    def begin(self, *, msix: bool = False) -> None:
+        """Everything up to FEATURES_OK."""
+        self.driver = Driver(self.registers, self.memory, modern=self.modern)
+        if msix:
+            self.registers.enable_msix(2)
+        self.act("reset", lambda: setattr(self.driver, "status", 0))
+        self.writable.clear()
+        self.driver.negotiate(WANTED)
+
+    def go(self) -> None:
+        self.remember()
+        self.act("DRIVER_OK", self.driver.ready)
+
+    def write(self, gpa: int, data: bytes) -> None:
+        self.memory.write(gpa, data)
+
+    def chain(self) -> Chain:
+        """A lawful request, not yet available."""
+        return Chain(self.ring, self.recipe.prepare(self))
+
+    def clean_request(self, *, indirect: bool = False) -> None:
+        """One request from start to end; the device must do it."""
+        parts = self.recipe.prepare(self)
+        readable = [Buffer(gpa, length) for gpa, length, flags in parts if not flags & DESC_WRITE]
+        writable = [Buffer(gpa, length) for gpa, length, flags in parts if flags & DESC_WRITE]
+        head = self.ring.add(readable, writable, INDIRECT if indirect else None)
+        self.notify()
+        answers = self.ring.collect()
+        if [each for each, _ in answers] != [head]:
+            raise RingFault(f"a clean request came back as {answers}, status {self.driver.status:#x}")
+        if not self.recipe.answered(self, answers[0][1]):
+            raise RingFault(f"a clean request was answered wrongly, {answers[0][1]} bytes written")
+
+    @property
+    def needs_reset(self) -> bool:
+        """DEVICE_NEEDS_RESET, which a legacy driver cannot see: the device itself says then."""
+        if self.modern:
+            return bool(self.driver.status & NEEDS_RESET)
+        return bool(self.rig.device.virtio.broken)  # type: ignore[attr-defined]
+
+    # -- the properties ------------------------------------------------------------------------------------
+
+    def notify(self) -> None:
+        self.remember()
+        self.act("notification", self.ring.notify)
+
+    def remember(self) -> None:
+        """What the descriptors give to the device now, and the shadow copy."""
+        tables = [(self.ring.desc, self.ring.size), (INDIRECT, QUEUE_SIZE + 2)] if hasattr(self, "ring") else []
+        for table, count in tables:
+            for index in range(count):
+                gpa, length, flags, _ = struct.unpack("<QIHH", self.memory.read(table + 16 * index, 16))
+                if flags & DESC_WRITE and gpa < RAM_BYTES:
+                    self.writable.append((gpa, min(length, RAM_BYTES - gpa)))
+        self.writable += [(ring.used, 6 + 8 * ring.size) for ring in self.driver.queues if ring.used < RAM_BYTES]
+        self.writable = list(set(self.writable))
+        self.shadow[:] = self.rig.machine.ram
+
+    def act(self, what: str, action: Callable[[], None]) -> None:
+        """Do something that the device reacts to; every turn of it is timed, and memory is compared afterwards."""
+        self._timed(what, action)
+        loop, turns = self.rig.loop, 0
+        while loop.pending:
+            callback, arguments = loop.pending.pop(0)
+            self._timed(f"{what}, on the loop", lambda: callback(*arguments))  # noqa: B023  # called at once
+            turns += 1
+            if turns > CALLBACKS_MAX:
+                raise RingFault(f"{what}: the loop does not come to rest")
+        if self.log.raised:
+            raise RingFault(f"{what}: it logged {self.log.raised.pop()}")
+        self._compare(what)
+
+    def _timed(self, what: str, action: Callable[[], None]) -> None:
+        self.turns += 1
+        gc.disable()  # its pauses would be taken for the device's
+        before = time.process_time()
+        try:
+            action()
+        finally:
+            took = time.process_time() - before
+            gc.enable()
+        if took > self.slowest[0]:
+            self.slowest = (took, what)
+        if took > TURN_BOUND_S:
+            raise RingFault(f"{what} took {took * 1000:.1f} ms of processor time")
+
+    def _compare(self, what: str) -> None:
+        ram = self.rig.machine.ram
+        # a table that the device was given to write over may say anything when it is read next
+        tables = [(RINGS, RING_STRIDE), (INDIRECT, 0x1000)]
+        if any(a < c + d and c < a + b for a, b in self._buffers() for c, d in tables):
+            self.shadow[:] = ram
+            return
+        for gpa, length in self.writable:
+            end = min(gpa + length, RAM_BYTES)
+            self.shadow[gpa:end] = ram[gpa:end]
+        if self.shadow != ram:
+            at = next(index for index, (old, new) in enumerate(zip(self.shadow, ram, strict=True)) if old != new)
+            raise RingFault(f"{what}: memory at {at:#x} changed, which the device was not given to write")
+
+    def _buffers(self) -> list[tuple[int, int]]:
+        used = {(ring.used, 6 + 8 * ring.size) for ring in self.driver.queues}
+        return [each for each in self.writable if each not in used]
+
+    # -- whole stories -----------------------------------------------------------------------------------------
+
+    def break_rule(self, name: str) -> None:
+        """Break one rule on a lawful ring, and judge."""
+        rule_ = RULES[name]
+        rule_.breaks(self.chain())
+        self.notify()
+        if rule_.must_ask and not self.needs_reset:
+            raise RingFault(f"{name}: the device goes on")
+
+    def wrong_set_up(self, name: str) -> None:
+        """A queue set up wrongly; then DRIVER_OK and a notification."""
+        set_up = SET_UPS[name]
+        self.begin()
+        self.ring = self.driver.place_queue(self.recipe.queue, set_up.size, set_up.rings)
+        self.ring.size = self.driver.get(0x18, 2)  # what the device took of it
+        set_up.then(self.driver)
+        self.go()
+        self.act(f"notification after {name}", self.ring.notify)
+        if set_up.must_ask and not self.needs_reset:
+            raise RingFault(f"{name}: the device goes on")
+
+    def settle_host(self) -> None:
+        """The host does what it held back."""
+        self.rig.disk.hold = False
+        self.act("late completions", self.rig.disk.complete)
+
+    def close(self) -> None:
+        self.rig.unplug()
+
+
+def ring_machine(type_name: str, judge: Callable[[Bench], None] = lambda bench: None) -> type[RuleBasedStateMachine]:
+    """The state machine of one device type; ``judge`` is called with each bench at its end."""
+
+    class RingMachine(RuleBasedStateMachine):
+        """Lawful requests, broken rules, resets of each kind, late hosts, in any order."""
+
+        @initialize(modern=st.booleans())
+        def plug(self, modern: bool) -> None:
+            modern = modern or type_name.endswith("non-transitional")
+            self.bench = Bench(type_name, modern=modern)
+            self.clean = True  # no rule was broken since the last reset
+
+        @precondition(lambda self: self.clean)
+        @rule(indirect=st.booleans())
+        def request(self, indirect: bool) -> None:
+            self.bench.settle_host()
+            self.bench.clean_request(indirect=indirect)
+
+        @rule(name=st.sampled_from(sorted(RULES)))
+        def break_rule(self, name: str) -> None:
+            rule_ = RULES[name]
+            if rule_.modern_only and not self.bench.modern:
+                return
+            if self.clean:
+                self.bench.settle_host()
+                self.bench.break_rule(name)
+            else:
+                rule_.breaks(self.bench.chain())
+                self.bench.notify()
+            self.clean = False
+
+        @rule(name=st.sampled_from(sorted(SET_UPS)))
+        def set_up_wrongly(self, name: str) -> None:
+            if self.bench.modern:
+                self.bench.settle_host()
+                self.bench.wrong_set_up(name)
+                self.clean = False
+
+        @rule()
+        def host_is_slow(self) -> None:
+            self.bench.rig.disk.hold = True
+
+        @precondition(lambda self: not self.clean)
+        @rule()
+        def notify_again(self) -> None:
+            self.bench.notify()
+
+        @rule()
+        def host_answers(self) -> None:
+            self.bench.settle_host()
+
+        @rule(msix=st.booleans())
+        def reset_by_driver(self, msix: bool) -> None:
+            self.bench.act("status 0", lambda: setattr(self.bench.driver, "status", 0))
+            self._start_over(msix)
+
+        @rule(msix=st.booleans())
+        def reset_by_machine(self, msix: bool) -> None:
+            self.bench.rig.reset()
+            self.bench.registers.map_bars()
+            self._start_over(msix)
+
+        @precondition(lambda self: self.bench.modern and self.bench.driver.features & F_RING_RESET)
+        @rule()
+        def reset_of_the_queue(self) -> None:
+            bench = self.bench
+            bench.settle_host()
+            bench.act("queue reset", lambda: bench.driver.reset_queue(bench.recipe.queue) and None)
+            self._start_over(False)
+
+        @rule()
+        def bus_mastering_off_and_on(self) -> None:
+            bench = self.bench
+            bench.settle_host()
+            bench.act("bus mastering off", lambda: bench.registers.config_write(4, 2, 3))
+            bench.act("a ring without DMA", bench.ring.notify)
+            bench.act("bus mastering on", lambda: bench.registers.config_write(4, 2, 7))
+
+        def _start_over(self, msix: bool) -> None:
+            self.bench.settle_host()
+            self.bench.set_up(msix=msix)
+            if self.bench.needs_reset:
+                raise RingFault("a reset did not help")
+            self.bench.clean_request()
+            self.clean = True
+
+        @invariant()
+        def nothing_was_asked_of_the_machine(self) -> None:
+            if hasattr(self, "bench") and self.bench.rig.machine.requests.asked:
+                raise RingFault(f"it asked for {self.bench.rig.machine.requests.asked}")
+
+        def teardown(self) -> None:
+            if hasattr(self, "bench"):
+                self.bench.close()
+                judge(self.bench)
+
+    return RingMachine
