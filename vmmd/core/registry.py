@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DEVICES: dict[str, str] = {
     "isa-serial": "vmmd.devices.isa.serial:IsaSerial",
     "isa-debugcon": "vmmd.devices.isa.debugcon:IsaDebugcon",
+    "i6300esb": "vmmd.devices.watchdog.i6300esb:I6300esb",
+    "ib700": "vmmd.devices.watchdog.ib700:Ib700",
     "pvpanic": "vmmd.devices.isa.pvpanic:Pvpanic",
     "pvpanic-pci": "vmmd.devices.pci.pvpanic:PvpanicPci",
     "isa-debug-exit": "vmmd.devices.isa.debug_exit:IsaDebugExit",
@@ -45,7 +47,7 @@ DEVICES: dict[str, str] = {
 
 #: types known from QEMU that a later version brings
 LATER: tuple[str, ...] = (
-    "AC97", "VGA", "cirrus-vga", "e1000", "hpet", "i6300esb", "ib700", "ich9-usb-ehci1", "ich9-usb-uhci1",
+    "AC97", "VGA", "cirrus-vga", "e1000", "hpet", "ich9-usb-ehci1", "ich9-usb-uhci1",
     "ich9-usb-uhci2", "ich9-usb-uhci3", "ide-cd", "ide-hd", "intel-hda", "isa-applesmc", "isa-fdc", "isa-parallel",
     "lsi53c895a", "megasas", "nec-usb-xhci", "nvdimm", "nvme", "pc-dimm", "pc-testdev", "pci-bridge", "pci-testdev",
     "pcie-root-port", "piix3-usb-uhci", "qemu-xhci", "qxl", "qxl-vga", "rtl8139", "sb16",

@@ -38,6 +38,7 @@ CATEGORIES = {
     "sound": "Sound devices",
     "misc": "Misc devices",
     "cpu": "CPU devices",
+    "watchdog": "Watchdog devices",
 }
 
 
