@@ -109,8 +109,8 @@ def reader(name: str, directory: Path, arguments: list[str]) -> Iterator[FwCfgRe
 NO_S3 = ["-global", "PIIX4_PM.disable_s3=1"]
 
 MACHINES = {
-    "plain": ["-machine", "pc,hpet=off", "-m", "128"],
-    "large": ["-machine", "pc,hpet=off", "-m", "4G", "-smp", "2,maxcpus=4"],
+    "plain": ["-machine", "pc", "-m", "128"],
+    "large": ["-machine", "pc", "-m", "4G", "-smp", "2,maxcpus=4"],
     "openstack": [
         "-machine", "pc,hpet=off,graphics=off", "-m", "64", "-uuid", UUID,
         "-boot", "strict=on,menu=on,splash-time=1000",

@@ -42,7 +42,6 @@ CPUS = ("qemu64", "host", "IvyBridge,+ds,-aes", "max,migratable=off", "EPYC,fami
 DIFFERENT_VALUES = {
     ("cpu", "hotpluggable"): "no vCPU hot plug in this version",
     ("machine", "firmware"): "vmmd shows what was asked for",
-    ("machine", "hpet"): "no HPET in this version",
     ("machine", "vmport"): "no VMware port in this version",
     ("machine", "smm"): "no system management mode",
     ("machine", "rtc-time"): "two machines are not started in the same second",

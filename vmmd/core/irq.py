@@ -74,6 +74,9 @@ class Chips(Protocol):
     def set_elcr(self, levels: int) -> None:
         """Which of the 16 ISA interrupts are level triggered (ports 4D0h and 4D1h), as firmware sets them."""
 
+    def connect_pit(self, on: bool) -> None:
+        """Let the kernel's 8254, if there is one, drive interrupt 0, or not. DeviceLock held."""
+
     def ioapic_state(self) -> IoapicState | None:
         """None: there is none."""
 

@@ -37,6 +37,7 @@ DEVICES: dict[str, str] = {
     "fw_cfg_io": "vmmd.devices.isa.fw_cfg:FwCfg",
     "isa-i8259": "vmmd.devices.isa.i8259:I8259",
     "ioapic": "vmmd.devices.ioapic:Ioapic",
+    "hpet": "vmmd.devices.hpet:Hpet",
     "isa-pit": "vmmd.devices.isa.pit:IsaPit",
     "isa-pcspk": "vmmd.devices.isa.speaker:PcSpeaker",
     "kvm-pit": "vmmd.devices.kernel_chips:KvmPit",
@@ -47,7 +48,7 @@ DEVICES: dict[str, str] = {
 
 #: types known from QEMU that a later version brings
 LATER: tuple[str, ...] = (
-    "AC97", "VGA", "cirrus-vga", "e1000", "hpet", "ich9-usb-ehci1", "ich9-usb-uhci1",
+    "AC97", "VGA", "cirrus-vga", "e1000", "ich9-usb-ehci1", "ich9-usb-uhci1",
     "ich9-usb-uhci2", "ich9-usb-uhci3", "ide-cd", "ide-hd", "intel-hda", "isa-applesmc", "isa-fdc", "isa-parallel",
     "lsi53c895a", "megasas", "nec-usb-xhci", "nvdimm", "nvme", "pc-dimm", "pc-testdev", "pci-bridge", "pci-testdev",
     "pcie-root-port", "piix3-usb-uhci", "qemu-xhci", "qxl", "qxl-vga", "rtl8139", "sb16",

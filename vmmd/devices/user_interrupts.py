@@ -88,6 +88,9 @@ class UserInterrupts:
     def reset(self) -> None:
         """Nothing: the chips are devices and reset as such."""
 
+    def connect_pit(self, on: bool) -> None:
+        """The board's own 8254 is told by the board."""
+
     def set_elcr(self, levels: int) -> None:
         """Which of the 16 ISA interrupts are level triggered."""
         if self._master is not None and self._slave is not None:

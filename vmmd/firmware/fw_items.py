@@ -53,7 +53,7 @@ class FwItems(NamedTuple):
     disable_s3: bool = False
     disable_s4: bool = False
     s4_value: int = 2
-    hpet: bool = False
+    hpet_block_id: int | None = None  # low half of its capabilities; None: no HPET
     numa: Sequence[tuple[int, Sequence[int]]] = ()  # per node: bytes of RAM, its CPU indices
     extra_files: Sequence[tuple[str, bytes]] = ()  # -fw_cfg, -boot splash
 
@@ -68,7 +68,7 @@ def publish(sink: FwSink, items: FwItems) -> None:
     sink.add_int(_BOOT_MENU, 1 if items.boot_menu else 0, 2)
     sink.add_int(_IRQ0_OVERRIDE, 1, 4)
     sink.add_bytes(_NUMA, _numa(items))
-    sink.add_bytes(_HPET, _hpet(items.hpet))
+    sink.add_bytes(_HPET, _hpet(items.hpet_block_id))
     sink.add_file("bootorder", items.bootorder)
     sink.add_file("bios-geometry", b"")
     timeout = items.reboot_timeout_ms
@@ -101,11 +101,11 @@ def system_states(disable_s3: bool, disable_s4: bool, s4_value: int = 2) -> byte
     return bytes((present, 0, 0, s3, s4, present))
 
 
-def _hpet(present: bool) -> bytes:
+def _hpet(block_id: int | None) -> bytes:
     """The legacy HPET item: a count and four 15-byte slots; count 0xff stands for «not known» (no HPET)."""
-    if not present:
+    if block_id is None:
         return b"\xff" + bytes(60)
-    return b"\x01" + struct.pack("<IQHB", 0x8086_A201, 0xFED0_0000, 0, 0) + bytes(45)
+    return b"\x01" + struct.pack("<IQHB", block_id, 0xFED0_0000, 0, 0) + bytes(45)
 
 
 def _numa(items: FwItems) -> bytes:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _CHIPS = (abi.KVM_IRQCHIP_PIC_MASTER, abi.KVM_IRQCHIP_PIC_SLAVE, abi.KVM_IRQCHIP_IOAPIC)
 _CHIP_BYTES = 520  # struct kvm_irqchip: chip_id, pad, 512 bytes of state
 _PIT_BYTES = 112  # struct kvm_pit_state2
+_PIT_FLAGS = 3 * 24  # behind struct kvm_pit_channel_state of three counters
+_PIT_HPET_LEGACY = 0x01  # KVM_PIT_FLAGS_HPET_LEGACY
 _HEADER = 8  # chip_id, pad
 _PIC_ELCR = _HEADER + 14  # struct kvm_pic_state: elcr
 #: struct kvm_ioapic_state: base address, selected register, id, IRR, padding, redirection table
@@ -46,9 +48,15 @@ class KernelChips:
         for state in self._chips.values():
             self._set_chip(state)
         if self._pit is not None:
-            # SAFETY: the buffer is as large as the structure and lives until the call returns
-            block = ctypes.create_string_buffer(self._pit, _PIT_BYTES)
-            ioctl(self._vm.fd, abi.KVM_SET_PIT2, ctypes.byref(block), name="KVM_SET_PIT2")
+            self._set_pit(self._pit)
+
+    def connect_pit(self, on: bool) -> None:
+        """Let the timer drive interrupt 0, or not: the HPET takes its place. DeviceLock held. Raises KvmError."""
+        if self._pit is None:
+            return
+        state = bytearray(self._get_pit())
+        state[_PIT_FLAGS] = state[_PIT_FLAGS] & ~_PIT_HPET_LEGACY | (0 if on else _PIT_HPET_LEGACY)
+        self._set_pit(bytes(state))
 
     def ioapic_state(self) -> IoapicState:
         """Any thread. Raises KvmError."""
@@ -76,6 +84,11 @@ class KernelChips:
         # SAFETY: as above
         block = ctypes.create_string_buffer(state, _CHIP_BYTES)
         ioctl(self._vm.fd, abi.KVM_SET_IRQCHIP, ctypes.byref(block), name="KVM_SET_IRQCHIP")
+
+    def _set_pit(self, state: bytes) -> None:
+        # SAFETY: the buffer is as large as the structure and lives until the call returns
+        block = ctypes.create_string_buffer(state, _PIT_BYTES)
+        ioctl(self._vm.fd, abi.KVM_SET_PIT2, ctypes.byref(block), name="KVM_SET_PIT2")
 
     def _get_pit(self) -> bytes:
         # SAFETY: KVM fills struct kvm_pit_state2, which is as large as the buffer

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interrupts of a machine with KVM's in-kernel controllers: implements ``core.irq.InterruptController``.
 
-GSI routing: 0-7 go to the master 8259, 8-15 to the slave, and all to the I/O APIC, where GSI 0 (the timer) is wired to
-pin 2 and pin 0 is free (MADT has the override); 16-23 go to the I/O APIC only. Message routes for irqfd follow from 24.
+GSI routing: 0-7 go to the master 8259, 8-15 to the slave, and all to the I/O APIC, where GSI 0 (the timer) and GSI 2
+(timers of the HPET) are wired to pin 2 and pin 0 is free (MADT has the override); 16-23 go to the I/O APIC only.
+Message routes for irqfd follow from 24.
 """
 
 from __future__ import annotations
@@ -110,8 +111,8 @@ def _chip_routes() -> list[RoutingEntry]:
     routes = []
     for gsi in range(16):
         if gsi == CASCADE_GSI:
-            continue
-        if gsi < 8:
+            pass
+        elif gsi < 8:
             routes.append(RoutingEntry(gsi, abi.KVM_IRQCHIP_PIC_MASTER, gsi))
         else:
             routes.append(RoutingEntry(gsi, abi.KVM_IRQCHIP_PIC_SLAVE, gsi - 8))

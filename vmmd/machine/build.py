@@ -164,6 +164,8 @@ class Builder:
         self.vm.devices = board.devices
         self.vm.pci = board.bus
         board.serial_ports = self._serial_ports()
+        if self.vm.chips is not None:
+            board.connect_kernel_pit = self.vm.chips.connect_pit
         board.build()
         describe_board(board)
         self.vm.press_power_button = board.pm.press_power_button

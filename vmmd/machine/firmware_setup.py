@@ -75,6 +75,7 @@ class FirmwareSetup:
             disable_s3=True,  # LIMIT: no suspended state yet, so S3 is not offered
             disable_s4=bool(self.board.pm.props.disable_s4),
             s4_value=self.board.pm.props.s4_val,
+            hpet_block_id=None if self.board.hpet is None else self.board.hpet.block_id,
             numa=[(size, node.cpus) for size, node in zip(self.node_sizes, config.numa, strict=True)],
             extra_files=self._extra_files(),
         )
@@ -159,6 +160,7 @@ class FirmwareSetup:
             ],
             keyboard=config.machine.i8042,
             mouse=False,
+            hpet=self.board.hpet is not None,
             vga=False,
             pvpanic_port=self._pvpanic_port(),
             pm_base=pm.pm_base or 0x600,

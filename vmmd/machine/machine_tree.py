@@ -45,7 +45,7 @@ _PC = (
     _Declared("pit", "OnOffAuto", "timer 8254", lambda c: c.machine.pit),
     _Declared("pic", "OnOffAuto", "interrupt controllers 8259", lambda c: c.machine.pic),
     _Declared("i8042", "bool", "PS/2 keyboard controller", lambda c: c.machine.i8042),
-    _Declared("hpet", "bool", "high precision event timer; not available in this version", lambda c: False),
+    _Declared("hpet", "bool", "high precision event timer", lambda c: c.machine.hpet),
     _Declared("vmport", "OnOffAuto", "VMware I/O port; not available in this version", lambda c: "off"),
     _Declared("smm", "OnOffAuto", "system management mode; not available in this version", lambda c: "off"),
 )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The board pc-i440fx: which devices are soldered on, how they are wired, what firmware is told, what a reset does.
 
+FED0_0000h  HPET
 pci.0  00.0 i440FX host bridge (PAM, SMRAM)   01.0 PIIX3 (PIRQ, reset port)   01.1 PIIX3 IDE   01.3 PIIX4 PM
 ISA    RTC/CMOS, speaker port, i8042, port 92h, fw_cfg; 8259, I/O APIC and 8254, in the kernel or not
 """
@@ -21,14 +22,17 @@ from vmmd.units import KiB, MiB
 
 if TYPE_CHECKING:
     import datetime
+    from collections.abc import Callable
 
     from vmmd.core.device import DeviceContext
     from vmmd.core.tree import Node, ObjectTree
     from vmmd.devices.acpi.pm import Piix4Pm
+    from vmmd.devices.hpet import Hpet
     from vmmd.devices.ide.piix3 import Piix3Ide
     from vmmd.devices.ioapic import Ioapic
     from vmmd.devices.isa.fw_cfg import FwCfg
     from vmmd.devices.isa.i8259 import I8259
+    from vmmd.devices.isa.pit import IsaPit
     from vmmd.devices.isa.rtc import Mc146818Rtc
     from vmmd.devices.isa.speaker import PcSpeaker
     from vmmd.devices.pci.i440fx import I440fx
@@ -78,6 +82,10 @@ class PcI440fx:
         self.serial_ports: frozenset[int] = frozenset()  # COM ports that will be there, set before ``build``
         #: whose chips are devices of the board; None: they are in the kernel
         self._user_interrupts = ctx.interrupts if isinstance(ctx.interrupts, UserInterrupts) else None
+        #: lets the kernel's 8254 drive interrupt 0, or not; set before ``build`` where it has one
+        self.connect_kernel_pit: Callable[[bool], None] = lambda on: None
+        self.pit: IsaPit | None = None  # None: in the kernel, or none at all
+        self.hpet: Hpet | None = None
         self.pm: Piix4Pm
         self.rtc: Mc146818Rtc
         self.fw_cfg: FwCfg
@@ -185,6 +193,7 @@ class PcI440fx:
 
     def _plug_isa(self) -> None:
         self._plug_pics()
+        self._plug_hpet()
         self._plug_rtc()
         self._plug_pit()
         if self.config.machine.i8042:
@@ -202,8 +211,24 @@ class PcI440fx:
         self._plug(pit)
         speaker: PcSpeaker = self._make("isa-pcspk")  # type: ignore[assignment]
         if self._user_interrupts is not None:
-            speaker.timer = pit  # type: ignore[assignment]
+            self.pit = speaker.timer = pit  # type: ignore[assignment]
         self._plug(speaker)
+
+    def _plug_hpet(self) -> None:
+        if not self.config.machine.hpet:
+            return
+        hpet: Hpet = self._make("hpet")  # type: ignore[assignment]
+        hpet.legacy_changed = self._replace_legacy_timers
+        self.hpet = hpet
+        self._plug(hpet)
+
+    def _replace_legacy_timers(self, by_hpet: bool) -> None:
+        """The HPET takes interrupts 0 and 8 from the 8254 and the RTC, or gives them back."""
+        self.rtc.connect(on=not by_hpet)
+        if self.pit is not None:
+            self.pit.connect(on=not by_hpet)
+        else:
+            self.connect_kernel_pit(not by_hpet)
 
     def _plug_rtc(self) -> None:
         rtc: Mc146818Rtc = self._make("mc146818rtc")  # type: ignore[assignment]

@@ -84,7 +84,7 @@ class MachineOptions(OptionSet):
     usb = prop(BOOL, False, "add the PIIX3 USB controller")
     pit = prop(ON_OFF_AUTO, "auto", "i8254 timer")
     pic = prop(ON_OFF_AUTO, "auto", "i8259 interrupt controller")
-    hpet = prop(BOOL, None, "high precision event timer")
+    hpet = prop(BOOL, True, "high precision event timer")
     graphics = prop(BOOL, True, "off: firmware uses the serial port as its screen")
     kernel_irqchip = prop(enum_type("OnOffSplit", "on", "off", "split"), "on", "interrupt controllers in the kernel")
     memory_backend = prop(STR, None, "id of the memory backend that is the RAM")
@@ -113,7 +113,6 @@ class MachineOptions(OptionSet):
 
     later: ClassVar = {
         "usb": ONLY_OFF,
-        "hpet": ONLY_OFF,
         "kernel-irqchip": ("on",),
         "vmport": ONLY_AUTO,
         "smm": ONLY_AUTO,

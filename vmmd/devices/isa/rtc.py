@@ -126,6 +126,7 @@ class Mc146818Rtc(Device):
         self._catch_up_ns = 0  # when the next of them is due, virtual time
         self._timer = ctx.clock.timer(self._timer_fired)
         self._irq = ctx.irqs.line(RTC_GSI)
+        self._connected = True
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -163,6 +164,11 @@ class Mc146818Rtc(Device):
         self._update()
 
     # -- what the machine uses -----------------------------------------------------------------------------
+
+    def connect(self, on: bool) -> None:
+        """Let it drive interrupt 8, or not: the HPET takes its place (legacy replacement)."""
+        self._connected = on
+        self._update()
 
     def cmos_set(self, index: int, value: int) -> None:
         """Store a byte of CMOS RAM (memory sizes, boot order …) for the firmware."""
@@ -307,7 +313,7 @@ class Mc146818Rtc(Device):
         """Drive the interrupt and set the timer for the next one."""
         enabled = self._cmos[REG_B] & B_INTERRUPTS
         if self._flags & enabled:
-            self._irq.raise_()
+            self._irq.set(1 if self._connected else 0)
             self._timer.cancel()
             return
         self._irq.lower()
