@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +28,8 @@ FULL = AcpiConfig(
     cpus_present=2,
     serial_ports=[(0x3F8, 4), (0x2F8, 3)],
     hpet=True,
+    pvpanic_port=0x505,
+    generation_id=uuid.UUID("324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87"),
     numa=[NumaNode([(0, 1 << 30)], [0, 1]), NumaNode([(1 << 32, 1 << 30)], [2, 300])],
     numa_distances=[[10, 20], [20, 10]],
     gpe_handlers={1: aml.notify("\\_SB.PCI0", 0)},
@@ -57,7 +60,7 @@ def test_every_checksum_is_zero_after_fixups(config: AcpiConfig) -> None:
 
 def test_tables_of_each_configuration() -> None:
     assert list(placed(PLAIN)) == ["DSDT", "FACP", "APIC", "WAET", "RSDT"]
-    assert list(placed(FULL)) == ["DSDT", "FACP", "APIC", "HPET", "SRAT", "SLIT", "WAET", "RSDT"]
+    assert list(placed(FULL)) == ["DSDT", "FACP", "APIC", "HPET", "SRAT", "SLIT", "SSDT", "WAET", "RSDT"]
 
 
 def test_pointers_lead_from_rsdp_to_every_table() -> None:
@@ -71,7 +74,7 @@ def test_pointers_lead_from_rsdp_to_every_table() -> None:
     rsdt = at(int.from_bytes(rsdp[16:20], "little"))
     (length,) = struct.unpack_from("<I", rsdt, 4)
     pointers = struct.unpack_from(f"<{(length - 36) // 4}I", rsdt, 36)
-    assert [at(each)[:4] for each in pointers] == [b"FACP", b"APIC", b"HPET", b"SRAT", b"SLIT", b"WAET"]
+    assert [at(each)[:4] for each in pointers] == [b"FACP", b"APIC", b"HPET", b"SRAT", b"SLIT", b"SSDT", b"WAET"]
     fadt = at(pointers[0])
     facs, old_dsdt = struct.unpack_from("<II", fadt, 36)
     (new_dsdt,) = struct.unpack_from("<Q", fadt, 140)
@@ -187,6 +190,8 @@ def test_only_existing_serial_ports_are_listed() -> None:
 def test_iasl_reads_and_remakes_every_table(tmp_path: Path, config: AcpiConfig) -> None:
     """Disassembled and compiled again each table is the same, apart from the compiler's signature in the header."""
     for name, table in placed(config).items():
+        # iasl takes hexadecimal digits only for the end of a _HID; the specification of vmgenid has others
+        table = table.replace(b"QEMUVGID", b"QEMU0F1D")
         (tmp_path / f"{name}.aml").write_bytes(table)
         texts = [
             subprocess.run(["iasl", *options], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30)
@@ -200,3 +205,30 @@ def test_iasl_reads_and_remakes_every_table(tmp_path: Path, config: AcpiConfig) 
 
 def _comparable(table: bytes) -> bytes:
     return table[:9] + table[10:28] + table[36:]
+
+
+def test_generation_id_page_follows_the_tables_and_the_ssdt_points_to_it() -> None:
+    machine = make_context(ram_bytes=1 << 20)
+    blobs = build(FULL)
+    end = place(blobs, machine.memory, tables_gpa=0x4_0000, rsdp_gpa=0x1000)
+    page = 0x4_0000 + (len(blobs.tables) + 4095 & ~4095)
+    assert end == page + 4096
+    assert machine.memory.read(page + 40, 16).hex() == "af6e4e32d1d1f64bbf41b9bb6c91fb87"  # (QEMU)
+    ssdt = split(machine.memory.read(0x4_0000, len(blobs.tables)))["SSDT"]
+    assert ssdt[16:24] == b"VMGENID\0"
+    assert ssdt[36:42] == b"\x08VGIA\x0c"  # a Name of 32 bits comes first: test programs look for it there
+    assert int.from_bytes(ssdt[42:46], "little") == page
+    assert sum(ssdt) & 0xFF == 0
+
+
+def test_generation_id_loader_script_is_as_firmware_knows_it() -> None:
+    """(QEMU) The page is allocated in pages, its address patched into the SSDT, that of the number written back."""
+    script = build(FULL).loader_script
+    commands = [script[at : at + 128] for at in range(0, len(script), 128)]
+    allocate, point, report = (
+        [each for each in commands if each[0] == kind and b"etc/vmgenid_guid" in each] for kind in (1, 2, 4)
+    )
+    assert [struct.unpack_from("<IB", each, 60) for each in allocate] == [(4096, 1)]
+    assert len(point) == 1
+    assert [each[4:60].rstrip(b"\0") for each in report] == [b"etc/vmgenid_addr"]
+    assert [struct.unpack_from("<IIB", each, 116) for each in report] == [(0, 40, 8)]

@@ -207,3 +207,21 @@ def test_random_accesses_never_raise(accesses: list[tuple[int, int, bool, int]],
             machine.pio.write(port, size, value & ((1 << 8 * size) - 1))
         else:
             assert 0 <= machine.pio.read(port, size) < 1 << 8 * size
+
+
+def test_writable_file_takes_what_fits_until_a_reset(machine: FakeMachine, device: FwCfg) -> None:
+    device.add_file("etc/fixed", b"fixed")
+    device.add_writable_file("etc/place", 8)
+    key = directory(machine)["etc/place"][0]
+    assert directory(machine)["etc/place"] == (key, 8)
+    machine.memory.write(0x800, bytes(range(1, 17)))
+    assert dma(machine, SELECT | WRITE | key << 16, 6, 0x800) == 0
+    assert dma(machine, WRITE, 2, 0x80A) == 0  # goes on where the last one ended
+    assert read_item(machine, key, 8) == bytes((1, 2, 3, 4, 5, 6, 11, 12))
+    assert dma(machine, WRITE, 1, 0x800) == 1  # full
+    assert dma(machine, SELECT | WRITE | key << 16, 9, 0x800) == 1
+    assert dma(machine, SELECT | WRITE | key << 16, 8, 0xFFFF_0000) == 1  # no RAM
+    assert dma(machine, SELECT | WRITE | directory(machine)["etc/fixed"][0] << 16, 1, 0x800) == 1
+    assert read_item(machine, key, 8) == bytes((1, 2, 3, 4, 5, 6, 11, 12))
+    device.reset(ResetKind.COLD)
+    assert read_item(machine, key, 8) == bytes(8)

@@ -150,6 +150,8 @@ class Device:
     category: ClassVar[str] = "misc"
     bus_type: ClassVar[str | None] = None  # "PCI", "ISA", "IDE", "virtio-serial-bus"; None: no bus (part of the board)
     user_creatable: ClassVar[bool] = False
+    #: at most one of them fits into a machine
+    single: ClassVar[bool] = False
     #: QEMU's type above this one; "" follows from the bus: pci-device, isa-device
     parent_type: ClassVar[str] = ""
     #: wire names of properties that must keep their default. LIMIT: not available in this version

@@ -20,6 +20,7 @@ DEVICES: dict[str, str] = {
     "isa-debugcon": "vmmd.devices.isa.debugcon:IsaDebugcon",
     "i6300esb": "vmmd.devices.watchdog.i6300esb:I6300esb",
     "ib700": "vmmd.devices.watchdog.ib700:Ib700",
+    "vmgenid": "vmmd.devices.vmgenid:VmGenId",
     "pvpanic": "vmmd.devices.isa.pvpanic:Pvpanic",
     "pvpanic-pci": "vmmd.devices.pci.pvpanic:PvpanicPci",
     "isa-debug-exit": "vmmd.devices.isa.debug_exit:IsaDebugExit",
@@ -58,7 +59,7 @@ LATER: tuple[str, ...] = (
     "virtio-input-host-pci", "virtio-iommu-pci", "virtio-keyboard-pci", "virtio-mem-pci", "virtio-mouse-pci",
     "virtio-net-pci", "virtio-net-pci-non-transitional", "virtio-net-pci-transitional", "virtio-pmem-pci",
     "virtio-rng-pci", "virtio-scsi-pci", "virtio-serial-pci", "virtio-tablet-pci", "virtio-vga", "virtserialport",
-    "vmcoreinfo", "vmgenid",
+    "vmcoreinfo",
 )  # fmt: skip
 
 

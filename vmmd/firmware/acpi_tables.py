@@ -13,6 +13,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import uuid
     from collections.abc import Mapping, Sequence
 
     from vmmd.core.memory import GuestMemory
@@ -60,6 +61,7 @@ class AcpiConfig(NamedTuple):
     fw_cfg: bool = True
     vga: bool = True
     pvpanic_port: int = 0  # 0: none
+    generation_id: uuid.UUID | None = None  # of a vmgenid device
     sci: int = 9
     pm_base: int = 0x600
     smbus_base: int = 0x700
@@ -75,9 +77,19 @@ class AcpiConfig(NamedTuple):
 
 
 class Pointer(NamedTuple):
-    """A field that holds an offset into the tables and must become an address."""
+    """A field that holds an offset into ``target`` and must become an address."""
 
     file: str
+    offset: int
+    size_bytes: int
+    target: str = TABLES_FILE
+
+
+class AddressReport(NamedTuple):
+    """Firmware writes the address of ``offset`` in ``target`` to ``file``."""
+
+    file: str
+    target: str
     offset: int
     size_bytes: int
 
@@ -91,13 +103,18 @@ class Checksum(NamedTuple):
     length: int
 
 
+Fixup = Pointer | Checksum | AddressReport
+
+
 class AcpiBlobs(NamedTuple):
-    """RSDP, tables, and the loader script; ``fixups`` is the script's content in order."""
+    """RSDP, tables, and the loader script; ``fixups`` is the script's content in order. ``generation_id`` is the page
+    of a vmgenid device, or empty."""
 
     rsdp: bytes
     tables: bytes
     loader_script: bytes
-    fixups: tuple[Pointer | Checksum, ...]
+    fixups: tuple[Fixup, ...]
+    generation_id: bytes = b""
 
 
 class _Tables:
@@ -105,26 +122,34 @@ class _Tables:
 
     def __init__(self) -> None:
         self.data = bytearray()
-        self.fixups: list[Pointer | Checksum] = []
+        self.fixups: list[Fixup] = []
 
     def add_raw(self, content: bytes) -> int:
         offset = len(self.data)
         self.data += content
         return offset
 
-    def add(self, signature: bytes, revision: int, body: bytes, pointers: Sequence[tuple[int, int]] = ()) -> int:
-        """Append a table; ``pointers`` are (offset in the table, size). Returns its offset."""
+    def add(
+        self,
+        signature: bytes,
+        revision: int,
+        body: bytes,
+        pointers: Sequence[tuple[int, int] | tuple[int, int, str]] = (),
+        oem_table_id: bytes = OEM_TABLE_ID,
+    ) -> int:
+        """Append a table; ``pointers`` are (offset in the table, size) and, when it is another, the file that they
+        point into. Returns its offset."""
         offset = len(self.data)
         length = _HEADER.size + len(body)
-        self.data += _HEADER.pack(signature, length, revision, 0, OEM_ID, OEM_TABLE_ID, 1, CREATOR_ID, 1) + body
-        self.fixups += [Pointer(TABLES_FILE, offset + where, size) for where, size in pointers]
+        self.data += _HEADER.pack(signature, length, revision, 0, OEM_ID, oem_table_id, 1, CREATOR_ID, 1) + body
+        self.fixups += [Pointer(TABLES_FILE, offset + where, *what) for where, *what in pointers]
         self.fixups.append(Checksum(TABLES_FILE, offset + _CHECKSUM_OFFSET, offset, length))
         return offset
 
 
 def build(config: AcpiConfig) -> AcpiBlobs:
     """All tables for ``config``."""
-    from vmmd.firmware import dsdt
+    from vmmd.firmware import dsdt, vmgenid
 
     tables = _Tables()
     facs = tables.add_raw(struct.pack("<4sI", b"FACS", 64) + bytes(56))
@@ -137,13 +162,27 @@ def build(config: AcpiConfig) -> AcpiBlobs:
         listed.append(tables.add(b"SRAT", 1, _srat(config)))
         if config.numa_distances:
             listed.append(tables.add(b"SLIT", 1, _slit(config.numa_distances)))
+    generation_id = b""
+    if config.generation_id is not None:
+        generation_id = vmgenid.page(config.generation_id)
+        listed.append(_generation_id_table(tables))
     pm_timer_is_reliable = 2
     listed.append(tables.add(b"WAET", 1, struct.pack("<I", pm_timer_is_reliable)))
     pointers = [(_HEADER.size + 4 * index, 4) for index in range(len(listed))]
     rsdt = tables.add(b"RSDT", 1, struct.pack(f"<{len(listed)}I", *listed), pointers)
     rsdp = struct.pack("<8sB6sBI", b"RSD PTR ", 0, OEM_ID, 0, rsdt)
     fixups = (*tables.fixups, Pointer(RSDP_FILE, 16, 4), Checksum(RSDP_FILE, 8, 0, 20))
-    return AcpiBlobs(rsdp, bytes(tables.data), _script(fixups), fixups)
+    return AcpiBlobs(rsdp, bytes(tables.data), _script(fixups, bool(generation_id)), fixups, generation_id)
+
+
+def _generation_id_table(tables: _Tables) -> int:
+    """The SSDT of a vmgenid device. Firmware reports where it has put the number."""
+    from vmmd.firmware import vmgenid
+
+    body, place = vmgenid.ssdt()
+    number = AddressReport(vmgenid.ADDRESS_FILE, vmgenid.GUID_FILE, vmgenid.GUID_OFFSET, vmgenid.ADDRESS_BYTES)
+    tables.fixups.append(number)
+    return tables.add(b"SSDT", 1, body, ((_HEADER.size + place, 4, vmgenid.GUID_FILE),), vmgenid.OEM_TABLE_ID)
 
 
 def _gas_io(port: int, bits: int) -> bytes:
@@ -214,7 +253,7 @@ def _slit(distances: Sequence[Sequence[int]]) -> bytes:
 
 # --- the linker/loader script ---------------------------------------------------------------------------------
 
-_ALLOCATE, _ADD_POINTER, _ADD_CHECKSUM = 1, 2, 3
+_ALLOCATE, _ADD_POINTER, _ADD_CHECKSUM, _WRITE_POINTER = 1, 2, 3, 4
 _ZONE_HIGH, _ZONE_FSEG = 1, 2
 _COMMAND_BYTES = 128
 
@@ -223,16 +262,21 @@ def _file(text: str) -> bytes:
     return text.encode("ascii").ljust(56, b"\0")
 
 
-def _script(fixups: Sequence[Pointer | Checksum]) -> bytes:
-    """128-byte commands: where each file goes, then every pointer and checksum in order."""
-    commands = [
-        struct.pack("<I56sIB", _ALLOCATE, _file(RSDP_FILE), RSDP_ALIGN, _ZONE_FSEG),
-        struct.pack("<I56sIB", _ALLOCATE, _file(TABLES_FILE), TABLES_ALIGN, _ZONE_HIGH),
-    ]
+def _script(fixups: Sequence[Fixup], has_generation_id: bool) -> bytes:
+    """128-byte commands: where each file goes, then what depends on it, in order."""
+    from vmmd.firmware import vmgenid
+
+    commands = [struct.pack("<I56sIB", _ALLOCATE, _file(RSDP_FILE), RSDP_ALIGN, _ZONE_FSEG)]
+    if has_generation_id:
+        commands.append(struct.pack("<I56sIB", _ALLOCATE, _file(vmgenid.GUID_FILE), vmgenid.PAGE_BYTES, _ZONE_HIGH))
+    commands.append(struct.pack("<I56sIB", _ALLOCATE, _file(TABLES_FILE), TABLES_ALIGN, _ZONE_HIGH))
     for fixup in fixups:
         if isinstance(fixup, Pointer):
-            names = _file(fixup.file) + _file(TABLES_FILE)
+            names = _file(fixup.file) + _file(fixup.target)
             commands.append(struct.pack("<I112sIB", _ADD_POINTER, names, fixup.offset, fixup.size_bytes))
+        elif isinstance(fixup, AddressReport):
+            names = _file(fixup.file) + _file(fixup.target)
+            commands.append(struct.pack("<I112sIIB", _WRITE_POINTER, names, 0, fixup.offset, fixup.size_bytes))
         else:
             commands.append(struct.pack("<I56sIII", _ADD_CHECKSUM, _file(fixup.file), *fixup[1:]))
     return b"".join(command.ljust(_COMMAND_BYTES, b"\0") for command in commands)
@@ -242,18 +286,33 @@ def resolve(blobs: AcpiBlobs, tables_gpa: int) -> tuple[bytes, bytes]:
     """(RSDP, tables) with addresses and checksums for tables at ``tables_gpa``."""
     files = {RSDP_FILE: bytearray(blobs.rsdp), TABLES_FILE: bytearray(blobs.tables)}
     for fixup in blobs.fixups:
-        data = files[fixup.file]
         if isinstance(fixup, Pointer):
+            data = files[fixup.file]
+            target_gpa = tables_gpa if fixup.target == TABLES_FILE else _generation_id_gpa(blobs, tables_gpa)
             end = fixup.offset + fixup.size_bytes
-            value = int.from_bytes(data[fixup.offset : end], "little") + tables_gpa
+            value = int.from_bytes(data[fixup.offset : end], "little") + target_gpa
             data[fixup.offset : end] = value.to_bytes(fixup.size_bytes, "little")
-        else:
+        elif isinstance(fixup, Checksum):
+            data = files[fixup.file]
             data[fixup.offset] = -sum(data[fixup.start : fixup.start + fixup.length]) & 0xFF
     return bytes(files[RSDP_FILE]), bytes(files[TABLES_FILE])
 
 
-def place(blobs: AcpiBlobs, memory: GuestMemory, *, tables_gpa: int, rsdp_gpa: int) -> None:
-    """Write everything into RAM as firmware would. Raises GuestAddressError when the addresses are not RAM."""
+def _generation_id_gpa(blobs: AcpiBlobs, tables_gpa: int) -> int:
+    """Without firmware the page of a vmgenid device follows the tables."""
+    page_bytes = len(blobs.generation_id)
+    return -(-(tables_gpa + len(blobs.tables)) // page_bytes) * page_bytes
+
+
+def place(blobs: AcpiBlobs, memory: GuestMemory, *, tables_gpa: int, rsdp_gpa: int) -> int:
+    """Write everything into RAM as firmware would. Returns where the tables end. Raises GuestAddressError when the
+    addresses are not RAM."""
     rsdp, tables = resolve(blobs, tables_gpa)
     memory.write(tables_gpa, tables)
     memory.write(rsdp_gpa, rsdp)
+    end = tables_gpa + len(tables)
+    if blobs.generation_id:
+        gpa = _generation_id_gpa(blobs, tables_gpa)
+        memory.write(gpa, blobs.generation_id)
+        end = gpa + len(blobs.generation_id)
+    return end

@@ -183,6 +183,20 @@ def and_(left: bytes, right: bytes, target: bytes = NULL_TARGET) -> bytes:
     return b"\x7b" + left + right + target
 
 
+def add(left: bytes, right: bytes, target: bytes = NULL_TARGET) -> bytes:
+    return b"\x72" + left + right + target
+
+
+def index(source: bytes, number: int, target: bytes = NULL_TARGET) -> bytes:
+    """A reference to an element of a package or buffer."""
+    return b"\x88" + source + integer(number) + target
+
+
+def dword(value: int) -> bytes:
+    """A constant of 32 bits whatever its value: firmware may patch it in place."""
+    return b"\x0c" + value.to_bytes(4, "little")
+
+
 def or_(left: bytes, right: bytes, target: bytes = NULL_TARGET) -> bytes:
     return b"\x7d" + left + right + target
 

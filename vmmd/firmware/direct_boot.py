@@ -142,8 +142,7 @@ def _place_tables(platform: Platform, tables_gpa: int) -> int:
         from vmmd.firmware import acpi_tables
 
         rsdp_gpa = gpa
-        acpi_tables.place(platform.acpi, memory, tables_gpa=tables_gpa, rsdp_gpa=rsdp_gpa)
-        high = _align(tables_gpa + len(platform.acpi.tables))
+        high = _align(acpi_tables.place(platform.acpi, memory, tables_gpa=tables_gpa, rsdp_gpa=rsdp_gpa))
         gpa = _align(gpa + len(platform.acpi.rsdp))
     anchor, structures = platform.smbios
     structures_gpa = _align(gpa + len(anchor))

@@ -105,6 +105,17 @@ def find_bus(cls: type[Device], options: DeviceOptions) -> str:
     raise UsageError(f"Bus '{options.bus}' not found", where)
 
 
+def check_single(plans: Iterable[DevicePlan]) -> None:
+    """No type of which a machine has one at most is there twice. Raises UsageError."""
+    seen: dict[str, str] = {}
+    for each in plans:
+        driver = each.cls.type_name
+        if each.cls.single and driver in seen:
+            # QEMU-COMPAT: QEMU's sentence
+            raise UsageError(f"{each.option}: at most one {driver} device is permitted", f"{seen[driver]} is the first")
+        seen[driver] = each.option
+
+
 def check_references(plans: Iterable[DevicePlan], known: dict[str, Container[str]]) -> None:
     """Every backend that a property names exists. ``known`` maps a ref kind ("chardev", "drive") to its ids."""
     for each in plans:

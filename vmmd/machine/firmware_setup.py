@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.errors import BackendError, UsageError
-from vmmd.firmware import bootorder, e820, files, fw_items, smbios
+from vmmd.firmware import bootorder, e820, files, fw_items, smbios, vmgenid
 from vmmd.machine.memory_map import FOUR_GIB, VGA_HOLE
 from vmmd.machine.ram import RamBlock, RamSettings
 from vmmd.units import MiB
 
 if TYPE_CHECKING:
+    import uuid
     from collections.abc import Sequence
 
     from vmmd.core.bootstate import BootState
@@ -80,6 +81,10 @@ class FirmwareSetup:
             extra_files=self._extra_files(),
         )
         fw_items.publish(self.board.fw_cfg, items)
+        guid = self._generation_id()
+        if guid is not None and acpi_on:
+            self.board.fw_cfg.add_file(vmgenid.GUID_FILE, vmgenid.page(guid))
+            self.board.fw_cfg.add_writable_file(vmgenid.ADDRESS_FILE, vmgenid.ADDRESS_BYTES)
 
     def _extra_files(self) -> list[tuple[str, bytes]]:
         extra = []
@@ -163,6 +168,7 @@ class FirmwareSetup:
             hpet=self.board.hpet is not None,
             vga=False,
             pvpanic_port=self._pvpanic_port(),
+            generation_id=self._generation_id(),
             pm_base=pm.pm_base or 0x600,
             disable_s3=True,
             disable_s4=bool(pm.props.disable_s4),
@@ -174,6 +180,11 @@ class FirmwareSetup:
         """The port of an ISA pvpanic; 0 when there is none."""
         ports = (each.props.ioport for each in self.board.devices if each.type_name == "pvpanic")  # type: ignore[attr-defined]
         return next(ports, 0)
+
+    def _generation_id(self) -> uuid.UUID | None:
+        """The number of a vmgenid device; None when there is none."""
+        numbers = (each.guid for each in self.board.devices if each.type_name == "vmgenid")  # type: ignore[attr-defined]
+        return next(numbers, None)
 
     def _numa_nodes(self) -> list[NumaNode]:
         """RAM and CPUs of each node, for the SRAT: one after the other, around the holes at 640 KiB and below 4 GiB."""

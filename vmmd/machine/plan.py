@@ -49,6 +49,7 @@ class MachinePlan:
             "drive": {each for drive in config.drives if (each := drive.id)}
             | {each for node in config.blockdevs if (each := node.node_name)},
         }
+        device_plan.check_single(self.devices)
         device_plan.check_references(self.devices, known)
         self._check_chardev_users()
         self._check_memory()

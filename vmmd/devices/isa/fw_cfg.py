@@ -66,7 +66,9 @@ class FwCfg(Device):
         super().__init__(props, ctx, id_)
         self._items: dict[int, bytes | Callable[[], bytes]] = {}
         self._files: dict[str, tuple[bytes | Callable[[], bytes], int | None]] = {}
+        self._writable: dict[str, bytearray] = {}
         self._directory_stale = True
+        self._selected = KEY_SIGNATURE
         self._evaluated: dict[int, bytes] = {}
         self._data = b""
         self._size = 0
@@ -97,6 +99,11 @@ class FwCfg(Device):
             raise InternalError("fw_cfg: too many files")
         self._files[name] = (data, size_bytes)
         self._directory_stale = True
+
+    def add_writable_file(self, name: str, size_bytes: int) -> None:
+        """Publish a file of zeros that the guest may write (by DMA); a reset brings the zeros back."""
+        content = self._writable[name] = bytearray(size_bytes)
+        self.add_file(name, lambda: bytes(content), size_bytes=size_bytes)
 
     def remove_file(self, name: str) -> None:
         """Withdraw a file; unknown names are ignored."""
@@ -152,6 +159,8 @@ class FwCfg(Device):
 
     def reset(self, kind: ResetKind) -> None:
         self._evaluated.clear()
+        for content in self._writable.values():
+            content[:] = bytes(len(content))
         self._dma_high = 0
         self._select(KEY_SIGNATURE)
 
@@ -164,6 +173,7 @@ class FwCfg(Device):
     # --- registers -------------------------------------------------------------------------------------------------
 
     def _select(self, key: int) -> None:
+        self._selected = key
         data = self._data = self.item(key)
         self._size = len(data)
         if FW_CFG_SELECT.on:
@@ -214,7 +224,7 @@ class FwCfg(Device):
         if control & DMA_READ:
             failed = not self._copy_out(target, length)
         elif control & DMA_WRITE:
-            failed = True  # no item is writable
+            failed = not self._copy_in(target, length)
         elif control & DMA_SKIP:
             self._offset = min(self._offset + length, self._size)
         if failed and GUEST_ERRORS.on:
@@ -223,6 +233,21 @@ class FwCfg(Device):
             memory.write(gpa, (DMA_ERROR if failed else 0).to_bytes(4, "big"))
         except GuestAddressError:
             return  # the block lies across the end of RAM
+
+    def _copy_in(self, gpa: int, length: int) -> bool:
+        """RAM to a writable file. False, and nothing is written, when it is none, is full, or the source is no RAM."""
+        content = self._writable.get(self._file_name(self._selected))
+        start, end = self._offset, self._offset + length
+        if content is None or end > len(content):
+            return False
+        try:
+            content[start:end] = self.ctx.memory.read(gpa, length)
+        except GuestAddressError:
+            return False
+        self._evaluated.pop(self._selected & KEY_MASK, None)
+        self._data = bytes(content)
+        self._offset = end
+        return True
 
     def _copy_out(self, gpa: int, length: int) -> bool:
         """Item bytes to RAM, zeros behind the end of the item. False when the target is not RAM."""

@@ -167,8 +167,11 @@ def _no_balloon() -> DeviceNotActiveError:
 @command("query-vm-generation-id", since="2.9", example=Example(error="GenericError"))
 def query_vm_generation_id(ctx: Context) -> GuidInfo:
     """The id that tells a guest that it was copied or restored. It needs a vmgenid device."""
+    for device in ctx.vm.devices:
+        if device.type_name == "vmgenid":
+            return {"guid": str(device.resolved["guid"])}
     # QEMU-COMPAT: QEMU's sentence
-    raise VmmdError("VM Generation ID device not found")
+    raise VmmdError("VM Generation ID device not found", "-device vmgenid makes one")
 
 
 @command("inject-nmi", since="0.14")
