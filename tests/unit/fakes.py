@@ -242,7 +242,9 @@ class FakeBackends:
     def chardev(self, id_: str, user: str) -> Any:
         return self._claim(self.chardevs, id_, user, "chardev")
 
-    def drive(self, id_: str, user: str, *, share_rw: bool = False) -> Any:
+    def drive(
+        self, id_: str, user: str, *, share_rw: bool = False, allow_empty: bool = False, writes: bool = True
+    ) -> Any:
         drive = self._claim(self.drives, id_, user, "drive")
         drive.share_rw = share_rw
         return drive

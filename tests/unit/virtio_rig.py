@@ -128,8 +128,14 @@ class FakeDrive:
         self.stats = BlockStats()
         self.lost: Callable[[], None] | None = None
 
+        self.inserted = True
+        self.media: Any = None
+
     def on_lost(self, callback: Callable[[], None]) -> None:
         self.lost = callback
+
+    def attach_media(self, device: Any) -> None:
+        self.media = device
 
 
 class Rig:
