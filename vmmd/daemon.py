@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 
     from vmmd.chardev.base import Chardev
     from vmmd.chardev.listen import ListenSocket
+    from vmmd.machine.accelerator import Accelerator
     from vmmd.machine.build import Builder
     from vmmd.machine.plan import MachinePlan
     from vmmd.options.backends import ChardevOptions, ChardevSocket
-    from vmmd.options.models import Config, MonitorOptions
+    from vmmd.options.models import AccelOptions, Config, MonitorOptions
     from vmmd.qmp.server import QmpServer
     from vmmd.service import ServiceManager
 
@@ -185,11 +186,13 @@ class Daemon:
             lock_memory()
         if plan.direct_boot is not None:
             self.vm.on_close(plan.direct_boot.close)
-        builder = Builder(self.vm, plan)
+        builder = Builder(self.vm, plan, find_accelerator)
         build = self._put_off(builder) if self.config.preconfig else builder.build
-        for step in (builder.make_objects, builder.open_kvm, build):
+        for step in (builder.make_objects, builder.open_accelerator, build):
             early_end.check()
             step()
+        if self.config.qtest is not None:
+            self._start_qtest(self.config.qtest)
         for made in self.chardevs:
             early_end.check()
             with named(self._option_of(made.label)):
@@ -200,6 +203,20 @@ class Daemon:
             set_process_name(self.config.name.process)
         for warning in builder.warnings:
             messages.warning(warning)
+
+    def _start_qtest(self, chardev: str) -> None:
+        from vmmd.qtest.log import TrafficLog
+        from vmmd.qtest.server import QtestServer
+
+        traffic = None
+        if self.config.qtest_log != "none":
+            traffic = TrafficLog(self.config.qtest_log or "/dev/fd/2")
+            with named("-qtest-log"):
+                traffic.open()
+            self.vm.on_close(traffic.close)
+        backend = next(made for made in self.chardevs if made.label == chardev)
+        with self.vm.lock:
+            QtestServer(self.vm, self.port, backend, traffic).attach()
 
     def _option_of(self, label: str) -> str:
         """The option that a character device was made from, for errors."""
@@ -323,6 +340,19 @@ class Daemon:
                 step()
             except Exception:
                 log.exception("at the end")
+
+
+def find_accelerator(name: str) -> Callable[[Vm, AccelOptions], Accelerator] | None:
+    """What opens the accelerator of that name; None: there is none."""
+    if name == "kvm":
+        from vmmd.machine.kvm_accelerator import KvmAccelerator
+
+        return KvmAccelerator.open
+    if name == "qtest":
+        from vmmd.qtest.accelerator import QtestAccelerator
+
+        return QtestAccelerator.open
+    return None
 
 
 def _serves_clients(options: ChardevOptions) -> TypeGuard[ChardevSocket]:

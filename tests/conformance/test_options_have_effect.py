@@ -21,7 +21,6 @@ WITHOUT_EFFECT = {
     "watchdog": "no watchdog in this version",
     "drop_cache": "an effect on migration only",
     "timer_period": "-audiodev none plays nothing",
-    "accel": "only kvm is accepted",
     "media": "only disk is accepted",
     "clusters": "only 1 is accepted",
     "nodeid": "one node, number 0",

@@ -21,6 +21,7 @@ from tests.framework.vm import emulator
 from tests.unit.test_block_lock import locked_bytes
 from vmmd.block import syscalls
 from vmmd.core.events import DeviceDeletedEvent
+from vmmd.daemon import find_accelerator
 from vmmd.errors import BackendError, DeviceNotFoundError, StateError, VmmdError
 from vmmd.eventloop import EventLoopPort
 from vmmd.machine.build import Builder
@@ -73,8 +74,8 @@ def run(options: tuple[str, ...], story: Callable[[Vm, list[Any]], Awaitable[Non
         await asyncio.wait_for(story(vm, events), 20)
 
     try:
-        builder = Builder(vm, plan)
-        builder.open_kvm()
+        builder = Builder(vm, plan, find_accelerator)
+        builder.open_accelerator()
         builder.build()
         asyncio.run(main())
     finally:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vmmd.core.device import ResetKind
+from vmmd.daemon import find_accelerator
 from vmmd.eventloop import EventLoopPort
 from vmmd.machine.build import Builder
 from vmmd.machine.plan import MachinePlan
@@ -38,8 +39,8 @@ def built() -> Iterator[Callable[..., Vm]]:
         plan.check()
         vm = Vm(config, EventLoopPort())
         made.append(vm)
-        builder = Builder(vm, plan)
-        builder.open_kvm()
+        builder = Builder(vm, plan, find_accelerator)
+        builder.open_accelerator()
         builder.build()
         return vm
 

@@ -167,7 +167,7 @@ class FakeVm(Vm):
     def __init__(self, loop: LoopPort) -> None:
         config = Config()
         super().__init__(config, loop)
-        self.kvm_enabled = True
+        self.accelerator = "kvm"
         self.cpu_models = CpuModels(None, (7, 2))
         self.cpus: Any = FakeCpus()
         disk = FakeDisk()

@@ -182,6 +182,14 @@ class Chardev:
     # -- guest to host -----------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> int:
+        count = self._fill(data)
+        if not self._wake:
+            self._wake = True
+            self._loop.post(self._flush)
+        return count
+
+    def _fill(self, data: bytes) -> int:
+        """Into the buffer, as much as there is room for."""
         out = self._out
         room = BUFFER_BYTES - len(out)
         count = len(data)
@@ -190,9 +198,13 @@ class Chardev:
             data = data[: max(room, 0)]
             count = len(data)
         out.extend(data)
-        if not self._wake:
-            self._wake = True
-            self._loop.post(self._flush)
+        return count
+
+    def write_now(self, data: bytes) -> int:
+        """``write`` for a front end that answers somebody: out at once, as far as the peer takes it. Loop thread,
+        without the DeviceLock."""
+        count = self._fill(data)
+        self._emit_all()
         return count
 
     def accept_input(self) -> None:

@@ -56,6 +56,19 @@ class Clock(Protocol):
         """A new timer, not armed."""
 
 
+class MachineClock(Clock, Protocol):
+    """A machine's clock, which stands still while the machine does."""
+
+    #: told (on the loop, without the lock) when a timer's callback has raised: a bug of its device
+    on_failure: Callable[[str], None] | None
+
+    def freeze(self) -> None:
+        """The machine stops. Loop thread, DeviceLock held."""
+
+    def thaw(self) -> None:
+        """The machine runs on. Loop thread, DeviceLock held."""
+
+
 class Schedule(Protocol):
     """A clock that timers enter themselves into."""
 
@@ -224,5 +237,9 @@ class ManualClock:
             if due is None or due > target:
                 break
             self._now = max(self._now, due) if number < _EXACT_EXPIRIES else target
-            heapq.heappop(self._queue)[2].expire()
+            self._pop().expire()
         self._now = target
+
+    def _pop(self) -> ClockTimer:
+        """Take the timer whose turn it is out of the queue."""
+        return heapq.heappop(self._queue)[2]

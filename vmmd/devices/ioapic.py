@@ -71,6 +71,7 @@ class Ioapic(Device):
     def __init__(self, props: PropSet, ctx: DeviceContext, id_: str | None = None) -> None:
         super().__init__(props, ctx, id_)
         self.watch: Callable[[int, int], None] | None = None
+        self.input_count = PINS
         #: the vector for an entry of mode ExtINT: the 8259 pair's
         self.acknowledge: Callable[[], int] = lambda: 0
         self._levels = 0  # of the inputs, as driven

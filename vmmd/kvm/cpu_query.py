@@ -64,11 +64,17 @@ class CpuModels:
         return Definition(
             name,
             f"{name}-x86_64-cpu",
-            ("kvm",) if self._host is None else tuple(lacking_features(name, self._host, self._machine_version)),
+            self._lacking(name),
             static=name == "base",
             migration_safe=name not in ("host", "max"),
             alias_of=self._alias_of(name),
         )
+
+    def _lacking(self, name: str) -> tuple[str, ...]:
+        host = self._host
+        if host is None or (name == "host" and not host.is_kvm):
+            return ("kvm",)
+        return tuple(lacking_features(name, host, self._machine_version))
 
     def _alias_of(self, name: str) -> str | None:
         if name in UNVERSIONED or self._machine_version <= _LAST_WITHOUT_ALIASES or _is_version(name):

@@ -239,7 +239,7 @@ class _Wanted:
         self.load_model(config.model)
         for key, value in properties(config.model, machine_version).items():
             self.set_property(key, value)
-        if config.model not in UNVERSIONED:
+        if config.model not in UNVERSIONED and self.host.is_kvm:
             for feature in _KVM_ON:
                 self.set_feature(feature, True)
             for feature in _KVM_OFF:
@@ -252,6 +252,8 @@ class _Wanted:
         if name == "base":
             return
         if name in ("host", "max"):
+            if name == "host" and not host.is_kvm:
+                raise UsageError("CPU model 'host' requires KVM")  # QEMU-COMPAT: the phrase
             self.automatic = True
             signature = host.signature
             family = signature >> 8 & 0xF
@@ -489,7 +491,7 @@ class _Wanted:
         bits = config.numbers["phys-bits"]
         if bits and not config.has("lm"):
             raise UsageError(f"-cpu {config.model}: phys-bits is not configurable without the feature lm")
-        if bits and bits != host.phys_bits:
+        if bits and bits != host.phys_bits and host.is_kvm:
             config.warnings.append(f"Host physical bits ({host.phys_bits}) does not match phys-bits property ({bits})")
         if not bits and config.flags["host-phys-bits"]:
             limit = config.numbers["host-phys-bits-limit"]

@@ -22,6 +22,9 @@ _AMD_FEATURES = next(i for i, word in enumerate(WORDS) if (word.leaf, word.regis
 class HostCpu:
     """What the host's KVM offers. ``supported[i]``: features of WORDS[i]."""
 
+    #: KVM runs the guest: models get what it adds, and the host's vendor
+    is_kvm = True
+
     def __init__(self, entries: tuple[CpuidEntry, ...], feature_msrs: dict[int, int], model_id: str) -> None:
         self.entries = {(entry.function, entry.index): entry for entry in entries}
         self.feature_msrs = feature_msrs
@@ -68,6 +71,20 @@ class HostCpu:
             for index, mask in bits.get(name, ()):
                 found[index] &= ~mask
         return found
+
+
+class AnyHost(HostCpu):
+    """A host that can give whatever a model asks for, since nothing is ever executed (qtest)."""
+
+    is_kvm = False
+
+    def __init__(self) -> None:
+        state_components = CpuidEntry(0xD, 0, True, 0xFFFF_FFFF, 0, 0, 0)
+        address_sizes = CpuidEntry(0x8000_0008, 0, False, 40, 0, 0, 0)
+        super().__init__((state_components, address_sizes), {}, "")
+
+    def _supported(self) -> list[int]:
+        return [(1 << 64) - 1 if word.register == MSR else (1 << 32) - 1 for word in WORDS]
 
 
 def _cpuinfo(key: str) -> str:

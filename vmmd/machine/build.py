@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a machine from a plan: opens KVM and images and puts the machine together, paused."""
+"""Builds a machine from a plan: opens the accelerator and images and puts the machine together, paused."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING
 from vmmd.core.access_trace import AccessTrace
 from vmmd.core.device import DeviceContext, ResetKind
 from vmmd.core.irq import GsiFanIn
-from vmmd.errors import VmmdError, named
+from vmmd.errors import named
+from vmmd.machine.accelerator import open_first
 from vmmd.machine.machine_tree import describe_board, describe_machine
 from vmmd.machine.memory_map import MemoryMap
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vmmd.core.irq import Chips
     from vmmd.kvm.cpuid import CpuConfig
     from vmmd.kvm.host_cpu import HostCpu
-    from vmmd.kvm.system import Kvm
-    from vmmd.kvm.vm import KvmVm
+    from vmmd.machine.accelerator import Accelerator, Platform
     from vmmd.machine.pc_i440fx import PcI440fx
     from vmmd.machine.plan import MachinePlan
     from vmmd.machine.ram import RamBlock
     from vmmd.machine.vm import Vm
-    from vmmd.options.models import Config
+    from vmmd.options.models import AccelOptions, Config
 
 DEFAULT_CPU = "qemu64"
 DEFAULT_RAM = "pc.ram"  # id of the memory that -m gives
@@ -31,7 +33,15 @@ DEFAULT_RAM = "pc.ram"  # id of the memory that -m gives
 class Builder:
     """Builds ``vm`` from ``plan``, once."""
 
-    def __init__(self, vm: Vm, plan: MachinePlan) -> None:
+    def __init__(
+        self,
+        vm: Vm,
+        plan: MachinePlan,
+        find_accelerator: Callable[[str], Callable[[Vm, AccelOptions], Accelerator] | None],
+    ) -> None:
+        """``find_accelerator(name)`` gives what opens one; None: there is none of that name."""
+        self._find_accelerator = find_accelerator
+        self._accelerator: Accelerator
         self.vm = vm
         self.plan = plan
         self.config = vm.config
@@ -47,69 +57,40 @@ class Builder:
             with named(f"-object {each.qom_type},id={each.id}"):
                 store.add(each)
 
-    def open_kvm(self) -> None:
-        """Open KVM and find out what CPU this host can give. Raises VmmdError."""
-        from vmmd.kvm.caps import check_vcpu_count
+    def open_accelerator(self) -> None:
+        """Open the first accelerator that is usable, and find out what CPU it can give. Raises VmmdError."""
         from vmmd.kvm.cpu_query import CpuModels
-        from vmmd.kvm.host_cpu import HostCpu
 
         vm, config = self.vm, self.config
-        kvm = self._usable_kvm()
-        if kvm is None:
+        found, self.warnings = open_first(vm, self._find_accelerator)
+        vm.accelerator = None if found is None else found.name
+        if found is None:
             vm.cpu_models = CpuModels(None, config.machine_version)
             return
-        self.kvm = kvm
-        vm.kvm_enabled = True
-        host = HostCpu.read(kvm)
-        vm.cpu_models = CpuModels(host, config.machine_version)
+        self._accelerator = found
+        vm.cpu_models = CpuModels(found.host, config.machine_version)
         if self.plan.is_none:
             return
         smp = config.smp
-        self.cpu_config = resolve_cpu(config, host)
-        self.warnings = [*check_vcpu_count(kvm, smp.cpus, smp.maxcpus), *self.cpu_config.warnings]
-
-    def _usable_kvm(self) -> Kvm | None:
-        """KVM, open; None when it cannot be used and machine ``none`` goes on without. Raises VmmdError."""
-        from vmmd.kvm.caps import check_required
-        from vmmd.kvm.system import Kvm
-
-        try:
-            kvm = Kvm.open("/dev/kvm")
-            self.vm.on_close(kvm.close)
-            check_required(kvm)
-        except VmmdError as error:
-            if not self.config.kvm_optional:
-                raise
-            if self.config.accels:
-                self.warnings.append(f"{error}; machine 'none' goes on without an accelerator")
-            return None
-        return kvm
+        self.cpu_config = resolve_cpu(config, found.host)
+        self.warnings += [*found.check_cpus(smp.cpus, smp.maxcpus), *self.cpu_config.warnings]
 
     def build(self) -> None:
         """Open images and assemble. Raises VmmdError; ``vm.close`` then gives back what was opened."""
         self._open_disks()
         if self.plan.is_none:
             return
-        from vmmd.devices.kernel_chips import KvmPit
-        from vmmd.kvm.chips import KernelChips
-        from vmmd.machine.device_plan import new_props
-
         vm = self.vm
-        kvm_vm = self.kvm.create_vm()
-        vm.on_close(kvm_vm.close)
+        platform = self._accelerator.make_platform(vm)
         vm.on_close(AccessTrace((vm.pio, vm.mmio), vm.lock).close)
-        kvm_vm.create_irqchip()
-        has_pit = self.config.machine.pit != "off"
-        if has_pit:
-            kvm_vm.create_pit(new_props(KvmPit, self.config.globals).lost_tick_policy)
-        chips = vm.chips = KernelChips(kvm_vm, has_pit=has_pit)
-        vm.memory_map = MemoryMap(kvm_vm, self._ram_blocks(), vm.memory)
-        ctx = self._context(kvm_vm)
+        vm.chips = platform.chips
+        vm.memory_map = MemoryMap(platform.slots, self._ram_blocks(), vm.memory)
+        ctx = self._context(platform)
         self._place_cpus()
         with vm.lock:
             board = self._board(ctx)
-        self._make_cpus(kvm_vm)
-        self._make_firmware(board, chips)
+        vm.cpus = self._accelerator.make_cpus(vm, self.cpu_config)
+        self._make_firmware(board, platform.chips)
 
     def _ram_blocks(self) -> list[RamBlock]:
         """The memory backends that are the guest's RAM: those that the user named, or one of vmmd's own."""
@@ -132,24 +113,21 @@ class Builder:
             blocks.append(backend.block)
         return blocks
 
-    def _context(self, kvm_vm: KvmVm) -> DeviceContext:
-        from vmmd.kvm.irqchip import KvmInterrupts
+    def _context(self, platform: Platform) -> DeviceContext:
         from vmmd.machine.backends import MachineBackends
-        from vmmd.machine.doorbells import KvmDoorbells
 
         vm = self.vm
-        interrupts = KvmInterrupts(kvm_vm)
-        vm.irqs = GsiFanIn(interrupts)
+        vm.irqs = GsiFanIn(platform.interrupts)
         return DeviceContext(
             lock=vm.lock,
             memory=vm.memory,
             pio=vm.pio,
             mmio=vm.mmio,
-            interrupts=interrupts,
+            interrupts=platform.interrupts,
             irqs=vm.irqs,
             clock=vm.clock,
             loop=vm.loop,
-            doorbells=KvmDoorbells(kvm_vm, vm.loop),
+            doorbells=platform.doorbells,
             events=vm.events,
             requests=vm.requests,
             backends=MachineBackends(vm),
@@ -203,25 +181,6 @@ class Builder:
         for drive in self.config.drives:
             with named(f"-drive id={drive.id}"):
                 graph.add_drive(drive)
-
-    def _make_cpus(self, kvm_vm: KvmVm) -> None:
-        from vmmd.machine.cpus import VcpuManager
-
-        vm = self.vm
-        assert vm.memory_map is not None
-        vm.cpus = VcpuManager(
-            kvm_vm,
-            count=self.config.smp.cpus,
-            pio=vm.pio,
-            mmio=vm.mmio,
-            lock=vm.lock,
-            requests=vm.requests,
-            loop=vm.loop,
-            cpu_config=self.cpu_config,
-            debug_threads=self.config.name.debug_threads,
-            hidden=vm.memory_map,
-            node_id=0 if self.config.numa else None,  # LIMIT: one node
-        )
 
     def _make_firmware(self, board: PcI440fx, chips: Chips) -> None:
         """Firmware or kernel, and what a reset of the board does from now on."""

@@ -14,12 +14,15 @@ with the DeviceLock held, on the loop at start and on a vCPU thread when the gue
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vmmd.core.memory import GuestAddressError
 from vmmd.units import GiB, KiB, MiB
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vmmd.core.memory import GuestMemory, RamRegion
     from vmmd.machine.ram import RamBlock
 
@@ -44,6 +47,15 @@ class Slot(NamedTuple):
     hva: int
     readonly: bool
     name: str
+
+
+class Span(NamedTuple):
+    """A run of guest-physical addresses that is memory for the CPU: what it reads, and where its writes go."""
+
+    gpa: int
+    end: int  # first address behind it
+    readable: memoryview | None  # None: nothing is there, it reads as zero
+    writable: memoryview | None  # None: writes have no effect
 
 
 class SlotSink(Protocol):
@@ -79,6 +91,8 @@ class MemoryMap:
         self._current: dict[Slot, int] = {}
         self._free_ids: list[int] = []
         self._next_id = 0
+        self._spans: tuple[Span, ...] | None = None  # None: to be made
+        self._span_starts: list[int] = []
 
     def _ram_regions(self, ram: list[RamBlock]) -> list[RamRegion]:
         regions: list[RamRegion] = []
@@ -105,6 +119,7 @@ class MemoryMap:
         PAM says ROM."""
         self.rom = rom
         self.rom_file = file_name
+        self._spans = None
 
     def pam_changed(self, segment: int, read: bool, write: bool) -> None:
         """The host bridge's attributes of a segment: reads (writes) go to RAM, else to ROM (nowhere)."""
@@ -120,6 +135,7 @@ class MemoryMap:
 
     def commit(self) -> None:
         """Bring the hypervisor's slots in line."""
+        self._spans = None
         wanted = self._flatten()
         keep = set(wanted)
         for slot in [each for each in self._current if each not in keep]:
@@ -141,6 +157,50 @@ class MemoryMap:
     def slots(self) -> list[Slot]:
         """What the hypervisor has now, by address (info mtree)."""
         return sorted(self._current)
+
+    def spans(self) -> tuple[Span, ...]:
+        """What is memory and not registers for a CPU, by address (``machine.cpu_memory``)."""
+        if self._spans is None:
+            self._spans = tuple(sorted(self._make_spans(), key=lambda span: span.gpa))
+            self._span_starts = [span.gpa for span in self._spans]
+        return self._spans
+
+    def find_span(self, gpa: int) -> Span | None:
+        """The memory at an address; None: there are registers, or nothing."""
+        spans = self._spans or self.spans()
+        index = bisect_right(self._span_starts, gpa) - 1
+        if index >= 0 and gpa < spans[index].end:
+            return spans[index]
+        return None
+
+    def _make_spans(self) -> Iterator[Span]:
+        for region in self.memory.regions:
+            if region.gpa == 0:
+                yield from self._low_spans(region)
+            else:
+                yield Span(region.gpa, region.end, region.bytes_, region.bytes_)
+        if self.rom is not None:
+            yield Span(FOUR_GIB - self.rom.size_bytes, FOUR_GIB, self.rom.view, None)
+
+    def _low_spans(self, region: RamRegion) -> Iterator[Span]:
+        """Around the VGA window, and the PAM segments: each is RAM, ROM or nothing, for reads and for writes."""
+        ram, end = region.bytes_, region.end
+        yield _ram_span(ram, 0, min(end, VGA_HOLE))
+        if self._smram_open and end > VGA_HOLE:
+            yield _ram_span(ram, VGA_HOLE, min(end, PAM_BASE))
+        for (base, size), (read, write) in zip(PAM_SEGMENTS, self._pam, strict=True):
+            there = ram[base : base + size] if base + size <= end else None
+            readable = there if read else self._isa_bios(base, size)
+            yield Span(base, base + size, readable, there if write else None)
+        if end > MiB:
+            yield _ram_span(ram, MiB, end)
+
+    def _isa_bios(self, base: int, size: int) -> memoryview | None:
+        """What of the ROM is seen at a place below 1 MiB."""
+        if self.rom is None or base < PAM_END - min(self.rom.size_bytes, ISA_BIOS_BYTES):
+            return None
+        offset = self.rom.size_bytes - (PAM_END - base)
+        return self.rom.view[offset : offset + size]
 
     def write_hidden(self, gpa: int, data: bytes) -> bool:
         """A guest write that no slot took: to RAM when PAM (read ROM, write RAM) or a slot change in another vCPU
@@ -209,6 +269,10 @@ class MemoryMap:
             return []
         offset = self.rom.size_bytes - (PAM_END - base)
         return [Slot(base, size, self.rom.hva + offset, True, "isa-bios")]
+
+
+def _ram_span(ram: memoryview, start: int, end: int) -> Span:
+    return Span(start, end, ram[start:end], ram[start:end])
 
 
 def _segment_of(gpa: int) -> int:

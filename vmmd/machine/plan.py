@@ -86,6 +86,8 @@ class MachinePlan:
     def _check_chardev_users(self) -> None:
         """One chardev, one user; monitors count."""
         users = {monitor.chardev: "a monitor" for monitor in self.config.monitors}
+        if self.config.qtest is not None:
+            users[self.config.qtest] = "-qtest"
         for each in self.devices:
             for declared in each.props.each():
                 if declared.kind.ref_kind == "chardev" and (name := each.props.values.get(declared.name)):

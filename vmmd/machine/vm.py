@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from vmmd.block.graph import BlockGraph
+    from vmmd.core.clock import MachineClock
     from vmmd.core.device import Device
     from vmmd.core.events import EventSink
     from vmmd.core.irq import Chips, GsiFanIn
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from vmmd.machine.hotplug import Plugger
     from vmmd.machine.memory_map import MemoryMap
     from vmmd.machine.requests import Pending
+    from vmmd.machine.still_cpus import StillCpus
     from vmmd.options.models import Config
 
 log = get_logger("vmmd.machine")
@@ -129,7 +131,8 @@ class Vm:
         self.runstate.observe(_report_state)
         self.events = EventRelay()
         self.event_ring = EventRing()  # filled by the monitor server with what it sends
-        self.clock = VirtualClock(loop, self.lock)
+        #: an accelerator under which time does not pass by itself puts another in its place before devices are made
+        self.clock: MachineClock = VirtualClock(loop, self.lock)
         self.memory = GuestMemory()
         self.pio = AddressSpace("io", 1 << 16)
         self.mmio = AddressSpace("memory", 1 << 52)
@@ -138,7 +141,7 @@ class Vm:
         self.qom = ObjectTree()
         self.objects = ObjectStore(self.qom, config)
         self.memory_map: MemoryMap | None = None
-        self.cpus: VcpuManager | None = None
+        self.cpus: VcpuManager | StillCpus | None = None
         self.pci: PciBus | None = None
         self.devices: list[Device] = []
         #: interrupt controllers in the kernel, and the lines of devices that lead to them
@@ -152,7 +155,7 @@ class Vm:
         self.block: BlockGraph | None = None
         #: plugs and unplugs devices; None where there is no bus (-machine none)
         self.plugger: Plugger | None = None
-        self.kvm_enabled = False
+        self.accelerator: str | None = None  # name of the one in use
         self.cpu_models: CpuModels  # from the moment that KVM is open, or known not to be there
         self.jobs: dict[str, Job] = {}
         #: LIMIT: migrations, which would send events then, come later
@@ -182,6 +185,11 @@ class Vm:
         self.preconfig = False
         if build is not None:
             build()
+
+    @property
+    def kvm_enabled(self) -> bool:
+        """KVM runs the guest."""
+        return self.accelerator == "kvm"
 
     @property
     def name(self) -> str | None:

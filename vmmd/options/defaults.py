@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vmmd.errors import UsageError
 from vmmd.options.backends import ChardevNull, ChardevStdio
-from vmmd.options.fields import shown
+from vmmd.options.fields import at, shown, unknown_name
 from vmmd.options.models import (
     DEFAULT_MEMORY_BYTES,
     AccelOptions,
@@ -21,7 +21,7 @@ from vmmd.options.models import (
     machine_types,
 )
 from vmmd.options.objects import MemoryBackend
-from vmmd.options.read_machine import check_accel
+from vmmd.options.read_machine import ACCELS, ACCELS_LATER
 
 if TYPE_CHECKING:
     from vmmd.options.backends import ChardevOptions
@@ -58,13 +58,23 @@ def _accelerators(config: Config) -> None:
     if listed is None:
         if not config.accels and config.machine.type != "none":
             config.accels.append(AccelOptions.from_items([("accel", "kvm")], "-accel"))
+        _check_any_accelerator(config, "-accel")
         return
     if config.accels:
         # QEMU-COMPAT: the phrase
         raise UsageError('The -accel and "-machine accel=" options are incompatible', "use one of them")
     for name in listed.split(":"):
-        check_accel("-machine", name)
         config.accels.append(AccelOptions.from_items([("accel", name)], "-machine"))
+    _check_any_accelerator(config, "-machine")
+
+
+def _check_any_accelerator(config: Config, option: str) -> None:
+    """One of those given is known, now or later. Raises UsageError, for the first."""
+    known = (*ACCELS, *ACCELS_LATER)
+    if config.accels and not any(each.accel in known for each in config.accels):
+        name = config.accels[0].accel
+        # QEMU-COMPAT: the phrase
+        raise unknown_name(at(option, "accel", name), name, ACCELS, f"invalid accelerator {shown(name)}")
 
 
 def _memory(config: Config) -> None:

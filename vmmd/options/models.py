@@ -459,8 +459,8 @@ class Config:
         "daemonize", "data_dirs", "debugcon", "devices", "display", "drives", "fw_cfg", "globals", "initrd", "kernel",
         "keyboard", "later", "log_file", "log_file_option", "log_items", "machine", "memory", "monitors", "msg", "name",
         "netdevs", "nodefaults", "nographic", "notices", "numa", "numa_cpus", "numa_distances", "objects", "overcommit",
-        "paused", "pidfile", "preconfig", "realtime", "rtc", "sandbox", "serials", "smbios", "smp", "traces",
-        "uuid", "vga", "vnc",
+        "paused", "pidfile", "preconfig", "qtest", "qtest_log", "realtime", "rtc", "sandbox", "serials", "smbios",
+        "smp", "traces", "uuid", "vga", "vnc",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -504,6 +504,8 @@ class Config:
         self.action = ActionOptions()
         self.paused = False  # -S
         self.preconfig = False
+        self.qtest: str | None = None  # chardev id of -qtest
+        self.qtest_log: str | None = None  # file of -qtest-log; None: stderr
         self.daemonize = False
         self.pidfile: str | None = None
         self.msg = MsgOptions()
@@ -523,11 +525,6 @@ class Config:
         name = PC_DEFAULT if self.machine.type == "none" else self.machine.type
         major, minor = name.rpartition("-")[2].split(".")
         return int(major), int(minor)
-
-    @property
-    def kvm_optional(self) -> bool:
-        """Machine ``none`` runs no guest: it starts without KVM too, unless nothing but KVM was asked for."""
-        return self.machine.type == "none" and not (self.accels and all(each.accel == "kvm" for each in self.accels))
 
     @property
     def no_shutdown(self) -> bool:

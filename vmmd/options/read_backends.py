@@ -75,6 +75,18 @@ def read_debugcon(draft: Draft, option: str, text: str) -> None:
     draft.config.devices.append(DeviceOptions("isa-debugcon", None, None, items, made_from=f"{option} {shown(text)}"))
 
 
+_QTEST_ID = "qtest"  # QEMU-COMPAT: the id of its character device
+
+
+def read_qtest(draft: Draft, option: str, text: str) -> None:
+    """``-qtest DEV``: the last one counts."""
+    former = draft.config.qtest
+    draft.chardev_users = [(user, id_) for user, id_ in draft.chardev_users if id_ != former]
+    if former == _QTEST_ID:
+        del draft.config.chardevs[_QTEST_ID]
+    draft.config.qtest = add_chardev(draft, option, text, _QTEST_ID)
+
+
 def read_parallel(draft: Draft, option: str, text: str) -> None:
     """``-parallel none``; a parallel port does not exist yet."""
     if text != "none":

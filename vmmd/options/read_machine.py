@@ -9,7 +9,7 @@ from vmmd.core.props import parse_int
 from vmmd.errors import UsageError
 from vmmd.options import keyval, lexer
 from vmmd.options.draft import HelpRequested
-from vmmd.options.fields import UUID, UUID_ACCEPTS, at, shown, unknown_name
+from vmmd.options.fields import UUID, UUID_ACCEPTS, shown, unknown_name
 from vmmd.options.models import (
     SMBIOS_TYPES,
     AccelOptions,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from vmmd.options.draft import Draft
     from vmmd.options.fields import Items, OptionSet
 
-ACCELS = ("kvm",)
-ACCELS_LATER = ("tcg", "xen", "hax", "hvf", "nvmm", "whpx", "qtest")
+ACCELS = ("kvm", "qtest")
+ACCELS_LATER = ("tcg", "xen", "hax", "hvf", "nvmm", "whpx")
 FW_CFG_NAME_MAX = 55
 STANDARD_FDS = 3
 
@@ -90,6 +90,10 @@ def read_log_items(draft: Draft, option: str, text: str) -> None:
         draft.config.log_items = LogRequest(text)
     except UsageError as error:
         raise error.named(f"{option} {shown(text)}") from None
+
+
+def read_qtest_log(draft: Draft, _option: str, text: str) -> None:
+    draft.config.qtest_log = text
 
 
 def read_log_file(draft: Draft, option: str, text: str) -> None:
@@ -172,17 +176,19 @@ def read_accel(draft: Draft, option: str, text: str) -> None:
 
 def _add_accel(draft: Draft, option: str, items: Items) -> None:
     made: AccelOptions = AccelOptions.from_items([(key.replace("_", "-"), value) for key, value in items], option)
-    check_accel(option, made.accel)
+    check_accel(option, made)
     draft.config.accels.append(made)
 
 
-def check_accel(option: str, name: str) -> None:
-    """Raises UsageError for a name that is no accelerator."""
-    if name in ACCELS or name in ACCELS_LATER:
-        return
+def check_accel(option: str, made: AccelOptions) -> None:
+    """Refuse what no accelerator is, and keys that this one has not. A single unknown word is no error here: others may
+    be given, which are used in its place. Raises UsageError."""
+    name = made.accel
     if ":" in name:
         raise UsageError(f"{option} {shown(name)}: invalid accelerator {shown(name)}", "give -accel once for each")
-    raise unknown_name(at(option, "accel", name), name, ACCELS, f"invalid accelerator {shown(name)}")
+    if name == "qtest":
+        for key in made.given - {"accel"}:
+            raise UsageError(f"{option} qtest: Property 'qtest-accel.{key}' not found", "it has none")
 
 
 def read_cpu(draft: Draft, option: str, text: str) -> None:

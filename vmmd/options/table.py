@@ -27,7 +27,7 @@ OPTIONS: tuple[OptionSpec, ...] = (
     OptionSpec("version", None, STANDARD, "show the version", machine.read_version),
     OptionSpec("machine", "[type=]NAME[,KEY=VALUE…]", STANDARD, "the board (-machine help)", machine.read_machine),
     OptionSpec("M", "[type=]NAME[,KEY=VALUE…]", STANDARD, "same as -machine", machine.read_machine),
-    OptionSpec("accel", "[accel=]kvm", STANDARD, "accelerator; several are tried in order", machine.read_accel),
+    OptionSpec("accel", "[accel=]kvm|qtest", STANDARD, "accelerator; several are tried in order", machine.read_accel),
     OptionSpec("enable-kvm", None, STANDARD, "same as -accel kvm", machine.read_enable_kvm),
     OptionSpec("cpu", "MODEL[,±FEATURE…]", STANDARD, "CPU model (-cpu help)", machine.read_cpu),
     OptionSpec(
@@ -136,6 +136,10 @@ OPTIONS: tuple[OptionSpec, ...] = (
     OptionSpec(
         "trace", "[enable=]PATTERN[,events=FILE][,file=FILE]", EXPERT, "trace events (-trace help)", machine.read_trace
     ),
+    OptionSpec("qtest", "DEV", EXPERT, "a test program drives ports, memory and time; DEV as for -serial",
+               backend.read_qtest),
+    OptionSpec("qtest-log", "FILE", EXPERT, "write what is said there; without it to stderr, or none",
+               machine.read_qtest_log),
     OptionSpec("msg", "timestamp=on|off", EXPERT, "form of messages", machine.read_msg),
     OptionSpec("sandbox", "off", EXPERT, "filter system calls; only off", machine.read_sandbox),
     *(
@@ -157,8 +161,6 @@ OPTIONS: tuple[OptionSpec, ...] = (
             ("icount", "…", "count instructions"),
             ("singlestep", None, "single step"),
             ("compat", "…", "policy for deprecated interfaces"),
-            ("qtest", "DEV", "test protocol"),
-            ("qtest-log", "FILE", "its log"),
             ("dump-vmstate", "FILE", "describe the migration stream"),
             ("enable-sync-profile", None, "profile of locks"),
             ("async-teardown", None, "release memory in the background"),

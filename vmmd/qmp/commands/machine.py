@@ -46,9 +46,10 @@ def query_kvm(ctx: Context) -> KvmInfo:
 @command("query-accelerators", since="10.2")
 def query_accelerators(ctx: Context) -> AcceleratorInfo:
     """The accelerator that is used, and those that this program can use."""
-    if not ctx.vm.kvm_enabled:
+    name = ctx.vm.accelerator
+    if name is None:
         raise VmmdError("No accelerator is in use", "machine 'none' goes on without KVM when it is not there")
-    return {"enabled": "kvm", "present": ["kvm"]}
+    return {"enabled": "kvm" if name == "kvm" else "qtest", "present": ["kvm", "qtest"]}
 
 
 @command("query-target", since="1.2")

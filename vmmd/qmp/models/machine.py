@@ -76,7 +76,7 @@ class GuidInfo(TypedDict):
     guid: str
 
 
-Accelerator = Literal["kvm"]
+Accelerator = Literal["kvm", "qtest"]
 
 
 class AcceleratorInfo(TypedDict):

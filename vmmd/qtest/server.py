@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The qtest server: the front end of the ``-qtest`` character device.
+
+One request is served a turn of the loop, so that sockets, disks and monitors go on between two. Loop thread;
+``receive`` and ``handle_event`` come with the DeviceLock held, replies go out without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmd.core.backend import CharEvent
+from vmmd.log import get_logger
+from vmmd.qtest.protocol import LINE_BYTES_MAX, LineSplitter, RequestError
+from vmmd.qtest.requests import Requests, TimePasses
+
+if TYPE_CHECKING:
+    from vmmd.chardev.base import Chardev
+    from vmmd.core.notify import LoopPort
+    from vmmd.machine.vm import Vm
+    from vmmd.qtest.log import TrafficLog
+
+log = get_logger("vmmd.qtest")
+
+#: bytes taken from the client at once
+_ROOM = 1 << 20
+
+
+class QtestServer:
+    """Serves one client at a time. Implements ``core.backend.CharFrontend``."""
+
+    def __init__(self, vm: Vm, loop: LoopPort, backend: Chardev, traffic: TrafficLog | None) -> None:
+        self._vm = vm
+        self._loop = loop
+        self._backend = backend
+        self._traffic = traffic
+        self._splitter = LineSplitter()
+        self._requests = Requests(vm, self._report)
+        self._out = bytearray()  # lines for the client
+        self._work_posted = False
+        self._target_ns: int | None = None  # where virtual time is on its way to
+
+    def attach(self) -> None:
+        """Become the character device's front end. DeviceLock held. Raises UsageError."""
+        self._backend.attach(self)
+        self._backend.set_open(True)
+
+    # -- CharFrontend ----------------------------------------------------------------------------------------------
+
+    def can_receive(self) -> int:
+        return _ROOM if len(self._splitter) <= LINE_BYTES_MAX else 0
+
+    def receive(self, data: bytes) -> None:
+        self._splitter.feed(data)
+        self._work_soon()
+
+    def handle_event(self, event: CharEvent) -> None:
+        if event is CharEvent.OPENED:
+            self._requests.forget_levels()
+            self._note("OPENED")
+        elif event is CharEvent.CLOSED:
+            self._splitter.clear()
+            self._out.clear()
+            self._note("CLOSED")
+
+    def write_ready(self) -> None:
+        self._loop.post(self._send)
+
+    # -- work ------------------------------------------------------------------------------------------------------
+
+    def _work_soon(self) -> None:
+        if not self._work_posted:
+            self._work_posted = True
+            self._loop.post(self._work)
+
+    def _work(self) -> None:
+        """Serve one request, or go on with one that takes several turns."""
+        self._work_posted = False
+        with self._vm.lock:
+            served = self._go_on() if self._target_ns is not None else self._serve_next()
+        if served:
+            self._work_soon()
+        if self._out:
+            self._send()
+
+    def _serve_next(self) -> bool:
+        """False: no request is there."""
+        try:
+            line = self._splitter.take()
+            if line is None:
+                return False
+            if self._traffic is not None:
+                self._traffic.received(line)
+            self._reply(self._requests.serve(line))
+        except RequestError as refusal:
+            self._reply(str(refusal).encode())
+        except TimePasses as passes:
+            self._target_ns = passes.target_ns
+        except Exception:  # a bug of a device must not take the server away (architecture §3 L8)
+            log.exception("a request failed")
+            self._reply(b"FAIL internal error, see the log")
+        return True
+
+    def _go_on(self) -> bool:
+        """Move virtual time on, as far as one turn goes."""
+        assert self._target_ns is not None
+        if self._requests.clock.advance_to(self._target_ns):
+            self._target_ns = None
+            self._reply(self._requests.clock_reply())
+        return True
+
+    def _reply(self, line: bytes) -> None:
+        self._report(line)
+
+    def _report(self, line: bytes) -> None:
+        if self._traffic is not None:
+            self._traffic.sent(line)
+        if self._backend.connected:
+            self._out += line
+            self._out += b"\n"
+
+    def _send(self) -> None:
+        taken = self._backend.write_now(bytes(self._out))
+        del self._out[:taken]
+
+    def _note(self, event: str) -> None:
+        if self._traffic is not None:
+            self._traffic.event(event)
