@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tests.unit.fakes import RecordingRequests
 from vmmd.core.address_space import AddressSpace, IoRange
 from vmmd.core.bootstate import BootState, SegmentState
+from vmmd.core.clock import ManualClock
 from vmmd.core.memory import GuestAddressError, GuestMemory, make_region
 from vmmd.kvm.cpuid import Topology
 from vmmd.kvm.irqchip import KvmInterrupts
@@ -21,6 +22,9 @@ from vmmd.machine.cpus import VcpuManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from vmmd.devices.apic import LocalApic
+    from vmmd.machine.user_chips import UserChips
 
 ENTRY = 0x1000
 REAL_MODE = {
@@ -102,12 +106,28 @@ class HiddenRam:
 
 
 class TinyVm:
-    """1 MiB of RAM, irqchip, ``count`` vCPUs, and code for the first one."""
+    """1 MiB of RAM, irqchip, ``count`` vCPUs, and code for the first one. With ``chips`` no controller is in the
+    kernel, and time is ``clock``'s."""
 
-    def __init__(self, code: bytes, *, count: int = 1, ram_bytes: int = 1 << 20, boot: BootState | None = None) -> None:
+    def __init__(
+        self,
+        code: bytes,
+        *,
+        count: int = 1,
+        ram_bytes: int = 1 << 20,
+        boot: BootState | None = None,
+        chips: UserChips | None = None,
+    ) -> None:
         self.kvm = Kvm.open()
         self.vm = self.kvm.create_vm()
-        self.vm.create_irqchip()
+        self.clock = ManualClock()
+        self.apics: list[LocalApic] = []
+        if chips is None:
+            self.vm.create_irqchip()
+            self.interrupts = KvmInterrupts(self.vm)
+        else:
+            self.vm.reserve_pages()
+            self.apics = chips.make_apics(self.clock, list(range(count)))
         self.map = mmap.mmap(-1, ram_bytes)
         # SAFETY: the mapping lives as long as this object; close() deletes the machine first
         self.hva = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
@@ -119,11 +139,10 @@ class TinyVm:
         self.lock = threading.Lock()
         self.requests = RecordingRequests()
         self.loop = QueueLoop()
-        self.interrupts = KvmInterrupts(self.vm)
         self.cpus = VcpuManager(
             self.vm, count=count, pio=self.pio, mmio=self.mmio, lock=self.lock,
             requests=self.requests, loop=self.loop, cpu_config=PlainCpus(self.kvm), debug_threads=True,
-            hidden=HiddenRam(self.memory),
+            hidden=HiddenRam(self.memory), apics=self.apics,
         )  # fmt: skip
         self.cpus.set_boot_state(boot or BootState({"rip": ENTRY, "rsp": 0x8000, "rflags": 2}, REAL_MODE))
         self.cpus.start()

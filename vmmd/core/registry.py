@@ -37,6 +37,7 @@ DEVICES: dict[str, str] = {
     "port92": "vmmd.devices.isa.port92:Port92",
     "fw_cfg_io": "vmmd.devices.isa.fw_cfg:FwCfg",
     "isa-i8259": "vmmd.devices.isa.i8259:I8259",
+    "apic": "vmmd.devices.apic:Apic",
     "ioapic": "vmmd.devices.ioapic:Ioapic",
     "hpet": "vmmd.devices.hpet:Hpet",
     "isa-pit": "vmmd.devices.isa.pit:IsaPit",

@@ -371,6 +371,7 @@ KVM_GET_CPUID2 = _iowr(0x91, 8)
 KVM_GET_MP_STATE = _ior(0x98, 4)
 KVM_SET_MP_STATE = _iow(0x99, 4)
 KVM_NMI = _io(0x9A)
+KVM_INTERRUPT = _iow(0x86, 4)
 KVM_X86_SETUP_MCE = _iow(0x9C, 8)
 KVM_X86_GET_MCE_CAP_SUPPORTED = _ior(0x9D, 8)
 KVM_GET_VCPU_EVENTS = _ior(0x9F, 64)
@@ -502,8 +503,13 @@ KVM_COALESCED_MMIO_PAGE_OFFSET = 2
 
 #: offsets in ``struct kvm_run``: our name -> (C member, offset in bytes)
 RUN_OFFSETS: dict[str, tuple[str, int]] = {
+    "RUN_REQUEST_INTERRUPT_WINDOW": ("request_interrupt_window", 0),
     "RUN_IMMEDIATE_EXIT": ("immediate_exit", 1),
     "RUN_EXIT_REASON": ("exit_reason", 8),
+    "RUN_READY_FOR_INTERRUPT": ("ready_for_interrupt_injection", 12),
+    "RUN_IF_FLAG": ("if_flag", 13),
+    "RUN_CR8": ("cr8", 16),
+    "RUN_APIC_BASE": ("apic_base", 24),
     "RUN_UNION": ("hw.hardware_exit_reason", 32),
     "RUN_FAIL_CPU": ("fail_entry.cpu", 40),
     "RUN_IO_DIRECTION": ("io.direction", 32),

@@ -55,7 +55,28 @@ def reset(
     vcpu.set_events(events)
     if lapic is not None:
         vcpu.set_lapic(lapic)
-    vcpu.set_mp_state(abi.KVM_MP_STATE_RUNNABLE if is_bsp else abi.KVM_MP_STATE_UNINITIALIZED)
+    if vcpu.local_apic is None:  # otherwise KVM knows but running CPUs
+        vcpu.set_mp_state(abi.KVM_MP_STATE_RUNNABLE if is_bsp else abi.KVM_MP_STATE_UNINITIALIZED)
+
+
+def initialise(vcpu: Vcpu, *, signature: int, is_bsp: bool) -> None:
+    """What INIT does to a CPU; FPU, MSRs and the place of its APIC stay. Raises KvmError."""
+    apic_base = vcpu.sregs().apic_base
+    sregs = reset_sregs(is_bsp)
+    sregs.apic_base = apic_base
+    vcpu.set_sregs(sregs)
+    vcpu.set_regs(abi.Regs(rip=0xFFF0, rflags=2, rdx=signature))
+    vcpu.set_debugregs(abi.Debugregs(dr6=_DR6_RESET, dr7=_DR7_RESET))
+    vcpu.set_events(abi.VcpuEvents(flags=abi.KVM_VCPUEVENT_VALID_NMI_PENDING | abi.KVM_VCPUEVENT_VALID_SHADOW))
+
+
+def start_up(vcpu: Vcpu, vector: int) -> None:
+    """Where a start-up IPI lets a CPU begin (SDM vol. 3 §10.4.4.2). Raises KvmError."""
+    sregs, regs = vcpu.sregs(), vcpu.regs()
+    sregs.cs.selector, sregs.cs.base = vector << 8, vector << 12
+    regs.rip = 0
+    vcpu.set_sregs(sregs)
+    vcpu.set_regs(regs)
 
 
 def reset_sregs(is_bsp: bool) -> abi.Sregs:
@@ -146,7 +167,7 @@ def registers_text(vcpu: Vcpu) -> str:
     events = vcpu.events()
     wide = is_long_mode_code(sregs)
     lines = _general_lines(regs, wide)
-    halted = vcpu.vm.has_irqchip and vcpu.mp_state() == abi.KVM_MP_STATE_HALTED
+    halted = vcpu.is_halted()
     cpl = 3 if regs.rflags & RFLAGS_VM else sregs.ss.dpl
     lines.append(
         f"{_ip(regs, wide)} [{_flags(regs.rflags)}] CPL={cpl} II={1 if events.interrupt.shadow else 0} A20=1"

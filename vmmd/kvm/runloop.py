@@ -109,6 +109,12 @@ class RunLoop:
                 self._run_failed(error)
                 return
 
+    def reset(self) -> None:
+        """The registers were reset. Parked."""
+
+    def kicked(self) -> None:
+        """``immediate_exit`` was set. Any thread."""
+
     def report_exits(self, index: int | None) -> None:
         """Report every exit as one of vCPU ``index``, or (None) no longer. ``run`` sees it when it is called the next
         time, so kick the vCPU. Any thread."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from vmmd.kvm.stats import Statistic, StatsFile
     from vmmd.kvm.system import CpuidEntry
+    from vmmd.kvm.userloop import UserApic
     from vmmd.kvm.vm import KvmVm
 
 _Block = TypeVar("_Block", bound="ctypes.Structure")
@@ -39,6 +40,8 @@ class Vcpu:
         self.mce_banks = 0
         self.fd = fd
         self.stats_file: StatsFile | None = None
+        #: None: it is in the kernel
+        self.local_apic: UserApic | None = None
         # SAFETY: the kernel guarantees vcpu_mmap_size bytes behind the descriptor; the casts pin the mapping, and
         # close() drops them before unmapping
         self.page = mmap.mmap(fd, vm.kvm.vcpu_mmap_size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -136,6 +139,16 @@ class Vcpu:
         """The guest-physical address of a linear one, or None (KVM_TRANSLATE)."""
         block = self._get(abi.KVM_TRANSLATE, abi.Translation(linear_address=gva), "KVM_TRANSLATE")
         return int(block.physical_address) if block.valid else None
+
+    def is_halted(self) -> bool:
+        """True when it waits for an interrupt."""
+        if self.local_apic is not None:
+            return self.local_apic.halted
+        return self.mp_state() == abi.KVM_MP_STATE_HALTED
+
+    def interrupt(self, vector: int) -> None:
+        """Queue a maskable interrupt, without controllers in the kernel. Its own thread."""
+        ioctl(self.fd, abi.KVM_INTERRUPT, ctypes.byref(ctypes.c_uint32(vector)), name="KVM_INTERRUPT")
 
     def inject_nmi(self) -> None:
         """Queue a non-maskable interrupt. Waits while the vCPU is in the guest: for its own thread."""

@@ -115,13 +115,17 @@ class KvmVm:
         return bitmap.raw
 
     # --- interrupt controllers ---
-    def create_irqchip(self) -> None:
-        """8259 pair, I/O APIC and local APICs in the kernel. Before the first vCPU. Raises KvmError."""
+    def reserve_pages(self) -> None:
+        """Tell KVM where the guest has nothing, for what old Intel hosts need. Before the first vCPU."""
         if self.kvm.check_extension(abi.KVM_CAP_SET_IDENTITY_MAP_ADDR):
             address = ctypes.c_uint64(IDENTITY_MAP_GPA)
             ioctl(self.fd, abi.KVM_SET_IDENTITY_MAP_ADDR, ctypes.byref(address), name="KVM_SET_IDENTITY_MAP_ADDR")
         if self.kvm.check_extension(abi.KVM_CAP_SET_TSS_ADDR):
             ioctl(self.fd, abi.KVM_SET_TSS_ADDR, TSS_GPA, name="KVM_SET_TSS_ADDR")
+
+    def create_irqchip(self) -> None:
+        """8259 pair, I/O APIC and local APICs in the kernel. Before the first vCPU. Raises KvmError."""
+        self.reserve_pages()
         self.kvm.require(abi.KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP")
         ioctl(self.fd, abi.KVM_CREATE_IRQCHIP, name="KVM_CREATE_IRQCHIP")
         self.has_irqchip = True

@@ -25,16 +25,18 @@ from vmmd.errors import BackendError, StateError
 from vmmd.kvm import abi, cpustate
 from vmmd.kvm.ioctl import KICK_SIGNAL, install_kick_handler, set_thread_name
 from vmmd.kvm.runloop import REASONS, Dispatch, RunLoop
+from vmmd.kvm.userloop import UserLoop
 from vmmd.log import get_logger
 from vmmd.machine.exit_meter import ExitMeter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from vmmd.core.address_space import AddressSpace
     from vmmd.core.bootstate import BootState
     from vmmd.core.device import SystemRequests
     from vmmd.core.notify import LoopPort
+    from vmmd.devices.apic import LocalApic
     from vmmd.kvm.cpuid import Topology
     from vmmd.kvm.runloop import HiddenMemory
     from vmmd.kvm.stats import Statistic
@@ -91,12 +93,13 @@ class CpuConfig(Protocol):
 
 
 def _inject_nmi(vcpu: Vcpu) -> None:
-    """A pulse on LINT1 (SDM vol. 3 §11.5.1); without an APIC in the kernel, straight to the CPU. Its own thread."""
-    if vcpu.vm.has_irqchip:
-        lvt = int.from_bytes(bytes(vcpu.lapic().regs[_LVT_LINT1 : _LVT_LINT1 + 4]), "little")
-        if lvt & _LVT_MASKED or lvt & _LVT_MODE != _LVT_MODE_NMI:
-            return
-    vcpu.inject_nmi()
+    """A pulse on LINT1 (SDM vol. 3 §11.5.1). Its own thread."""
+    if vcpu.local_apic is not None:
+        vcpu.local_apic.pulse_lint1()
+        return
+    lvt = int.from_bytes(bytes(vcpu.lapic().regs[_LVT_LINT1 : _LVT_LINT1 + 4]), "little")
+    if not lvt & _LVT_MASKED and lvt & _LVT_MODE == _LVT_MODE_NMI:
+        vcpu.inject_nmi()
 
 
 class VcpuInfo(NamedTuple):
@@ -121,7 +124,7 @@ class _VcpuThread:
         self.index = index
         self.vcpu = vcpu
         self.run_loop = run_loop
-        self.lapic = vcpu.lapic() if vcpu.vm.has_irqchip else None
+        self.lapic = vcpu.lapic() if vcpu.local_apic is None else None
         #: True from the moment it is told to run until it has parked; guarded by the manager's lock
         self.active = False
         self.commands: deque[Callable[[], None]] = deque()
@@ -142,6 +145,7 @@ class _VcpuThread:
             VCPU_KICK(self.index)
         # ORDERING: the flag first, so a signal that comes before KVM_RUN is not lost; bytecode stores are in order
         self.vcpu.bytes_[_IMMEDIATE_EXIT] = 1
+        self.run_loop.kicked()
         ident = self.thread.ident
         if ident is not None and ident != threading.get_ident():
             signal.pthread_kill(ident, KICK_SIGNAL)
@@ -205,11 +209,14 @@ class VcpuManager:
         debug_threads: bool,
         hidden: HiddenMemory,
         node_id: int | None = None,
+        apics: Sequence[LocalApic] = (),
     ) -> None:
+        """``apics``: one for each vCPU, unless they are in the kernel."""
         self.vm = vm
         self.count = count
         self.cpu_config = cpu_config
         self._node_id = node_id
+        self._apics = apics
         self.debug_threads = debug_threads
         self._loop = loop
         self._dispatch = Dispatch(pio, mmio, lock, requests, self.hold, hidden)
@@ -242,7 +249,7 @@ class VcpuManager:
             vcpu.open_stats(like=cpus[0].vcpu if cpus else None)
             if KVM_INIT_VCPU.on:
                 KVM_INIT_VCPU(index, vcpu.apic_id)
-            cpus.append(_VcpuThread(self, index, vcpu, RunLoop(vcpu, self._dispatch)))
+            cpus.append(_VcpuThread(self, index, vcpu, self._run_loop(index, vcpu)))
         self._cpus = tuple(cpus)
         self.exit_meter = ExitMeter([cpu.run_loop.exit_counts for cpu in cpus])
         self.reset()
@@ -251,6 +258,18 @@ class VcpuManager:
             self._exits_switched()
         for cpu in cpus:
             cpu.thread.start()
+
+    def _run_loop(self, index: int, vcpu: Vcpu) -> RunLoop:
+        if not self._apics:
+            return RunLoop(vcpu, self._dispatch)
+        apic = vcpu.local_apic = self._apics[index]
+
+        def kick() -> None:
+            cpu = self._cpus[index]
+            if cpu.active:
+                cpu.kick()
+
+        return UserLoop(vcpu, self._dispatch, apic, kick, signature=self.cpu_config.signature, is_bsp=index == 0)
 
     def stop(self) -> None:
         """End all threads and wait for them. Idempotent."""
@@ -412,6 +431,11 @@ class VcpuManager:
             cpustate.reset(
                 cpu.vcpu, cpu.lapic, signature=self.cpu_config.signature, is_bsp=cpu.index == 0, boot=self._boot
             )
+            cpu.run_loop.reset()
+        for apic in self._apics:
+            apic.reset()
+        if self._apics and self._boot is not None:
+            self._apics[0].use_virtual_wire()
 
     def inject_nmi(self, done: Callable[[Exception | None], None]) -> None:
         """A non-maskable interrupt for every vCPU whose local APIC lets it through LINT1. By the vCPUs' own threads:
@@ -493,7 +517,7 @@ class VcpuManager:
         """What monitors show. ``halted`` is known for parked vCPUs only. Any thread."""
         found = []
         for cpu in self._cpus:
-            halted = not cpu.active and self.vm.has_irqchip and cpu.vcpu.mp_state() == abi.KVM_MP_STATE_HALTED
+            halted = not cpu.active and cpu.vcpu.is_halted()
             config = self.cpu_config
             socket, die, core, thread = config.topology_ids(cpu.index)
             native = cpu.thread.native_id or 0
