@@ -3,94 +3,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pytest
 
-from tests.unit.fakes import FakeMachine, make_context
+from tests.unit.interrupt_rig import IOAPIC, MASTER, SLAVE, Rig
 from vmmd.core.device import ResetKind
-from vmmd.devices.ioapic import Ioapic
-from vmmd.devices.isa.i8259 import I8259
-from vmmd.devices.user_interrupts import UserInterrupts
 
-MASTER, SLAVE = 0x20, 0xA0
 ELCR_MASTER, ELCR_SLAVE = 0x4D0, 0x4D1
 EOI, SPECIFIC_EOI = 0x20, 0x60
-READ_IRR, READ_ISR, POLL = 0x0A, 0x0B, 0x0C
+POLL = 0x0C
 SET_SPECIAL_MASK, RESET_SPECIAL_MASK = 0x68, 0x48
-IOAPIC = 0xFEC0_0000
 MASKED, LEVEL, REMOTE_IRR, LOGICAL, LOWEST, EXTINT = 1 << 16, 1 << 15, 1 << 14, 1 << 11, 1 << 8, 7 << 8
-
-
-class Rig(NamedTuple):
-    """Chips wired as on the board."""
-
-    machine: FakeMachine
-    interrupts: UserInterrupts
-    intr: list[int]  # every change of the INT pin
-    messages: list[tuple[int, int]]
-
-    def out(self, port: int, value: int) -> None:
-        self.machine.pio.write(port, 1, value)
-
-    def inb(self, port: int) -> int:
-        return self.machine.pio.read(port, 1)
-
-    def initialise(self, icw4: int = 1) -> None:
-        """Vectors 20h and 28h, nothing masked."""
-        for port, base, wiring in ((MASTER, 0x20, 4), (SLAVE, 0x28, 2)):
-            self.out(port, 0x11)
-            self.out(port + 1, base)
-            self.out(port + 1, wiring)
-            self.out(port + 1, icw4)
-        self.intr.clear()
-
-    def pulse(self, *gsis: int) -> None:
-        for gsi in gsis:
-            self.interrupts.set_gsi(gsi, 1)
-            self.interrupts.set_gsi(gsi, 0)
-
-    def isr(self, port: int = MASTER) -> int:
-        self.out(port, READ_ISR)
-        return self.inb(port)
-
-    def irr(self, port: int = MASTER) -> int:
-        self.out(port, READ_IRR)
-        return self.inb(port)
-
-    def window(self, register: int) -> int:
-        self.machine.mmio.write(IOAPIC, 4, register)
-        return self.machine.mmio.read(IOAPIC + 0x10, 4)
-
-    def set_window(self, register: int, value: int) -> None:
-        self.machine.mmio.write(IOAPIC, 4, register)
-        self.machine.mmio.write(IOAPIC + 0x10, 4, value)
-
-    def redirect(self, pin: int, low: int, destination: int = 0) -> None:
-        self.set_window(0x11 + 2 * pin, destination << 24)
-        self.set_window(0x10 + 2 * pin, low)
 
 
 @pytest.fixture
 def rig() -> Rig:
-    machine = make_context()
-    intr: list[int] = []
-    messages: list[tuple[int, int]] = []
-    interrupts = UserInterrupts(lambda address, data: messages.append((address, data)))
-    interrupts.intr = intr.append
-    machine.ctx.interrupts = interrupts
-    pics = []
-    for master in (True, False):
-        props = I8259.Props()
-        props.place(master=master)
-        pics.append(I8259(props, machine.ctx))
-    ioapic = Ioapic(Ioapic.Props(), machine.ctx)
-    interrupts.connect_pics(*pics)
-    interrupts.connect_ioapic(ioapic)
-    for device in (*pics, ioapic):
-        device.plug()
-        device.reset(ResetKind.COLD)
-    rig = Rig(machine, interrupts, intr, messages)
+    rig = Rig()
     rig.initialise()
     return rig
 
@@ -285,8 +212,7 @@ def test_a_level_at_a_masked_entry_waits_for_the_mask_to_go(rig: Rig) -> None:
 
 def test_the_timer_is_input_0_and_entry_2(rig: Rig) -> None:
     seen: list[tuple[int, int]] = []
-    assert rig.interrupts.ioapic is not None
-    rig.interrupts.ioapic.watch = lambda pin, level: seen.append((pin, level))
+    rig.ioapic.watch = lambda pin, level: seen.append((pin, level))
     rig.redirect(0, 0x70)
     rig.redirect(2, 0x72)
     rig.pulse(0)
@@ -304,10 +230,7 @@ def test_a_reset_brings_back_power_on_state(rig: Rig) -> None:
     rig.out(ELCR_MASTER, 0x20)
     rig.pulse(3)
     rig.redirect(4, 0x30)
-    master = rig.interrupts._master
-    assert master is not None
-    for device in (master, rig.interrupts.ioapic):
-        assert device is not None
+    for device in (*rig.pics, rig.ioapic):
         device.reset(ResetKind.COLD)
     assert (rig.intr[-1], rig.inb(ELCR_MASTER), rig.irr(), rig.window(0x18)) == (0, 0, 0, MASKED)
     rig.interrupts.set_elcr(0xFFFF)

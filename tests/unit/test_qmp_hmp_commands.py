@@ -137,13 +137,13 @@ def test_interrupt_controllers_are_shown(vm: FakeVm, monitor) -> None:
     )
     vm.chips = SimpleNamespace(ioapic_state=lambda: ioapic, pic_states=lambda: pics)  # type: ignore[assignment]
     lines = say(monitor, "info pic").split("\r\n")
-    assert lines[0] == "ioapic0: ver=0x11 id=0x02 sel=0x10"
+    assert lines[0] == "ioapic0: ver=0x11 id=0x02 sel=0x10 (redir[0])"
     assert lines[1] == "  pin 0  0x0000000000010000 dest=0 vec=0   active-hi edge  masked fixed  physical"
     assert lines[5] == "  pin 4  0x0300000000000131 dest=3 vec=49  active-hi edge         lowest physical"
     assert lines[12] == "  pin 11 0xff0000000000e851 dest=ff vec=81  active-lo level        fixed  logical"
     assert lines[25:] == [
-        "  IRR      2 11",
-        "  Remote IRR 11",
+        "  IRR      2  11 ",
+        "  Remote IRR 11 ",
         "pic1: irr=00 imr=00 isr=00 hprio=0 irq_base=00 rr_sel=0 elcr=00 fnm=0",
         "pic0: irr=01 imr=b8 isr=02 hprio=3 irq_base=08 rr_sel=1 elcr=0c fnm=1",
         "",

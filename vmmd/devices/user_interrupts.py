@@ -32,6 +32,7 @@ class UserInterrupts:
     def __init__(self, deliver: Callable[[int, int], None]) -> None:
         self._deliver = deliver
         self.intr: Callable[[int], None] = lambda level: None
+        self._int_level = 0
         self.ioapic: Ioapic | None = None
         self._master: I8259 | None = None
         self._slave: I8259 | None = None
@@ -47,7 +48,12 @@ class UserInterrupts:
         """The board's 8259 pair."""
         self._master, self._slave = master, slave
         slave.output = lambda level: master.set_input(CASCADE, level)
-        master.output = lambda level: self.intr(level)
+        master.output = self._int_pin
+
+    def _int_pin(self, level: int) -> None:
+        if level != self._int_level:
+            self._int_level = level
+            self.intr(level)
 
     # -- InterruptController ---------------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class PicProps(Device.Props):
 
 
 class I8259(Device):
-    """One chip. ``output(level)`` is its INT pin, wired by the board."""
+    """One chip. ``output(level)`` is its INT pin, wired by the board; told the same level again and again."""
 
     type_name = "isa-i8259"
     description = "interrupt controller 8259A"
@@ -147,10 +147,8 @@ class I8259(Device):
         self._update()
 
     def _update(self) -> None:
-        level = 1 if self.pending() is not None else 0
-        if level != self._driven:
-            self._driven = level
-            self.output(level)
+        self._driven = 1 if self.pending() is not None else 0
+        self.output(self._driven)
 
     def _rank(self, bits: int) -> int:
         """Rank (0 is the highest) of the most urgent of some inputs; 8 for none."""
@@ -236,7 +234,8 @@ class I8259(Device):
             self._read_isr = bool(value & OCW3_READ_ISR)
         if value & OCW3_SET_SPECIAL_MASK:
             self._special_mask = bool(value & OCW3_SPECIAL_MASK)
-            self._update()
+            if self._driven != (self.pending() is not None):
+                self._update()
 
     def _ocw2(self, command: int, level: int) -> None:
         if command in (ROTATE_AUTO_OFF, ROTATE_AUTO_ON):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _DELIVERY = ("fixed", "lowest", "SMI", "...", "NMI", "INIT", "...", "extINT")
 _LOGICAL, _ACTIVE_LOW, _REMOTE_IRR, _LEVEL, _MASKED = 1 << 11, 1 << 13, 1 << 14, 1 << 15, 1 << 16
 _ISA_IRQS = 16
+#: register of the first redirection entry (82093AA §3.2.4)
+_FIRST_ENTRY = 0x10
 
 
 @hmp("info pic", help="interrupt controllers: I/O APIC and 8259")
@@ -31,8 +33,10 @@ def info_pic(monitor: HumanMonitor, arguments: Arguments) -> str:
 
 def _ioapic_text(state: IoapicState) -> str:
     remote = sum(1 << number for number, entry in enumerate(state.entries) if entry & _REMOTE_IRR)
+    pin = (state.selected - _FIRST_ENTRY) // 2
+    selected = f" (redir[{pin}])" if pin >= 0 else ""
     return (
-        f"ioapic0: ver=0x{state.version:x} id=0x{state.id_:02x} sel=0x{state.selected:02x}\n"
+        f"ioapic0: ver=0x{state.version:x} id=0x{state.id_:02x} sel=0x{state.selected:02x}{selected}\n"
         + "".join(_pin_text(number, entry) for number, entry in enumerate(state.entries))
         + f"  IRR      {_bits(state.irr)}\n  Remote IRR {_bits(remote)}\n"
     )
@@ -48,7 +52,7 @@ def _pin_text(number: int, entry: int) -> str:
 
 
 def _bits(value: int) -> str:
-    return " ".join(str(bit) for bit in range(value.bit_length()) if value >> bit & 1) or "(none)"
+    return "".join(f"{bit:<2} " for bit in range(value.bit_length()) if value >> bit & 1) or "(none)"
 
 
 def _pic_text(number: int, state: PicState) -> str:
