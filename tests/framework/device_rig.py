@@ -47,6 +47,7 @@ SLOT = 5
 SEAM_METHODS: dict[str, tuple[str, ...]] = {
     "pio": ("add", "update"),
     "mmio": ("add", "update"),
+    "inputs": ("add",),
     "irqs": ("line",),
     "doorbells": ("attach",),
     "backends": ("chardev", "drive"),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vmmd.core.address_space import AddressSpace
 from vmmd.core.clock import ManualClock
 from vmmd.core.device import DeviceContext, ShutdownCause
+from vmmd.core.input import InputRouter
 from vmmd.core.irq import GsiFanIn
 from vmmd.core.memory import GuestMemory, make_region
 from vmmd.errors import UsageError
@@ -279,6 +280,8 @@ class FakeMachine:
         self.events = RecordingEvents()
         self.requests = RecordingRequests()
         self.backends = FakeBackends()
+        self.running = True
+        self.inputs = InputRouter(lambda: self.clock, lambda: self.running)
         self.ctx = DeviceContext(
             lock=self.lock,
             memory=self.memory,
@@ -292,6 +295,7 @@ class FakeMachine:
             events=self.events,
             requests=self.requests,
             backends=self.backends,
+            inputs=self.inputs,
         )
 
 

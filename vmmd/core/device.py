@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vmmd.core.backend import CharBackend, DriveHandle
     from vmmd.core.clock import Clock
     from vmmd.core.events import EventSink
+    from vmmd.core.input import InputRouter
     from vmmd.core.irq import GsiFanIn, InterruptController
     from vmmd.core.memory import GuestMemory
     from vmmd.core.notify import DoorbellFactory, LoopPort
@@ -104,8 +105,8 @@ class DeviceContext:
     """The seams that a machine gives to its devices. Immutable after construction."""
 
     __slots__ = (
-        "backends", "boot_indices", "clock", "doorbells", "events", "interrupts", "irqs", "lock", "loop", "memory",
-        "mmio", "pio", "requests", "vcpus",
+        "backends", "boot_indices", "clock", "doorbells", "events", "inputs", "interrupts", "irqs", "lock", "loop",
+        "memory", "mmio", "pio", "requests", "vcpus",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  # the seams, by name, once
@@ -123,6 +124,7 @@ class DeviceContext:
         events: EventSink,
         requests: SystemRequests,
         backends: Backends,
+        inputs: InputRouter,
         vcpus: int = 1,
     ) -> None:
         self.lock = lock
@@ -137,6 +139,7 @@ class DeviceContext:
         self.events = events
         self.requests = requests
         self.backends = backends
+        self.inputs = inputs
         self.boot_indices = BootIndices()
         self.vcpus = vcpus  # at start; what num-queues=auto counts
 

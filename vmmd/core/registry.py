@@ -34,6 +34,8 @@ DEVICES: dict[str, str] = {
     "PIIX4_PM": "vmmd.devices.acpi.pm:Piix4Pm",
     "mc146818rtc": "vmmd.devices.isa.rtc:Mc146818Rtc",
     "i8042": "vmmd.devices.isa.i8042:I8042",
+    "ps2-kbd": "vmmd.devices.isa.ps2_keyboard:Ps2Keyboard",
+    "ps2-mouse": "vmmd.devices.isa.ps2_mouse:Ps2Mouse",
     "port92": "vmmd.devices.isa.port92:Port92",
     "fw_cfg_io": "vmmd.devices.isa.fw_cfg:FwCfg",
     "isa-i8259": "vmmd.devices.isa.i8259:I8259",

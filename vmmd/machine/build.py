@@ -131,6 +131,7 @@ class Builder:
             events=vm.events,
             requests=vm.requests,
             backends=MachineBackends(vm),
+            inputs=vm.inputs,
             vcpus=self.config.smp.cpus,
         )
 

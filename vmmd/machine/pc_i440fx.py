@@ -3,7 +3,8 @@
 
 FED0_0000h  HPET
 pci.0  00.0 i440FX host bridge (PAM, SMRAM)   01.0 PIIX3 (PIRQ, reset port)   01.1 PIIX3 IDE   01.3 PIIX4 PM
-ISA    RTC/CMOS, speaker port, i8042, port 92h, fw_cfg; 8259, I/O APIC and 8254, in the kernel or not
+ISA    RTC/CMOS, speaker port, i8042 with keyboard and mouse, port 92h, fw_cfg; 8259, I/O APIC and 8254, in the kernel or
+       not
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from vmmd.devices.ide.piix3 import Piix3Ide
     from vmmd.devices.ioapic import Ioapic
     from vmmd.devices.isa.fw_cfg import FwCfg
+    from vmmd.devices.isa.i8042 import I8042
     from vmmd.devices.isa.i8259 import I8259
     from vmmd.devices.isa.pit import IsaPit
     from vmmd.devices.isa.rtc import Mc146818Rtc
@@ -139,6 +141,13 @@ class PcI440fx:
         bridge.smram_changed = self.memory_map.smram_changed
         self._plug(bridge)
 
+    def _plug_keyboard(self) -> None:
+        """The keyboard controller, and what is plugged into it."""
+        controller: I8042 = self._make("i8042")  # type: ignore[assignment]
+        node = self._plug(controller)
+        self._plug(controller.keyboard, (node, "ps2kbd"))
+        self._plug(controller.mouse, (node, "ps2mouse"))
+
     def _fill_cmos(self) -> None:
         """What PC firmware expects in CMOS RAM (Ralf Brown's CMOS list; SeaBIOS): memory sizes, CPUs, boot order."""
         low, high = self.memory_map.low_bytes, self.memory_map.high_bytes
@@ -197,7 +206,7 @@ class PcI440fx:
         self._plug_rtc()
         self._plug_pit()
         if self.config.machine.i8042:
-            self._plug(self._make("i8042"))
+            self._plug_keyboard()
         self._plug(self._make("port92"))
         fw_cfg = self._make("fw_cfg_io")
         self.fw_cfg = fw_cfg  # type: ignore[assignment]

@@ -63,6 +63,7 @@ _BASES: dict[str, str | None] = {
     "pic-common": "isa-device",
     "ioapic-common": "sys-bus-device",
     "fw_cfg": "sys-bus-device",
+    "ps2-device": "sys-bus-device",
     "pci-host-bridge": "sys-bus-device",
     "pci-piix3": "pci-device",
     "pci-ide": "pci-device",

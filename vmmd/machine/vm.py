@@ -26,6 +26,7 @@ from vmmd.core.events import (
     WatchdogEvent,
 )
 from vmmd.core.fdsets import FdSets
+from vmmd.core.input import InputRouter
 from vmmd.core.lock import DeviceLock
 from vmmd.core.memory import GuestMemory
 from vmmd.core.trace_events import (
@@ -133,6 +134,7 @@ class Vm:
         self.event_ring = EventRing()  # filled by the monitor server with what it sends
         #: an accelerator under which time does not pass by itself puts another in its place before devices are made
         self.clock: MachineClock = VirtualClock(loop, self.lock)
+        self.inputs = InputRouter(lambda: self.clock, lambda: self.runstate.running)
         self.memory = GuestMemory()
         self.pio = AddressSpace("io", 1 << 16)
         self.mmio = AddressSpace("memory", 1 << 52)
