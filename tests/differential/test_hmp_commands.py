@@ -24,7 +24,7 @@ def says(text: str) -> dict[str, Any]:
     return {"return": text.replace("\n", "\r\n")}
 
 
-NO_KEYBOARD = says("Error: There is no keyboard that could take the keys; this version has none\n")
+NOT_RUNNING = says("Error: VM not running; cont lets it run\n")
 ROWS = (
     Row("!info status"), Row("!info name"), Row("!info uuid"), Row("!info numa"), Row("!info usb"), Row("!info vnc"),
     Row("!info network"), Row("!info balloon"), Row("!info tpm"), Row("!info vm-generation-id"), Row("!info chardev"),
@@ -33,8 +33,17 @@ ROWS = (
     Row("!i/b 0x80"), Row("!i /w 0xcf8"), Row("!i/xb 0x70"), Row("!i/2b 0x70"), Row("!i/b 0x70.2"), Row("!i/g 0x70"),
     Row("!i/b 0xcf8cf"), Row("!i"), Row("!i/q 0"), Row("!o/b 0x80 0x12"), Row("!o 0x80"), Row("!o/w 0x80 1 2"),
     Row("!nmi"), Row("!nmi 1"),
-    Row("!sendkey a", NO_KEYBOARD, "no keyboard before issue 4"),
-    Row("!sendkey ctrl-alt-delete 100", NO_KEYBOARD, "no keyboard before issue 4"),
+    Row("!sendkey a"), Row("!sendkey ctrl-alt-delete 100"), Row("!sendkey 0x1e-0xffff"), Row("!sendkey a -1"),
+    Row("!info mice"), Row("!mouse_set 2"), Row("!mouse_set 1"), Row("!mouse_set 99"), Row("!mouse_set x"),
+    Row("!mouse_set"), Row("!mouse_set 2 3"), Row("!mouse_set -1"), Row("!mouse_button"), Row("!mouse_button x"),
+    Row("!mouse_button 0"), Row("!mouse_move"), Row("!mouse_move 1"), Row("!mouse_move 1 1 1 1"),
+    Row("!mouse_move 1 2", NOT_RUNNING, "QEMU drops it and says nothing"),
+    Row("!mouse_button 1", NOT_RUNNING, "QEMU drops it and says nothing"),
+    Row(
+        "!mouse_move a b",
+        says("invalid number: 'a'\nTry \"help mouse_move\" for more information\n"),
+        "QEMU takes what is no number as 0",
+    ),
     Row("!sendkey foo"), Row("!sendkey a--b"), Row("!sendkey 0x"), Row("!sendkey"), Row("!sendkey a 1 2"),
     Row("!set_link bogus off"), Row("!set_link bogus foo"), Row("!set_link bogus"), Row("!set_link"),
     Row("!balloon 16"), Row("!balloon -1"), Row("!balloon"), Row("!balloon 16M"), Row("!balloon foo"),

@@ -3,8 +3,8 @@
 
 FED0_0000h  HPET
 pci.0  00.0 i440FX host bridge (PAM, SMRAM)   01.0 PIIX3 (PIRQ, reset port)   01.1 PIIX3 IDE   01.3 PIIX4 PM
-ISA    RTC/CMOS, speaker port, i8042 with keyboard and mouse, port 92h, fw_cfg; 8259, I/O APIC and 8254, in the kernel or
-       not
+ISA    RTC/CMOS, speaker port, i8042 with keyboard and mouse, port 92h, fw_cfg;
+       8259, I/O APIC and 8254, in the kernel or not
 """
 
 from __future__ import annotations

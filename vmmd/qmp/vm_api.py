@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vmmd.core.event_ring import EventRing
     from vmmd.core.events import EventSink
     from vmmd.core.fdsets import FdSets
+    from vmmd.core.input import InputRouter
     from vmmd.core.irq import Chips, GsiFanIn
     from vmmd.core.jobs import Job
     from vmmd.core.memory import GuestMemory
@@ -273,6 +274,8 @@ class VmApi(Protocol):
     def chips(self) -> Chips | None: ...
     @property
     def irqs(self) -> GsiFanIn | None: ...
+    @property
+    def inputs(self) -> InputRouter: ...
     @property
     def devices(self) -> Sequence[Device]: ...
     @property

@@ -157,6 +157,14 @@ class Arguments:
         self._terms = 0
         return self._sum(0) & U64_MAX
 
+    def integer(self) -> int:
+        """An expression that is a number of 32 bits, not negative."""
+        value = self.expression()
+        if value >> 32:
+            # QEMU-COMPAT: the sentence
+            raise ArgumentError(f"'{self._command}' has failed: integer is for 32-bit values")
+        return value
+
     def _sum(self, depth: int) -> int:
         value = self._logic(depth)
         while (operator := self._skip()) in ("+", "-") and operator:

@@ -39,6 +39,7 @@ MODULES = (
     "fds",
     "help",
     "interrupts",
+    "keys",
     "kvm",
     "machine",
     "memory",
