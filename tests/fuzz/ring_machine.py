@@ -146,7 +146,7 @@ class Bench:
         """Reset by the driver, negotiation, the recipe's queue, DRIVER_OK."""
         self.begin(msix=msix)
         index = self.recipe.queue
-        size = QUEUE_SIZE if self.modern else None
+        size = min(QUEUE_SIZE, self.driver.queue_size(index)) if self.modern else None
         self.ring = self.driver.setup_queue(index, RINGS + RING_STRIDE * index, size=size, vector=1 if msix else None)
         self.go()
 

@@ -232,12 +232,40 @@ class FakeChardev:
             self.frontend.receive(chunk)
 
 
+class FakeEntropy:
+    """EntropySource: bytes that count up; ``hold`` keeps a request until ``give``."""
+
+    def __init__(self) -> None:
+        self.hold = False
+        self.asked: list[int] = []
+        self.waiting: tuple[int, Callable[[bytes], None]] | None = None
+        self._next = 0
+
+    def read(self, count: int, done: Callable[[bytes], None]) -> None:
+        self.asked.append(count)
+        self.waiting = (count, done)
+        if not self.hold:
+            self.give()
+
+    def give(self, limit: int | None = None) -> None:
+        """Answer the request, with at most ``limit`` bytes."""
+        if self.waiting is not None:
+            (count, done), self.waiting = self.waiting, None
+            count = count if limit is None else min(count, limit)
+            self._next += count
+            done(bytes(each & 0xFF for each in range(self._next - count, self._next)))
+
+    def cancel(self) -> None:
+        self.waiting = None
+
+
 class FakeBackends:
     """Backends: fill ``chardevs`` and ``drives`` before plugging."""
 
     def __init__(self) -> None:
         self.chardevs: dict[str, Any] = {}
         self.drives: dict[str, Any] = {}
+        self.entropy_source = FakeEntropy()
         self.claimed: list[object] = []
 
     def chardev(self, id_: str, user: str) -> Any:
@@ -249,6 +277,9 @@ class FakeBackends:
         drive = self._claim(self.drives, id_, user, "drive")
         drive.share_rw = share_rw
         return drive
+
+    def entropy(self, id_: str | None, user: str) -> Any:
+        return self.entropy_source
 
     def _claim(self, known: dict[str, Any], id_: str, user: str, kind: str) -> Any:
         if id_ not in known:

@@ -101,6 +101,17 @@ class BlockBackend(Protocol):
         """Call ``callback`` on the loop when ``size_bytes`` changed."""
 
 
+class EntropySource(Protocol):
+    """Random bytes for one device. On the loop, without the lock."""
+
+    def read(self, count: int, done: Callable[[bytes], None]) -> None:
+        """Ask for up to ``count`` bytes. ``done`` gets at least one of them, on the loop, maybe at once; never after
+        ``cancel``. One request at a time."""
+
+    def cancel(self) -> None:
+        """Forget the request, if there is one."""
+
+
 class ErrorAction(enum.Enum):
     """What to do about a failed request (rerror/werror)."""
 

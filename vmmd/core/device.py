@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from vmmd.core.address_space import AddressSpace
-    from vmmd.core.backend import CharBackend, DriveHandle
+    from vmmd.core.backend import CharBackend, DriveHandle, EntropySource
     from vmmd.core.clock import Clock
     from vmmd.core.events import EventSink
     from vmmd.core.input import InputRouter
@@ -96,6 +96,9 @@ class Backends(Protocol):
     ) -> DriveHandle:
         """``share_rw``: other processes may write to the image as well. ``allow_empty``: a drive without medium will
         do, and ``""`` asks for one of its own. ``writes``: the device writes to media that can be written."""
+
+    def entropy(self, id_: str | None, user: str) -> EntropySource:
+        """Random bytes of an rng object; of the kernel without ``id_``."""
 
     def release(self, backend: object) -> None:
         """Give a claimed backend back."""

@@ -27,6 +27,9 @@ DEVICES: dict[str, str] = {
     "virtio-blk-pci": "vmmd.devices.virtio.blk.device:VirtioBlkPci",
     "virtio-blk-pci-transitional": "vmmd.devices.virtio.blk.device:VirtioBlkPciTransitional",
     "virtio-blk-pci-non-transitional": "vmmd.devices.virtio.blk.device:VirtioBlkPciNonTransitional",
+    "virtio-rng-pci": "vmmd.devices.virtio.rng.device:VirtioRngPci",
+    "virtio-rng-pci-transitional": "vmmd.devices.virtio.rng.device:VirtioRngPciTransitional",
+    "virtio-rng-pci-non-transitional": "vmmd.devices.virtio.rng.device:VirtioRngPciNonTransitional",
     # parts of the board, not user-creatable
     "i440FX": "vmmd.devices.pci.i440fx:I440fx",
     "PIIX3": "vmmd.devices.pci.piix3:Piix3",
@@ -61,7 +64,7 @@ LATER: tuple[str, ...] = (
     "vhost-vsock-pci", "virtconsole", "virtio-9p-pci", "virtio-balloon-pci", "virtio-gpu-pci",
     "virtio-input-host-pci", "virtio-iommu-pci", "virtio-keyboard-pci", "virtio-mem-pci", "virtio-mouse-pci",
     "virtio-net-pci", "virtio-net-pci-non-transitional", "virtio-net-pci-transitional", "virtio-pmem-pci",
-    "virtio-rng-pci", "virtio-scsi-pci", "virtio-serial-pci", "virtio-tablet-pci", "virtio-vga", "virtserialport",
+    "virtio-scsi-pci", "virtio-serial-pci", "virtio-tablet-pci", "virtio-vga", "virtserialport",
     "vmcoreinfo",
 )  # fmt: skip
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds backends for devices by id (core.device.Backends): each serves one device at a time."""
+"""Finds backends for devices by id (core.device.Backends): each serves one device at a time; random bytes serve all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from vmmd.chardev.listen import ListenSocket
 from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
-    from vmmd.core.backend import CharBackend, DriveHandle
+    from collections.abc import Callable
+
+    from vmmd.core.backend import CharBackend, DriveHandle, EntropySource
     from vmmd.machine.vm import Vm
 
 
@@ -18,6 +20,7 @@ class MachineBackends:
 
     def __init__(self, vm: Vm) -> None:
         self._vm = vm
+        self._sources: dict[int, Callable[[], None]] = {}  # how to give back what ``entropy`` has made, by identity
 
     def chardev(self, id_: str, user: str) -> CharBackend:
         found = self._vm.chardevs.get(id_)
@@ -34,6 +37,35 @@ class MachineBackends:
             raise UsageError(f"Property '{user}.drive' can't find value '{id_}'", "there are no drives")
         return self._vm.block.claim(id_, user, share_rw=share_rw, allow_empty=allow_empty, writes=writes)
 
+    def entropy(self, id_: str | None, user: str) -> EntropySource:
+        from vmmd.machine.objects.rng import KernelEntropy, RngBuiltinObject, RngRandomObject
+
+        if not id_:
+            return KernelEntropy()
+        found = self._vm.objects.get(id_)
+        if not isinstance(found, RngBuiltinObject | RngRandomObject):
+            raise no_rng(id_, known=found is not None)
+        source = found.source(self._vm.loop)
+        found.users.append(user)
+
+        def give_back() -> None:
+            source.close()
+            found.users.remove(user)
+
+        self._sources[id(source)] = give_back
+        return source
+
     def release(self, backend: object) -> None:
-        if self._vm.block is not None:
+        give_back = self._sources.pop(id(backend), None)
+        if give_back is not None:
+            give_back()
+        elif self._vm.block is not None:
             self._vm.block.release(backend)
+
+
+def no_rng(id_: str, *, known: bool) -> UsageError:
+    """``rng=`` names no source of random bytes."""
+    # QEMU-COMPAT: the sentences
+    if known:
+        return UsageError("Invalid parameter type for 'rng', expected: rng-backend", f"object {id_} is of another type")
+    return UsageError(f"Device '{id_}' not found", "no -object rng-random or rng-builtin has this id")

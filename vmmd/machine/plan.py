@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmd.errors import UsageError
+from vmmd.errors import UsageError, named
 from vmmd.machine import device_plan
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class MachinePlan:
         }
         device_plan.check_single(self.devices)
         device_plan.check_references(self.devices, known)
+        self._check_rngs()
         self._check_chardev_users()
         self._check_memory()
         self._check_kernel()
@@ -82,6 +83,17 @@ class MachinePlan:
 
         append = config.append or config.machine.append or ""
         self.direct_boot = DirectBoot(kernel, append, config.initrd or config.machine.initrd)
+
+    def _check_rngs(self) -> None:
+        """``rng=`` of a device names an object that gives random bytes."""
+        from vmmd.machine.backends import no_rng
+
+        objects = {each.id: each.parent_type for each in self.config.objects}
+        for each in self.devices:
+            id_ = each.props.values.get("rng")
+            if id_ and objects.get(id_) != "rng-backend":
+                with named(each.option):
+                    raise no_rng(id_, known=id_ in objects)
 
     def _check_chardev_users(self) -> None:
         """One chardev, one user; monitors count."""

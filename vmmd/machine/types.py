@@ -69,6 +69,7 @@ _BASES: dict[str, str | None] = {
     "pci-ide": "pci-device",
     "virtio-pci": "pci-device",
     "virtio-blk-pci-base": "virtio-pci",
+    "virtio-rng-pci-base": "virtio-pci",
     "virtio-bus": "bus",
     "x86_64-cpu": "cpu",
     "x86-machine": "machine",

@@ -449,7 +449,10 @@ class Vm:
         else:
             self.events.emit(GuestPanickedEvent("poweroff"))
             await self._stop(RunState.GUEST_PANICKED)
-            await self._end(ShutdownCause.GUEST_PANIC, 1 if action == "exit-failure" else 0)
+            if self.config.no_shutdown:
+                self._announce_shutdown(ShutdownCause.GUEST_PANIC)
+            else:
+                await self._end(ShutdownCause.GUEST_PANIC, 1 if action == "exit-failure" else 0)
 
     async def _watchdog_fired(self) -> None:
         """``-action watchdog=``."""

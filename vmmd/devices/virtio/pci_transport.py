@@ -21,7 +21,16 @@ from vmmd.devices.pci import regs
 from vmmd.devices.pci.device import PciDevice
 from vmmd.devices.pci.msix import ENTRY_BYTES, MAX_VECTORS, Msix
 from vmmd.devices.virtio.common_layout import CommonRegisters
-from vmmd.devices.virtio.device import NO_VECTOR, Status
+from vmmd.devices.virtio.device import (
+    F_ANY_LAYOUT,
+    F_EVENT_IDX,
+    F_INDIRECT_DESC,
+    F_NOTIFY_ON_EMPTY,
+    F_RING_RESET,
+    F_VERSION_1,
+    NO_VECTOR,
+    Status,
+)
 from vmmd.devices.virtio.legacy_layout import CONFIG_OFFSET_MSIX, LegacyRegisters
 from vmmd.devices.virtio.legacy_layout import Reg as LegacyReg
 from vmmd.errors import BackendError, UsageError
@@ -71,7 +80,7 @@ class VirtioPciDevice(PciDevice):
 
     vendor_id = VENDOR_VIRTIO
     #: counters, and what tells one configuration from another (a driver may have read it before the reset)
-    KEPT_AT_RESET = ("virtio.counters", "virtio.config_generation", "virtio._warned")
+    KEPT_AT_RESET: ClassVar[tuple[str, ...]] = ("virtio.counters", "virtio.config_generation", "virtio._warned")
     inner_name = "virtio-backend"
     #: device id of the transitional form (§4.1.2.3)
     transitional_id = 0
@@ -173,6 +182,19 @@ class VirtioPciDevice(PciDevice):
                 raise UsageError(f"{self.type_name}: property '{name}' is not available in this version")
         if self.props.vectors > MAX_VECTORS and self.props.vectors != AUTO_VECTORS:
             self.log.warning("unable to init msix vectors to %d", self.props.vectors)  # QEMU-COMPAT: goes on without
+
+    def features(self, device_bits: int) -> tuple[int, int]:
+        """Bits offered through the modern and through the legacy interface: the device's own, and what the properties
+        say."""
+        props = self.props
+        common = device_bits
+        if props.indirect_desc:
+            common |= F_INDIRECT_DESC
+        if props.event_idx:
+            common |= F_EVENT_IDX
+        modern = common | F_VERSION_1 | (F_RING_RESET if props.queue_reset else 0)
+        legacy = common | (F_ANY_LAYOUT if props.any_layout else 0)
+        return modern, legacy | (F_NOTIFY_ON_EMPTY if props.notify_on_empty else 0)
 
     # -- the object tree -----------------------------------------------------------------------------------
 

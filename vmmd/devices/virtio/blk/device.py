@@ -23,15 +23,7 @@ from vmmd.devices.virtio.blk.config import (
 )
 from vmmd.devices.virtio.blk.request import ID_BYTES, Limits
 from vmmd.devices.virtio.blk.worker import BlkWorker
-from vmmd.devices.virtio.device import (
-    F_ANY_LAYOUT,
-    F_EVENT_IDX,
-    F_INDIRECT_DESC,
-    F_NOTIFY_ON_EMPTY,
-    F_RING_RESET,
-    F_VERSION_1,
-    VirtioDevice,
-)
+from vmmd.devices.virtio.device import VirtioDevice
 from vmmd.devices.virtio.pci_transport import VirtioPciDevice
 from vmmd.errors import UsageError
 
@@ -225,7 +217,7 @@ class VirtioBlkPci(VirtioPciDevice):
         self.resolved |= self.options.shown(drive.backend.size_bytes)
         virtio = VirtioBlk(ctx, self.log, drive, self.options)
         drive.qdev = f"{self.qom_path}/{self.inner_name}"
-        virtio.offered, virtio.offered_legacy = self._features()
+        virtio.offered, virtio.offered_legacy = self.features(self.options.features)
         virtio.serial = (props.serial or drive.serial or "").encode()[:ID_BYTES].ljust(ID_BYTES, b"\0")
         virtio.rerror = error_policy(props.rerror, drive.rerror, "report")
         virtio.werror = error_policy(props.werror, drive.werror, "enospc")
@@ -247,18 +239,6 @@ class VirtioBlkPci(VirtioPciDevice):
         if declared.name == "bootindex":  # firmware sees it from the next reset on
             self.ctx.boot_indices.claim(self, cast("int", value))
         super().change_property(declared, value)
-
-    def _features(self) -> tuple[int, int]:
-        """Bits offered through the modern and through the legacy interface."""
-        props = self.props
-        common = self.options.features
-        if props.indirect_desc:
-            common |= F_INDIRECT_DESC
-        if props.event_idx:
-            common |= F_EVENT_IDX
-        modern = common | F_VERSION_1 | (F_RING_RESET if props.queue_reset else 0)
-        legacy = common | (F_ANY_LAYOUT if props.any_layout else 0)
-        return modern, legacy | (F_NOTIFY_ON_EMPTY if props.notify_on_empty else 0)
 
     @property
     def virtio_config_bytes(self) -> int:
