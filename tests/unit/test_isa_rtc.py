@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.chipset import pound
@@ -315,6 +315,7 @@ def test_alarm_at_a_time_and_with_wild_cards() -> None:
     assert rig.machine.interrupts.raised(IRQ) == before + 5
 
 
+@settings(deadline=None)  # looks at every second of a day
 @given(
     st.integers(0, 4 * 86400),
     st.one_of(st.none(), st.integers(0, 30)),

@@ -7,8 +7,10 @@ while nobody needs it: flags follow from the time when they are looked at, and o
 enabled interrupt is due. Not implemented: daylight saving (DSE), square-wave output.
 
 Guest time = reference clock + offset. The guest sets the offset by writing the time; RTC_CHANGE tells it. UIP is
-shown for the last 244 µs of a second; the update itself takes no time. QEMU-COMPAT: port 70h reads FFh,
-index 37h is the century byte too, UIP as described.
+shown for the last 244 µs of a second (8 cycles of the oscillator); the update itself takes no time. The divider chain
+of the periodic interrupt runs on virtual time from the start, or from the end of the last divider reset. Edges come to
+the nanosecond where the reference is the virtual clock (``-rtc clock=vm``). QEMU-COMPAT: port 70h reads FFh, index
+37h is the century byte too, UIP as described, divider settings 3-5 (tests of the chip) stop the clock.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ TIME_REGISTERS = frozenset(
 
 A_UPDATE_IN_PROGRESS = 0x80
 A_DIVIDER = 0x70
-A_DIVIDER_RESET = 0x60  # 110 and 111: the divider chain is held
+A_DIVIDER_RUNS = 0x20  # up to 010; 110 and 111: the divider chain is held
 A_RATE = 0x0F
 A_RESET = 0x26  # 32.768 kHz, 1.024 kHz periodic
 
@@ -75,9 +77,9 @@ C_INTERRUPT = 0x80
 D_VALID = 0x80
 
 OSCILLATOR_HZ = 32_768
-UIP_NS = 244_141  # 8 cycles of the oscillator ahead of the update
+UIP_NS = 8 * NS_PER_S // OSCILLATOR_HZ  # ahead of the update
 DIVIDER_START_NS = 500_000_000  # first update after the divider is released
-#: a timer is never set closer than this: reference and virtual clock may disagree by a little
+#: an update is never waited for less than this by a reference clock that may disagree a little with the virtual one
 MIN_TIMER_NS = 50_000
 #: slew: missed ticks come at this part of their period, once the guest has acknowledged one
 CATCH_UP = 4
@@ -90,7 +92,7 @@ class Mc146818Rtc(Device):
     description = "MC146818 real-time clock"
     bus_type = "ISA"
     #: time and memory have a battery
-    KEPT_AT_RESET = ("_cmos", "_offset_ns", "_seen_period", "_seen_second", "_weekday_shift")
+    KEPT_AT_RESET = ("_chain_origin_ns", "_cmos", "_offset_ns", "_seen_period", "_seen_second", "_weekday_shift")
 
     class Props(Device.Props):
         """Policy of the periodic interrupt."""
@@ -119,7 +121,7 @@ class Mc146818Rtc(Device):
         self._base_offset_ns = 0
         self._offset_ns = 0
         self._weekday_shift = 0
-        self._frozen_phase_ns = 0
+        self._chain_origin_ns = 0  # virtual time at which the divider chain was started
         self._seen_second = 0
         self._seen_period = 0
         self._backlog = 0  # periodic ticks to inject later (slew)
@@ -132,7 +134,10 @@ class Mc146818Rtc(Device):
 
     def realize(self) -> None:
         host_ns = self.ctx.clock.host_ns()
+        if self.reference is not None:
+            host_ns -= host_ns % NS_PER_S  # a clock of its own starts with a whole second
         self._base_offset_ns = self._offset_ns = self._start_ns(host_ns) - self._reference_ns()
+        self._chain_origin_ns = self.ctx.clock.now_ns()
         self._seen_second = self._now_ns() // NS_PER_S
         self._seen_period = self._period_index()
         self.claim_pio(IoRange(PORT_INDEX, 2, self._port_read, self._port_write, name="rtc", max_width=1))
@@ -213,7 +218,11 @@ class Mc146818Rtc(Device):
     @property
     def _frozen(self) -> bool:
         """True while the time registers stand still: SET, or the divider is held."""
-        return bool(self._cmos[REG_B] & B_SET) or self._cmos[REG_A] & A_DIVIDER_RESET == A_DIVIDER_RESET
+        return bool(self._cmos[REG_B] & B_SET) or self._divider_held
+
+    @property
+    def _divider_held(self) -> bool:
+        return self._cmos[REG_A] & A_DIVIDER > A_DIVIDER_RUNS
 
     def _time_registers(self) -> dict[int, int]:
         """The time registers as they would read now if not frozen."""
@@ -235,8 +244,8 @@ class Mc146818Rtc(Device):
         for index, value in self._time_registers().items():
             self._cmos[index] = value
 
-    def _set_time(self, phase_ns: int | None) -> None:
-        """Take the time from the registers, ``phase_ns`` into the second; None: the phase goes on as it was."""
+    def _set_time(self) -> None:
+        """Take the time from the registers; where we are within the second stays as it is."""
         cmos, control = self._cmos, self._cmos[REG_B]
         seconds = to_seconds(
             Civil(
@@ -252,11 +261,10 @@ class Mc146818Rtc(Device):
         weekday = decode(cmos[REG_WEEKDAY], control)
         self._weekday_shift = (weekday - from_seconds(seconds).weekday) % 7
         now_ns = self._now_ns()
-        phase_ns = now_ns % NS_PER_S if phase_ns is None else phase_ns
-        change_ns = seconds * NS_PER_S + phase_ns - now_ns
+        change_ns = (seconds - now_ns // NS_PER_S) * NS_PER_S
         self._seen_second = seconds
+        self._offset_ns += change_ns
         if change_ns:
-            self._offset_ns += change_ns
             offset = (self._offset_ns - self._base_offset_ns + NS_PER_S // 2) // NS_PER_S
             self.ctx.events.emit(RtcChangeEvent(offset, self.qom_path))
 
@@ -265,13 +273,15 @@ class Mc146818Rtc(Device):
     def _period_cycles(self) -> int:
         """Oscillator cycles of the periodic interrupt; 0: none."""
         rate = self._cmos[REG_A] & A_RATE
-        if rate == 0 or self._cmos[REG_A] & A_DIVIDER_RESET == A_DIVIDER_RESET:
+        if rate == 0 or self._divider_held:
             return 0
         return 1 << (rate + 6 if rate <= 2 else rate - 1)
 
     def _period_index(self) -> int:
         cycles = self._period_cycles()
-        return self.ctx.clock.now_ns() * OSCILLATOR_HZ // NS_PER_S // cycles if cycles else 0
+        if not cycles:
+            return 0
+        return (self.ctx.clock.now_ns() - self._chain_origin_ns) * OSCILLATOR_HZ // NS_PER_S // cycles
 
     def _collect(self) -> None:
         """Bring the flags up to the present time."""
@@ -317,26 +327,32 @@ class Mc146818Rtc(Device):
             self._timer.cancel()
             return
         self._irq.lower()
-        delay_ns = self._next_event_ns(enabled)
-        if delay_ns is None:
+        due_ns = self._next_event_ns(enabled)
+        if due_ns is None:
             self._timer.cancel()
         else:
-            self._timer.arm(self.ctx.clock.now_ns() + max(delay_ns, MIN_TIMER_NS))
+            self._timer.arm(due_ns)
 
     def _next_event_ns(self, enabled: int) -> int | None:
-        """Nanoseconds until an enabled interrupt is due, None when there is none."""
-        delays: list[int] = []
+        """The virtual time at which an enabled interrupt is due, None when there is none."""
+        due: list[int] = []
         if enabled & B_PERIODIC and (cycles := self._period_cycles()):
-            due = -(-(self._seen_period + 1) * cycles * NS_PER_S // OSCILLATOR_HZ)
+            due.append(self._chain_origin_ns - -(self._seen_period + 1) * cycles * NS_PER_S // OSCILLATOR_HZ)
             if self._backlog:
-                due = min(due, self._catch_up_ns)
-            delays.append(due - self.ctx.clock.now_ns())
+                due.append(self._catch_up_ns)
         if not self._frozen:
-            if enabled & B_UPDATE:
-                delays.append((self._seen_second + 1) * NS_PER_S - self._now_ns())
+            seconds = [self._seen_second + 1] if enabled & B_UPDATE else []
             if enabled & B_ALARM and (alarm := self._alarm().next_after(self._seen_second)) is not None:
-                delays.append(alarm * NS_PER_S - self._now_ns())
-        return min(delays) if delays else None
+                seconds.append(alarm)
+            if seconds:
+                due.append(self._time_of(min(seconds)))
+        return min(due) if due else None
+
+    def _time_of(self, second: int) -> int:
+        """The virtual time at which the guest's clock comes to ``second``, as far as can be known."""
+        virtual_ns = self.ctx.clock.now_ns
+        delay_ns = second * NS_PER_S - self._now_ns()
+        return virtual_ns() + (delay_ns if self.reference == virtual_ns else max(delay_ns, MIN_TIMER_NS))
 
     def _timer_fired(self) -> None:
         self._collect()
@@ -403,11 +419,11 @@ class Mc146818Rtc(Device):
         self._collect()
         self._latch_time()
         self._cmos[index] = value
-        self._set_time(None)
+        self._set_time()
         self._update()
 
     def _write_a(self, value: int) -> None:
-        self._change_control(REG_A, value & ~A_UPDATE_IN_PROGRESS & 0xFF, divider_released=True)
+        self._change_control(REG_A, value & ~A_UPDATE_IN_PROGRESS & 0xFF)
         self._seen_period = self._period_index()
         self._backlog = 0
         self._update()
@@ -417,15 +433,18 @@ class Mc146818Rtc(Device):
             value &= ~B_UPDATE  # SET clears the update-ended enable
         if not value & B_PERIODIC:
             self._backlog = 0
-        self._change_control(REG_B, value, divider_released=False)
+        self._change_control(REG_B, value)
         self._update()
 
-    def _change_control(self, register: int, value: int, *, divider_released: bool) -> None:
+    def _change_control(self, register: int, value: int) -> None:
         """Store register A or B; the time stops or goes on where SET or the divider reset begins or ends."""
         self._collect()
-        was_frozen = self._frozen
+        was_frozen, was_held = self._frozen, self._divider_held
         if not was_frozen:
             self._latch_time()
         self._cmos[register] = value
+        if was_held and not self._divider_held:
+            self._chain_origin_ns = self.ctx.clock.now_ns()
+            self._offset_ns += NS_PER_S - DIVIDER_START_NS - self._now_ns() % NS_PER_S
         if was_frozen and not self._frozen:
-            self._set_time(NS_PER_S - DIVIDER_START_NS if divider_released else None)
+            self._set_time()

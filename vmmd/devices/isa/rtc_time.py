@@ -6,7 +6,12 @@ Plain integer arithmetic on the proleptic Gregorian calendar: every register val
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    _Coder = Callable[[int, int], int]
 
 SECONDS_PER_DAY = 86_400
 
@@ -90,7 +95,7 @@ def decode_hour(register: int, control: int) -> int:
 
 
 class Alarm(NamedTuple):
-    """What the alarm registers ask for; None: every value."""
+    """What the alarm registers ask for; None: every value; -1: none, the register holds what no time looks like."""
 
     hour: int | None
     minute: int | None
@@ -98,10 +103,14 @@ class Alarm(NamedTuple):
 
     @classmethod
     def from_registers(cls, hour: int, minute: int, second: int, control: int) -> Alarm:
+        def wanted(register: int, from_register: _Coder, to_register: _Coder) -> int | None:
+            if register >= ALARM_ANY:
+                return None
+            value = from_register(register, control)
+            return value if to_register(value, control) == register else -1
+
         return cls(
-            None if hour >= ALARM_ANY else decode_hour(hour, control),
-            None if minute >= ALARM_ANY else decode(minute, control),
-            None if second >= ALARM_ANY else decode(second, control),
+            wanted(hour, decode_hour, encode_hour), wanted(minute, decode, encode), wanted(second, decode, encode)
         )
 
     def next_after(self, seconds: int) -> int | None:
