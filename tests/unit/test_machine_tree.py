@@ -102,7 +102,7 @@ def test_boot_indices_belong_to_one_device_each() -> None:
 
 
 def cpu(model: str = "qemu64,+avx2,-nx", index: int = 0, **topology: int) -> Any:
-    return CpuNodes(resolve(model, host(missing=("avx2",)), Topology(**topology))).make(index)
+    return CpuNodes(resolve(model, host(missing=("avx2",)), Topology(**topology)), "kvm-apic").make(index)
 
 
 def test_cpu_shows_features_and_what_it_lacks() -> None:

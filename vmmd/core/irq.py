@@ -62,11 +62,18 @@ class IoapicState(NamedTuple):
     entries: tuple[int, ...]
 
 
+class ChipTypes(NamedTuple):
+    """Types of the interrupt controllers as the object tree shows them."""
+
+    ioapic: str
+    pic: str
+    apic: str
+
+
 class Chips(Protocol):
     """The board's interrupt controllers, in the kernel or not, as the machine and its monitors use them."""
 
-    #: types of the I/O APIC and of the 8259
-    type_names: tuple[str, str]
+    types: ChipTypes
 
     def reset(self) -> None:
         """Power-on state of what is no device of the board. vCPUs paused, DeviceLock held."""

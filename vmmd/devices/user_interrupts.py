@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmmd.core.irq import ChipTypes
 from vmmd.devices.ioapic import PINS
 from vmmd.devices.isa.i8259 import CASCADE, INPUTS
 from vmmd.errors import BackendError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 class UserInterrupts:
     """The chips and how they are wired."""
 
-    type_names = ("ioapic", "isa-i8259")
+    types = ChipTypes("ioapic", "isa-i8259", "apic")
 
     def __init__(self, deliver: Callable[[int, int], None]) -> None:
         self._deliver = deliver

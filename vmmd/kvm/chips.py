@@ -11,7 +11,7 @@ import ctypes
 import struct
 from typing import TYPE_CHECKING
 
-from vmmd.core.irq import IoapicState, PicState
+from vmmd.core.irq import ChipTypes, IoapicState, PicState
 from vmmd.kvm import abi
 from vmmd.kvm.ioctl import ioctl
 
@@ -36,7 +36,7 @@ _PIC = struct.Struct("<16B")
 class KernelChips:
     """Made right after ``create_irqchip`` and ``create_pit``. vCPUs paused, DeviceLock held."""
 
-    type_names = ("kvm-ioapic", "kvm-i8259")
+    types = ChipTypes("kvm-ioapic", "kvm-i8259", "kvm-apic")
 
     def __init__(self, vm: KvmVm, *, has_pit: bool) -> None:
         self._vm = vm

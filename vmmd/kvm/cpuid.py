@@ -241,7 +241,7 @@ class _Wanted:
             self.set_property(key, value)
         if config.model not in UNVERSIONED and self.host.is_kvm:
             for feature in _KVM_ON:
-                self.set_feature(feature, True)
+                self.set_feature(feature, feature != "x2apic" or self.host.has_kernel_apic)
             for feature in _KVM_OFF:
                 self.set_feature(feature, False)
             config.vendor = self.host.vendor

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: KVM's own, or nothing but numbers in CPUID: there whether or not KVM_GET_SUPPORTED_CPUID says so
 _NO_SUPPORT_NEEDED = frozenset({"hypervisor", "arat", "topoext"})
+#: what KVM offers with its own local APIC only
+_KERNEL_APIC = ("x2apic", "tsc-deadline", "kvm-pv-unhalt")
 #: CPUID.1:EDX bits that AMD repeats in 0x80000001:EDX; KVM leaves them out on Intel hosts
 AMD_ALIASES = 0x0183_F3FF
 #: index of the word 0x80000001:EDX
@@ -24,6 +26,8 @@ class HostCpu:
 
     #: KVM runs the guest: models get what it adds, and the host's vendor
     is_kvm = True
+    #: its local APICs are KVM's
+    has_kernel_apic = True
 
     def __init__(self, entries: tuple[CpuidEntry, ...], feature_msrs: dict[int, int], model_id: str) -> None:
         self.entries = {(entry.function, entry.index): entry for entry in entries}
@@ -41,6 +45,14 @@ class HostCpu:
     def read(cls, kvm: Kvm) -> HostCpu:
         """Ask KVM and /proc/cpuinfo."""
         return cls(kvm.supported_cpuid(), kvm.feature_msrs((0x10A, 0xCF)), _cpuinfo("model name"))
+
+    def without_kernel_apic(self) -> HostCpu:
+        """What remains when local APICs are not in the kernel: x2APIC and the TSC deadline are its work."""
+        self.has_kernel_apic = False
+        for name in _KERNEL_APIC:
+            for index, mask in bits_by_name()[name]:
+                self.supported[index] &= ~mask
+        return self
 
     @classmethod
     def without_kvm(cls) -> HostCpu:

@@ -86,7 +86,7 @@ class Builder:
         vm.chips = platform.chips
         vm.memory_map = MemoryMap(platform.slots, self._ram_blocks(), vm.memory)
         ctx = self._context(platform)
-        self._place_cpus()
+        self._place_cpus(platform.chips)
         with vm.lock:
             board = self._board(ctx)
         vm.cpus = self._accelerator.make_cpus(vm, self.cpu_config)
@@ -153,11 +153,11 @@ class Builder:
                 board.add(each)
         return board
 
-    def _place_cpus(self) -> None:
+    def _place_cpus(self, chips: Chips) -> None:
         """vCPUs in the object tree, before the devices: /machine/unattached/device[0] is the first."""
         from vmmd.machine.cpu_tree import CpuNodes
 
-        nodes = CpuNodes(self.cpu_config)
+        nodes = CpuNodes(self.cpu_config, chips.types.apic)
         for index in range(self.config.smp.cpus):
             self.vm.qom.unattached.add(f"device[{index}]", nodes.make(index))
 

@@ -59,8 +59,9 @@ def cpu_properties(model: str) -> Iterator[CpuProperty]:
 class CpuNodes:
     """Makes the nodes of a machine's vCPUs, which share all but their place: the model is described once."""
 
-    def __init__(self, config: CpuConfig) -> None:
+    def __init__(self, config: CpuConfig, apic_type: str) -> None:
         self._config = config
+        self._apic_type = apic_type
         self._type_name = config.model + CPU_SUFFIX
         self._shared: list[Property] = []
 
@@ -73,7 +74,7 @@ class CpuNodes:
                 yield _property(self._type_name, name, kind, value)
 
         node = Node(self._type_name, describe, subject=index, has_links=False)
-        node.add("lapic", Node("kvm-apic", lambda: [Property("realized", "bool", lambda: True)]))
+        node.add("lapic", Node(self._apic_type, lambda: [Property("realized", "bool", lambda: True)]))
         return node
 
     def _model(self) -> list[Property]:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 from vmmd.machine.accelerator import Platform
 
 if TYPE_CHECKING:
+    from vmmd.kvm.chips import KernelChips
     from vmmd.kvm.cpuid import CpuConfig
+    from vmmd.kvm.irqchip import KvmInterrupts
     from vmmd.kvm.system import Kvm
     from vmmd.kvm.vm import KvmVm
     from vmmd.machine.cpus import VcpuManager
+    from vmmd.machine.user_chips import UserChips
     from vmmd.machine.vm import Vm
     from vmmd.options.models import AccelOptions
 
@@ -21,15 +24,22 @@ class KvmAccelerator:
 
     name = "kvm"
 
-    def __init__(self, kvm: Kvm) -> None:
+    def __init__(self, kvm: Kvm, *, kernel_irqchip: bool) -> None:
         from vmmd.kvm.host_cpu import HostCpu
 
         self._kvm = kvm
         self._kvm_vm: KvmVm
         self.host = HostCpu.read(kvm)
+        #: interrupt controllers that are not in the kernel
+        self._user_chips: UserChips | None = None
+        if not kernel_irqchip:
+            from vmmd.machine.user_chips import UserChips
+
+            self._user_chips = UserChips()
+            self.host = self.host.without_kernel_apic()
 
     @classmethod
-    def open(cls, vm: Vm, _options: AccelOptions) -> KvmAccelerator:
+    def open(cls, vm: Vm, options: AccelOptions) -> KvmAccelerator:
         """Raises BackendError, MissingKvmCapError."""
         from vmmd.kvm.caps import check_required
         from vmmd.kvm.system import Kvm
@@ -37,7 +47,7 @@ class KvmAccelerator:
         kvm = Kvm.open("/dev/kvm")
         vm.on_close(kvm.close)
         check_required(kvm)
-        return cls(kvm)
+        return cls(kvm, kernel_irqchip=(options.kernel_irqchip or vm.config.machine.kernel_irqchip) == "on")
 
     def check_cpus(self, count: int, maximum: int) -> list[str]:
         from vmmd.kvm.caps import check_vcpu_count
@@ -45,28 +55,38 @@ class KvmAccelerator:
         return check_vcpu_count(self._kvm, count, maximum)
 
     def make_platform(self, vm: Vm) -> Platform:
-        from vmmd.devices.kernel_chips import KvmPit
-        from vmmd.kvm.chips import KernelChips
-        from vmmd.kvm.irqchip import KvmInterrupts
-        from vmmd.machine.device_plan import new_props
         from vmmd.machine.doorbells import KvmDoorbells
 
         kvm_vm = self._kvm_vm = self._kvm.create_vm()
         vm.on_close(kvm_vm.close)
+        doorbells = KvmDoorbells(kvm_vm, vm.loop)
+        if self._user_chips is None:
+            return Platform(*self._make_kernel_chips(vm), doorbells, kvm_vm)
+        kvm_vm.reserve_pages()
+        return Platform(self._user_chips.interrupts, self._user_chips.interrupts, doorbells, kvm_vm)
+
+    def _make_kernel_chips(self, vm: Vm) -> tuple[KvmInterrupts, KernelChips]:
+        from vmmd.devices.kernel_chips import KvmPit
+        from vmmd.kvm.chips import KernelChips
+        from vmmd.kvm.irqchip import KvmInterrupts
+        from vmmd.machine.device_plan import new_props
+
+        kvm_vm = self._kvm_vm
         kvm_vm.create_irqchip()
         has_pit = vm.config.machine.pit != "off"
         if has_pit:
             kvm_vm.create_pit(new_props(KvmPit, vm.config.globals).lost_tick_policy)
-        chips = KernelChips(kvm_vm, has_pit=has_pit)
-        return Platform(KvmInterrupts(kvm_vm), chips, KvmDoorbells(kvm_vm, vm.loop), kvm_vm)
+        return KvmInterrupts(kvm_vm), KernelChips(kvm_vm, has_pit=has_pit)
 
     def make_cpus(self, vm: Vm, cpu_config: CpuConfig) -> VcpuManager:
         from vmmd.machine.cpus import VcpuManager
 
         assert vm.memory_map is not None  # the board is there
+        count = vm.config.smp.cpus
+        chips = self._user_chips
         return VcpuManager(
             self._kvm_vm,
-            count=vm.config.smp.cpus,
+            count=count,
             pio=vm.pio,
             mmio=vm.mmio,
             lock=vm.lock,
@@ -76,4 +96,7 @@ class KvmAccelerator:
             debug_threads=vm.config.name.debug_threads,
             hidden=vm.memory_map,
             node_id=0 if vm.config.numa else None,  # LIMIT: one node
+            apics=()
+            if chips is None
+            else chips.make_apics(vm.clock, [cpu_config.apic_id(each) for each in range(count)]),
         )

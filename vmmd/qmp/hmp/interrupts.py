@@ -67,9 +67,10 @@ def info_irq(monitor: HumanMonitor, arguments: Arguments) -> str:
     """Of devices with lines that vmmd drives: messages (MSI) and interrupts that the kernel raises are not counted."""
     arguments.done()
     raised = [] if monitor.vm.irqs is None else monitor.vm.irqs.raised
-    ioapic, pic = monitor.vm.chips.type_names if monitor.vm.chips is not None else ("kvm-ioapic", "kvm-i8259")
+    chips = monitor.vm.chips
+    names = ("kvm-ioapic", "kvm-i8259") if chips is None else (chips.types.ioapic, chips.types.pic)
     text = ""
-    for name, count in ((ioapic, len(raised)), (pic, _ISA_IRQS)):
+    for name, count in zip(names, (len(raised), _ISA_IRQS), strict=True):
         text += f"IRQ statistics for {name}:\n"
         text += "".join(f"{gsi:2}: {number}\n" for gsi, number in enumerate(raised[:count]) if number)
     return text
