@@ -70,10 +70,10 @@ async def mouse_move(monitor: HumanMonitor, arguments: Arguments) -> str:
     dx, dy = _distance(arguments), _distance(arguments)
     dz = 0 if arguments.at_end else _distance(arguments)
     arguments.done()
-    await _send(monitor, _move("x", dx), _move("y", dy))
+    button = "wheel-up" if dz > 0 else "wheel-down"
+    turn = [_press(button, down=True)] if dz else []
+    await _send(monitor, _move("x", dx), _move("y", dy), *turn)
     if dz:
-        button = "wheel-up" if dz > 0 else "wheel-down"
-        await _send(monitor, _press(button, down=True))
         await _send(monitor, _press(button, down=False))
     return ""
 
