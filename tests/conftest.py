@@ -14,11 +14,16 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.framework.vm import emulator
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
+
+#: how long an example takes says nothing on a machine that others use as well
+settings.register_profile("vmmd", deadline=None)
+settings.load_profile("vmmd")
 
 MARKERS = (
     "kvm: needs /dev/kvm",

@@ -137,6 +137,7 @@ class PcI440fx:
 
     def _plug_host_bridge(self) -> None:
         bridge: I440fx = self._make("i440FX")  # type: ignore[assignment]
+        bridge.ram_bytes = self.config.memory.size_bytes
         bridge.pam_changed = self.memory_map.pam_changed
         bridge.smram_changed = self.memory_map.smram_changed
         self._plug(bridge)

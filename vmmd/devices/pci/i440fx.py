@@ -26,6 +26,8 @@ PORT_CONFDATA = 0xCFC
 CONFADD_ENABLE = 0x8000_0000
 
 REG_PAM0 = 0x59  # seven registers of two segments; the low half of the first is reserved
+REG_RAM_SIZE = 0x57
+RAM_SIZE_UNIT_BYTES = 8 << 20
 REG_SMRAM = 0x72
 PAM_SEGMENTS = 13
 PAM_READ = 1  # reads go to DRAM
@@ -65,6 +67,8 @@ class I440fx(PciDevice):
         self.pam_changed: Callable[[int, bool, bool], None] = lambda segment, read, write: None
         #: called with True when A0000-BFFFF shows DRAM instead of the display
         self.smram_changed: Callable[[bool], None] = lambda is_open: None
+        #: all RAM of the machine
+        self.ram_bytes = 128 << 20
         self._pam = [0] * PAM_SEGMENTS
         self._smram_open = False
         self._confadd = 0
@@ -73,7 +77,8 @@ class I440fx(PciDevice):
         super().realize()
         config = self.config
         config.define(0x40, 0xC0, 0, (1 << (8 * 0xC0)) - 1)
-        config.define(0x57, 1, 0x10, 0xFF)  # DRAM control, as at power-on
+        # QEMU-COMPAT: the amount of RAM, for firmware that has no fw_cfg
+        config.define(REG_RAM_SIZE, 1, min(self.ram_bytes // RAM_SIZE_UNIT_BYTES, 0xFF), 0xFF)
         config.define(REG_SMRAM, 1, SMRAM_BASE, 0xFF & ~0x07)
         self.claim_pio(
             IoRange(PORT_CONFADD, 4, self._confadd_read, self._confadd_write, name="pci-conf-idx", max_width=4)
