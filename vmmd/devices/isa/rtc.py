@@ -10,7 +10,8 @@ Guest time = reference clock + offset. The guest sets the offset by writing the 
 shown for the last 244 µs of a second (8 cycles of the oscillator); the update itself takes no time. The divider chain
 of the periodic interrupt runs on virtual time from the start, or from the end of the last divider reset. Edges come to
 the nanosecond where the reference is the virtual clock (``-rtc clock=vm``). QEMU-COMPAT: port 70h reads FFh, index
-37h is the century byte too, UIP as described, divider settings 3-5 (tests of the chip) stop the clock.
+37h is the century byte too, UIP as described, divider settings 3-5 (tests of the chip) stop the clock, and another
+rate counts its first period from the last tick of the old one (hardware: from where the chain is).
 """
 
 from __future__ import annotations
@@ -92,7 +93,15 @@ class Mc146818Rtc(Device):
     description = "MC146818 real-time clock"
     bus_type = "ISA"
     #: time and memory have a battery
-    KEPT_AT_RESET = ("_chain_origin_ns", "_cmos", "_offset_ns", "_seen_period", "_seen_second", "_weekday_shift")
+    KEPT_AT_RESET = (
+        "_chain_origin_ns",
+        "_cmos",
+        "_offset_ns",
+        "_period_base",
+        "_seen_period",
+        "_seen_second",
+        "_weekday_shift",
+    )
 
     class Props(Device.Props):
         """Policy of the periodic interrupt."""
@@ -122,6 +131,7 @@ class Mc146818Rtc(Device):
         self._offset_ns = 0
         self._weekday_shift = 0
         self._chain_origin_ns = 0  # virtual time at which the divider chain was started
+        self._period_base = 0  # cycles of the chain from which the periods are counted
         self._seen_second = 0
         self._seen_period = 0
         self._backlog = 0  # periodic ticks to inject later (slew)
@@ -281,7 +291,8 @@ class Mc146818Rtc(Device):
         cycles = self._period_cycles()
         if not cycles:
             return 0
-        return (self.ctx.clock.now_ns() - self._chain_origin_ns) * OSCILLATOR_HZ // NS_PER_S // cycles
+        chain = (self.ctx.clock.now_ns() - self._chain_origin_ns) * OSCILLATOR_HZ // NS_PER_S
+        return (chain - self._period_base) // cycles
 
     def _collect(self) -> None:
         """Bring the flags up to the present time."""
@@ -337,7 +348,8 @@ class Mc146818Rtc(Device):
         """The virtual time at which an enabled interrupt is due, None when there is none."""
         due: list[int] = []
         if enabled & B_PERIODIC and (cycles := self._period_cycles()):
-            due.append(self._chain_origin_ns - -(self._seen_period + 1) * cycles * NS_PER_S // OSCILLATOR_HZ)
+            chain = self._period_base + (self._seen_period + 1) * cycles
+            due.append(self._chain_origin_ns - -chain * NS_PER_S // OSCILLATOR_HZ)
             if self._backlog:
                 due.append(self._catch_up_ns)
         if not self._frozen:
@@ -423,9 +435,12 @@ class Mc146818Rtc(Device):
         self._update()
 
     def _write_a(self, value: int) -> None:
+        old_cycles = self._period_cycles()
         self._change_control(REG_A, value & ~A_UPDATE_IN_PROGRESS & 0xFF)
-        self._seen_period = self._period_index()
-        self._backlog = 0
+        if self._period_cycles() != old_cycles:
+            self._period_base += self._seen_period * old_cycles
+            self._seen_period = self._period_index()
+            self._backlog = 0
         self._update()
 
     def _write_b(self, value: int) -> None:
@@ -445,6 +460,7 @@ class Mc146818Rtc(Device):
         self._cmos[register] = value
         if was_held and not self._divider_held:
             self._chain_origin_ns = self.ctx.clock.now_ns()
+            self._period_base = self._seen_period = 0
             self._offset_ns += NS_PER_S - DIVIDER_START_NS - self._now_ns() % NS_PER_S
         if was_frozen and not self._frozen:
             self._set_time()
