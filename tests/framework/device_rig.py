@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from tests.unit.fakes import FakeChardev, FakeMachine, ImmediateLoop
 from tests.unit.virtio_rig import DISK_BYTES, FakeDrive, MemoryDisk
+from vmmd.core.address_space import IoRange
 from vmmd.core.device import ResetKind
 from vmmd.core.props import PciAddress
 from vmmd.core.registry import device_class
+from vmmd.devices.ide.channel import PRIMARY, Channel
+from vmmd.devices.ide.dma import REGISTER_BYTES, BusMaster
 from vmmd.devices.pci.bus import PciBus
 from vmmd.devices.pci.device import PciDevice
 from vmmd.errors import BackendError
@@ -29,6 +32,7 @@ NEEDED = {
     "isa-serial": {"chardev": "c0"},
     "isa-debugcon": {"chardev": "c0"},
     "isa-i8259": {"iobase": "0x20", "elcr_addr": "0x4d0", "master": "on"},
+    "ide-hd": {"drive": "drive0"},
     **{f"virtio-blk-pci{suffix}": {"drive": "drive0"} for suffix in ("", "-transitional", "-non-transitional")},
 }
 #: what the board gives to its own devices before they are plugged
@@ -70,6 +74,16 @@ class Loop(ImmediateLoop):
         self.hold = True
 
 
+def ide_channel(machine: FakeMachine) -> Channel:
+    """The board's first IDE channel, with its ports and its bus master at C000h."""
+    dma = BusMaster(lambda: machine.memory)
+    channel = Channel(PRIMARY, machine.irqs.line(PRIMARY.gsi), dma)
+    bus_master = IoRange(IO_BASE, REGISTER_BYTES, dma.read, dma.write, name="bus-master")
+    for entry in (*channel.ranges(), bus_master):
+        machine.pio.add(entry)
+    return channel
+
+
 class Rig:
     """One device of a type on a machine of fakes. ``refuse`` is the number of the seam call that is refused."""
 
@@ -86,6 +100,7 @@ class Rig:
         self.machine.backends.chardevs["c0"] = self.chardev
         self.machine.backends.drives["drive0"] = self.drive
         self.bus = PciBus()
+        self.channel = ide_channel(self.machine) if self.type_name.startswith("ide-") else None
         self.calls: list[str] = []
         self.refuse = refuse
         self.device = self.make()
@@ -113,6 +128,8 @@ class Rig:
             setattr(device, name, value)
         if isinstance(device, PciDevice):
             device.bus = self.bus
+        elif self.channel is not None:
+            device.bus = self.channel  # type: ignore[attr-defined]  # an IdeDevice
         return device
 
     def _wrap(self) -> None:

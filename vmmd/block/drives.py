@@ -59,6 +59,13 @@ class Drive:
         """The node; one that fails every request when there is none."""
         return _NO_MEDIUM if self.node is None else self.node
 
+    def head(self, count: int) -> bytes:
+        """The first bytes of the medium, fewer when they cannot be read. Blocks."""
+        try:
+            return self.backend.head(count)
+        except OSError:
+            return b""
+
     def on_lost(self, callback: Callable[[], None]) -> None:
         """The device that has the drive wants to know when its medium is taken away."""
         self._lost = callback

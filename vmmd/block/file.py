@@ -260,11 +260,10 @@ class FileNode(BlockNode):
         if results[0] < 0:
             raise BackendError(f"Failed to resize the file '{self.path}': {os.strerror(-results[0])}")
 
-    def head(self, count: int) -> bytes:
-        """The first bytes of the image, for probing. Blocks."""
+    def head(self, count: int, offset: int = 0) -> bytes:
         size = max(count, 4096)
         with mmap.mmap(-1, size) as area, memoryview(area) as view:
-            got = os.preadv(self._fd, [view], 0)
+            got = os.preadv(self._fd, [view], offset)
             return bytes(view[: min(got, count)])
 
     # -- reading -------------------------------------------------------------------------------------------------

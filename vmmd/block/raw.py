@@ -60,6 +60,9 @@ class RawNode(BlockNode):
         self.supports_discard = config.discard and below.supports_discard
         self.name = below.name if not config.node_name else config.node_name
 
+    def head(self, count: int, offset: int = 0) -> bytes:
+        return self._below.head(min(count, self.size_bytes), self.offset + offset)
+
     def open(self) -> None:
         below = self._below
         if below.read_only and not self.read_only:

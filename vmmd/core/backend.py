@@ -168,6 +168,9 @@ class DriveHandle(Protocol):
         """The medium may be changed from now on; ``device`` is told. Nothing of the device is in flight when
         ``backend`` is exchanged: its ``on_quiesce`` callback has seen to that."""
 
+    def head(self, count: int) -> bytes:
+        """The first ``count`` bytes of the medium, fewer when they cannot be read. Blocks: while a machine is built."""
+
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` when the medium is taken away: ``backend`` is then one that fails every request. Nothing is
         in flight at that moment. On the loop, without the DeviceLock."""

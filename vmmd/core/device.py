@@ -180,6 +180,7 @@ class Device:
         self.ctx = ctx
         self.id = id_
         self.bus_name = ""  # of the bus it sits on, where there are several of its kind: "ide.0"
+        self.of_board = False  # the machine made it, not a -device
         self.qom_path = ""  # set when it enters the object tree
         self.hotplugged = False  # came after the machine was built
         #: what ``realize`` chose for properties that were left open, by attribute name; shown in the object tree

@@ -80,7 +80,7 @@ def place(tree: ObjectTree, device: Device, at: tuple[Node, str] | None = None) 
     if at is not None:
         parent, name = at
         parent.add(name, node)
-    elif not device.user_creatable:
+    elif device.of_board or not device.user_creatable:
         tree.unattached.add_numbered("device", node)
     elif device.id:
         tree.peripheral.add(device.id, node)

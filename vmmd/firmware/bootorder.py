@@ -45,9 +45,20 @@ def virtio_blk_path(slot: int, function: int) -> str:
     return pci_path(slot, function, 0x0100) + "/disk@0,0"
 
 
+def ide_path(channel: int, unit: int) -> str:
+    """Boot path of a disk or CD-ROM on the board's IDE controller, 00:01.1."""
+    return pci_path(1, 1, 0x0101) + f"/drive@{channel:x}/disk@{unit:x}"
+
+
 def virtio_net_path(slot: int, function: int) -> str:
     """Boot path of a PCI network card."""
     return pci_path(slot, function, 0x0200) + "/ethernet-phy@0"
+
+
+def geometry_text(entries: Iterable[tuple[str, tuple[int, int, int]]]) -> bytes:
+    """Content of ``bios-geometry``: the cylinders, heads and sectors that firmware is to use for a disk."""
+    lines = [f"{path} {cylinders} {heads} {sectors}" for path, (cylinders, heads, sectors) in entries]
+    return "\n".join(lines).encode("ascii") + b"\0" if lines else b""
 
 
 def text(entries: Iterable[tuple[int, str]], *, strict: bool = False) -> bytes:

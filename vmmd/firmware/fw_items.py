@@ -43,6 +43,7 @@ class FwItems(NamedTuple):
     smbios: tuple[bytes, bytes]  # firmware.smbios.build
     acpi: Callable[[], AcpiBlobs] | None  # None: -no-acpi
     bootorder: bytes  # firmware.bootorder.text
+    geometry: bytes = b""  # firmware.bootorder.geometry_text
     cpus: int = 1
     max_cpus: int = 1
     uuid: bytes = bytes(16)
@@ -70,7 +71,7 @@ def publish(sink: FwSink, items: FwItems) -> None:
     sink.add_bytes(_NUMA, _numa(items))
     sink.add_bytes(_HPET, _hpet(items.hpet_block_id))
     sink.add_file("bootorder", items.bootorder)
-    sink.add_file("bios-geometry", b"")
+    sink.add_file("bios-geometry", items.geometry)
     timeout = items.reboot_timeout_ms
     sink.add_file("etc/boot-fail-wait", struct.pack("<i", -1 if timeout is None else timeout))
     if items.splash_time_ms is not None:

@@ -151,6 +151,7 @@ class Builder:
         for each in self.plan.devices:
             with named(each.option):
                 board.add(each)
+        board.complete()
         return board
 
     def _place_cpus(self, chips: Chips) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vmmd.errors import BackendError, UsageError
 from vmmd.firmware import bootorder, e820, files, fw_items, smbios, vmgenid
+from vmmd.machine import boot_paths
 from vmmd.machine.memory_map import FOUR_GIB, VGA_HOLE
 from vmmd.machine.ram import RamBlock, RamSettings
 from vmmd.units import MiB
@@ -66,6 +67,7 @@ class FirmwareSetup:
             smbios=self.smbios(),
             acpi=self.acpi if acpi_on else None,
             bootorder=self.boot_order(),
+            geometry=bootorder.geometry_text(boot_paths.geometry(self.board.devices)),
             cpus=config.smp.cpus,
             max_cpus=config.smp.maxcpus,
             uuid=_uuid(config.uuid),
@@ -101,13 +103,7 @@ class FirmwareSetup:
 
     def boot_order(self) -> bytes:
         """The ``bootorder`` file from every device's ``bootindex``. Raises UsageError (an index used twice)."""
-        entries = []
-        for device in self.board.devices:
-            index = getattr(device.props, "bootindex", None)
-            if index is not None and index >= 0 and device.bus_type == "PCI":
-                slot, function = device.slot, device.function  # type: ignore[attr-defined]  # a PciDevice
-                entries.append((index, bootorder.virtio_blk_path(slot, function)))
-        return bootorder.text(entries, strict=self.config.boot.strict)
+        return bootorder.text(boot_paths.order(self.board.devices), strict=self.config.boot.strict)
 
     # --- -kernel ----------------------------------------------------------------------------------------------
 

@@ -17,7 +17,8 @@ from vmmd.core.device_tree import composite, place
 from vmmd.core.registry import device_class
 from vmmd.devices.pci.bus import PciBus
 from vmmd.devices.user_interrupts import UserInterrupts
-from vmmd.errors import InternalError, UsageError
+from vmmd.errors import InternalError, UsageError, named
+from vmmd.machine.cmos_disks import disk_cells
 from vmmd.machine.device_plan import BUSES, new_props
 from vmmd.units import KiB, MiB
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from vmmd.core.tree import Node, ObjectTree
     from vmmd.devices.acpi.pm import Piix4Pm
     from vmmd.devices.hpet import Hpet
+    from vmmd.devices.ide.device import IdeDevice
     from vmmd.devices.ide.piix3 import Piix3Ide
     from vmmd.devices.ioapic import Ioapic
     from vmmd.devices.isa.fw_cfg import FwCfg
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from vmmd.devices.pci.i440fx import I440fx
     from vmmd.machine.device_plan import DevicePlan
     from vmmd.machine.memory_map import MemoryMap
+    from vmmd.options.backends import DriveOptions
     from vmmd.options.models import Config
 
 #: ``-boot order=``: what firmware finds in CMOS for each letter
@@ -123,6 +126,7 @@ class PcI440fx:
             raise InternalError(f"{type_name} is not in the registry")
         device = cls(new_props(cls, self.config.globals), self.ctx)
         device.bus_name = BUSES[cls.bus_type][0]
+        device.of_board = True
         return device
 
     def _plug(self, device: Device, at: tuple[Node, str] | None = None) -> Node:
@@ -200,6 +204,22 @@ class PcI440fx:
         for channel in ide.channels:
             self._buses[channel.name] = channel
             self.tree.add_bus(channel.name, node, "IDE")
+        for drive in self.config.drives:
+            if drive.interface == "ide":
+                with named(f"-drive id={drive.id}"):
+                    self._plug_drive(drive)
+
+    def _plug_drive(self, drive: DriveOptions) -> None:
+        """The device of a ``-drive if=ide``."""
+        device: IdeDevice = self._make("ide-cd" if drive.media == "cdrom" else "ide-hd")  # type: ignore[assignment]
+        device.bus_name = f"ide.{drive.bus}"
+        device.props.unit, device.props.drive = drive.unit or 0, drive.id
+        self._plug(device)
+
+    def complete(self) -> None:
+        """Every device of the command line is there: tell firmware in CMOS of the disks."""
+        for index, value in disk_cells(self.devices).items():
+            self.rtc.cmos_set(index, value)
 
     def _plug_isa(self) -> None:
         self._plug_pics()

@@ -136,8 +136,6 @@ def _chardev(chardev: ChardevOptions) -> Iterator[str]:
 def _drive(drive: DriveOptions) -> Iterator[str]:
     where = f"-drive id={shown(drive.id)}"
     yield from _keys(where, drive)
-    if "if" not in drive.given:
-        yield f"{where},if=ide (the default; if=none and if=virtio are there)"
     if drive.format is not None and drive.format not in DRIVE_FORMATS:
         yield f"{where},format={shown(drive.format)}"
     if drive.throttling:

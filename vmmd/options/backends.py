@@ -220,7 +220,7 @@ class DriveOptions(OptionSet):
     interface = prop(
         enum_type("str", "none", "virtio", "ide", "scsi", "floppy", "pflash", "sd", "mtd", "xen"),
         "ide",
-        "what the guest sees: none (a -device takes it) or virtio",
+        "what the guest sees: ide, virtio, or none: a -device takes it",
         wire="if",
     )
     index = prop(NUMBER, None, "number on the interface")
@@ -251,11 +251,9 @@ class DriveOptions(OptionSet):
     later: ClassVar = {
         "snapshot": ONLY_OFF,
         "copy-on-read": ONLY_OFF,
-        "if": ("none", "virtio"),
+        "if": ("none", "virtio", "ide"),
         "aio": ("threads", "io_uring"),
         "detect-zeroes": ("off",),
-        "bus": (0,),
-        "unit": NOTHING,
         "stats-account-invalid": (True,),
         "stats-account-failed": (True,),
     }

@@ -37,7 +37,8 @@ def parse(argv: Sequence[str]) -> Config:
         word = argv[position]
         position += 1
         if not word.startswith("-") or word == "-":
-            raise UsageError(f"{shown(word)}: a disk image without option is not accepted", _positional_hint(word))
+            BY_NAME["hda"].read(draft, "-hda", word)  # a disk image without option
+            continue
         spec = BY_NAME.get(word[2:] if word.startswith("--") else word[1:])
         if spec is None:
             # QEMU-COMPAT: the phrase
@@ -68,7 +69,3 @@ def wants_timestamp(argv: Sequence[str]) -> bool:
             except UsageError:
                 continue  # the error that is shown may well be this one
     return draft.config.msg_timestamp
-
-
-def _positional_hint(word: str) -> str:
-    return f"use -drive file={shown(word)},if=virtio,format=raw"

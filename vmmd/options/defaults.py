@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from vmmd.errors import UsageError
 from vmmd.options.backends import ChardevNull, ChardevStdio
+from vmmd.options.drives import place_drives
 from vmmd.options.fields import at, shown, unknown_name
 from vmmd.options.models import (
     DEFAULT_MEMORY_BYTES,
     AccelOptions,
-    DeviceOptions,
     MachineType,
     SerialOptions,
     machine_types,
@@ -46,7 +46,7 @@ def complete(draft: Draft) -> None:
     resolve_smp(config, machine)
     _numa(config)
     _boot_files(config)
-    _virtio_drives(config)
+    place_drives(config)
     if not config.nodefaults and machine.name != "none":
         _default_devices(draft)
 
@@ -126,23 +126,6 @@ def _boot_files(config: Config) -> None:
     config.initrd = config.initrd or machine.initrd
     config.append = config.append if config.append is not None else machine.append
     config.bios = config.bios or machine.firmware
-
-
-def _virtio_drives(config: Config) -> None:
-    """``-drive if=virtio`` makes the drive and its device. Drives without id get QEMU's names."""
-    counts: dict[str, int] = {}
-    for drive in config.drives:
-        interface = drive.interface
-        index = drive.index if drive.index is not None else counts.get(interface, 0)
-        counts[interface] = index + 1
-        if drive.id is None:
-            drive.id = f"{interface}{index}"
-            if any(other is not drive and other.id == drive.id for other in config.drives):
-                raise UsageError(f"-drive index={index}: drive with bus=0, unit={index} (index={index}) exists")
-        if interface == "virtio":
-            config.devices.append(
-                DeviceOptions("virtio-blk-pci", None, None, [("drive", drive.id)], made_from=f"-drive id={drive.id}")
-            )
 
 
 def _default_devices(draft: Draft) -> None:

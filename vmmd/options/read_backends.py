@@ -142,6 +142,13 @@ def read_drive(draft: Draft, option: str, text: str) -> None:
     draft.config.drives.append(made)
 
 
+def read_hd(draft: Draft, option: str, text: str) -> None:
+    """``-hda FILE`` to ``-hdd FILE``: the IDE disk with that number."""
+    number = "abcd".index(option[-1])
+    items = [("index", str(number)), ("file", text), ("media", "disk")]
+    draft.config.drives.append(backends.DriveOptions.from_items(items, f"{option} {shown(text)}"))
+
+
 def drive_options(option: str, text: str) -> backends.DriveOptions:
     """The argument of ``-drive``. Raises UsageError."""
     argument = keyval.parse(option, text)

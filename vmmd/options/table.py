@@ -55,12 +55,13 @@ OPTIONS: tuple[OptionSpec, ...] = (
     OptionSpec("audio", "DRIVER", STANDARD, "sound", machine.read_later, True),
     # ---
     OptionSpec(
-        "drive", "if=none|virtio,file=PATH,format=raw,id=ID[,cache=,aio=…]", BLOCK, "a disk", backend.read_drive
+        "drive", "if=none|virtio|ide,file=PATH,format=raw,id=ID[,cache=,aio=…]", BLOCK, "a disk", backend.read_drive
     ),
     OptionSpec("blockdev", "driver=NAME,node-name=ID[,…] | JSON", BLOCK, "a block node", backend.read_blockdev),
+    *(OptionSpec(name, "FILE", BLOCK, "an IDE disk", backend.read_hd) for name in ("hda", "hdb", "hdc", "hdd")),
     *(
         OptionSpec(name, "FILE", BLOCK, "an IDE, floppy or flash medium", machine.read_later, True)
-        for name in ("hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "sd", "pflash", "mtdblock")
+        for name in ("cdrom", "fda", "fdb", "sd", "pflash", "mtdblock")
     ),
     OptionSpec("snapshot", None, BLOCK, "write to temporary files", machine.read_later, True),
     OptionSpec("fsdev", "…", BLOCK, "file system shared with the guest", machine.read_later, True),

@@ -94,6 +94,7 @@ class Channel:
         """Take ``drive`` away; nothing of it comes any more."""
         if self.units[drive.number] is drive:
             drive.stop_transfer()
+            self.irq.lower()
             self._put(Unit(self, drive.number), None)
 
     def _put(self, unit: Unit, owner: Device | None) -> None:
@@ -137,7 +138,7 @@ class Channel:
         if size > 1:
             return self._read_wide(offset, size)
         if offset == REG_DATA:
-            return 0xFF  # QEMU-COMPAT: the data port is 16 or 32 bits wide
+            return self._selected.port_read(2) & 0xFF  # QEMU-COMPAT: the port moves by words, and takes no bytes
         if offset == REG_STATUS:
             self.irq.lower()
         unit = self._selected

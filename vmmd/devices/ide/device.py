@@ -105,6 +105,18 @@ class IdeDevice(Device):
         self.bus.attach(drive, self)
         self.on_undo(lambda: self.bus.detach(drive))
         self.drive = drive
+        handle.on_lost(io.lost_medium)
+        handle.backend.on_resize(self._resized)
+        self.on_undo(self._forget_drive)
+
+    def _forget_drive(self) -> None:
+        self.drive = None
+
+    def _resized(self) -> None:
+        """The backend has another size. On the loop, without the lock."""
+        with self.ctx.lock:
+            if self.drive is not None:
+                self.drive.medium_resized()
 
     def serial(self, handle: DriveHandle) -> str:
         """The serial number: given, or one that says where the drive sits."""
@@ -114,7 +126,7 @@ class IdeDevice(Device):
     def reset(self, kind: ResetKind) -> None:
         if self.drive is not None:
             self.drive.io.reset_by_machine()
-            self.drive.power_on()
+            self.bus.reset()
 
     def change_property(self, declared: Prop[Any], value: object) -> None:
         if declared.name == "bootindex":  # firmware sees it from the next reset on

@@ -68,9 +68,9 @@ class DiskIo:
         self.rerror = rerror
         self.werror = werror
         self.flush_after_write = False
-        self._generation = 0
-        self._waiting: Request | None = None
-        self._in_flight = False
+        self._waiting: Request | None = None  # to be begun
+        self._current: Request | None = None  # begun, and not cancelled
+        self._in_flight = self._posted = False
         self._paused = False
         self._quiesced: Callable[[], None] | None = None
 
@@ -79,25 +79,31 @@ class DiskIo:
     def submit(self, request: Request) -> None:
         """Begin a request; the drive has no other."""
         self._waiting = request
-        self._ctx.loop.post(self._begin)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._posted:
+            self._posted = True
+            self._ctx.loop.post(self._begin)
 
     def cancel(self) -> None:
         """Nothing that was submitted is heard of again."""
-        self._generation += 1
-        self._waiting = None
+        self._waiting = self._current = None
 
     # -- the loop --------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         with self._ctx.lock:
+            self._posted = False
             request = self._waiting
             if request is None or self._in_flight or self._paused:
                 return
-            self._waiting, self._in_flight = None, True
-            generation = self._generation
-        done = partial(self._done, request, generation, monotonic_ns())
+            self._waiting, self._current, self._in_flight = None, request, True
+        done = partial(self._done, request, monotonic_ns())
         backend = self.drive.backend
-        if request.kind is Kind.READ:
+        if request.offset + max(len(request.view), request.length) > backend.size_bytes:
+            done(errno.EIO)  # the medium has become shorter, or is another
+        elif request.kind is Kind.READ:
             backend.readv(request.offset, [request.view], done)
         elif request.kind is Kind.WRITE:
             last = partial(self._written, done) if self.flush_after_write else done
@@ -116,14 +122,16 @@ class DiskIo:
         else:
             self.drive.backend.flush(done)
 
-    def _done(self, request: Request, generation: int, start_ns: int, error: int) -> None:
+    def _done(self, request: Request, start_ns: int, error: int) -> None:
         with self._ctx.lock:
             self._in_flight = False
             if not error:
                 self._account(request, monotonic_ns() - start_ns)
-            if generation == self._generation:
+            if request is self._current:
+                self._current = None
                 self._tell(request, error)
-        self._begin()
+            if self._waiting is not None:  # it may have come while a cancelled one was in flight
+                self._schedule()
         self._check_idle()
 
     def _tell(self, request: Request, error: int) -> None:
@@ -178,6 +186,10 @@ class DiskIo:
         if self.drive.io_status is not None:
             self.drive.io_status = "ok"
         self._begin()
+
+    def lost_medium(self) -> None:
+        """The drive was taken away (drive_del): from now on every request fails, and the guest is told so."""
+        self.rerror = self.werror = "report"
 
     def reset_by_machine(self) -> None:
         """The machine was reset: nothing waits, and requests may begin."""

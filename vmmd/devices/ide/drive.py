@@ -124,7 +124,11 @@ class Unit:
         self.device &= DEV_ALWAYS_ON | DEV_UNIT
 
     def power_on(self) -> None:
-        """Registers after power-on or a reset of the machine; what was in flight is forgotten."""
+        """Power-on, or a reset of the machine: settings, too, are what they were at first."""
+        self.reset_registers()
+
+    def reset_registers(self) -> None:
+        """Registers after any reset; what was in flight is forgotten."""
         self.stop_transfer()
         self.features = self.error = self.status = 0
         self.previous_features = self.previous_count = 0
@@ -133,10 +137,9 @@ class Unit:
         self.set_signature()
 
     def software_reset(self) -> None:
-        """SRST in the device control register (§9.2)."""
-        self.stop_transfer()
-        self.status = 0
-        self.set_signature()
+        """SRST in the device control register (§9.2): a reset, a diagnostic, and QEMU-COMPAT an interrupt."""
+        self.reset_registers()
+        self.channel.interrupt()
 
     def stop_transfer(self) -> None:
         """Drop what is in flight: no callback of it comes any more."""
@@ -170,6 +173,9 @@ class Drive(Unit):
     def command(self, code: int) -> None:
         """Carry out a command. Registers hold its parameters; ``error`` is 0 and no transfer is open."""
         raise NotImplementedError
+
+    def medium_resized(self) -> None:
+        """The backend has another size."""
 
     # -- phases ----------------------------------------------------------------------------------------------
 
@@ -228,10 +234,10 @@ class Drive(Unit):
         self.io.cancel()
         self.channel.dma.cancel(self)
 
-    def power_on(self) -> None:
-        super().power_on()
+    def reset_registers(self) -> None:
+        super().reset_registers()
         self.status = ST_READY
 
     def software_reset(self) -> None:
         super().software_reset()
-        self.status, self.error = ST_READY, DIAGNOSTIC_PASSED
+        self.error = DIAGNOSTIC_PASSED

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How firmware finds the devices that it may boot from: their Open Firmware paths, and the geometry it is to use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmd.firmware import bootorder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vmmd.core.device import Device
+
+
+def boot_path(device: Device) -> str | None:
+    """The path in ``bootorder``; None for a device that firmware does not boot from."""
+    if device.bus_type == "PCI":
+        return bootorder.virtio_blk_path(device.slot, device.function)  # type: ignore[attr-defined]  # a PciDevice
+    if device.bus_type == "IDE":
+        channel = int(device.bus_name[-1])
+        return bootorder.ide_path(channel, device.unit)  # type: ignore[attr-defined]  # an IdeDevice
+    return None
+
+
+def order(devices: Iterable[Device]) -> list[tuple[int, str]]:
+    """(bootindex, path) of every device that has one."""
+    entries = []
+    for device in devices:
+        index = getattr(device.props, "bootindex", None)
+        if index is not None and index >= 0 and (path := boot_path(device)) is not None:
+            entries.append((index, path))
+    return entries
+
+
+def geometry(devices: Iterable[Device]) -> list[tuple[str, tuple[int, int, int]]]:
+    """(path, logical geometry) of every disk whose user wants one."""
+    entries = []
+    for device in devices:
+        logical = getattr(device, "logical_chs", None)
+        if logical is not None and any(logical) and (path := boot_path(device)) is not None:
+            entries.append((path, logical))
+    return entries
