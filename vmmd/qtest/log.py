@@ -14,6 +14,10 @@ import time
 from vmmd.errors import BackendError
 
 
+#: major and minor number of /dev/null
+_NULL_DEVICE = (1, 3)
+
+
 class TrafficLog:
     """The file, truncated at the start. What cannot be written is lost. Loop thread."""
 
@@ -28,6 +32,8 @@ class TrafficLog:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise BackendError.from_os(f"Could not open '{self._path}'", error) from error
+        if os.fstat(self._fd).st_rdev == os.makedev(*_NULL_DEVICE):  # as test programs have it: spare the system calls
+            self.close()
 
     def close(self) -> None:
         """Idempotent."""
@@ -50,6 +56,8 @@ class TrafficLog:
         self._line(b"S", line)
 
     def _line(self, kind: bytes, line: bytes) -> None:
+        if self._fd < 0:
+            return
         seconds = (time.monotonic_ns() - self._start_ns) / 1e9
         self._write(b"[%s +%.6f] %s\n" % (kind, seconds, line))
 

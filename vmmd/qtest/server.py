@@ -78,7 +78,7 @@ class QtestServer:
         self._work_posted = False
         with self._vm.lock:
             served = self._go_on() if self._target_ns is not None else self._serve_next()
-        if served:
+        if self._target_ns is not None or (served and self._splitter):
             self._work_soon()
         if self._out:
             self._send()
