@@ -111,7 +111,9 @@ class Qtest:
         log: str | None = None,
         pass_fds: Sequence[int] = (),
         negotiate: bool = True,
+        connect_qtest: bool = True,
     ) -> None:
+        """``connect_qtest=False``: no -qtest is given, the arguments have one or do without."""
         self.program = emulator(program) if isinstance(program, str) else program
         self.name = self.program.name
         #: the client moves virtual time
@@ -126,6 +128,7 @@ class Qtest:
         self._args = args if self.has_clock else ("-S", *args)
         self._pass_fds = pass_fds
         self._negotiate = negotiate
+        self._connect_qtest = connect_qtest
         self._next_io, self._next_memory = IO_BARS, MEMORY_BARS
         self.start_s = 0.0
 
@@ -149,7 +152,10 @@ class Qtest:
             listener.bind(str(path))
             listener.listen(1)
             listener.settimeout(CONNECT_TIMEOUT_S)
-        self.argv = [*self.program.command, "-qtest", f"unix:{paths[0]}", "-qtest-log", self.log_file or "/dev/null"]
+        self.argv = [*self.program.command]
+        if self._connect_qtest:
+            self.argv += ["-qtest", f"unix:{paths[0]}"]
+        self.argv += ["-qtest-log", self.log_file or "/dev/null"]
         self.argv += ["-chardev", f"socket,path={paths[1]},id=char0", "-mon", "chardev=char0,mode=control"]
         self.argv += ["-display", "none", *self._args]
         for name in self._accel:
@@ -160,8 +166,11 @@ class Qtest:
             self.argv, stdin=subprocess.DEVNULL, stdout=self._stderr, stderr=self._stderr, pass_fds=self._pass_fds
         )
         try:
-            self._qtest, self._qmp = (_Lines(self._accept(listener)) for listener in listeners)
-            self.endianness = self.ask("endianness")
+            if self._connect_qtest:
+                self._qtest = _Lines(self._accept(listeners[0]))
+            self._qmp = _Lines(self._accept(listeners[1]))
+            if self._connect_qtest:
+                self.endianness = self.ask("endianness")
             self.start_s = time.monotonic() - begin
             if self._negotiate:
                 self.greeting = self.qmp_receive()
@@ -257,6 +266,10 @@ class Qtest:
     def send_raw(self, data: bytes) -> None:
         """Bytes as they are; ``reply_line`` reads what comes back."""
         self._qtest.send(data)
+
+    def drop_qtest(self) -> None:
+        """Hang up, with replies unread."""
+        self._qtest.socket.close()
 
     def ask(self, request: str) -> str:
         """What follows OK. Raises QtestRefusal."""

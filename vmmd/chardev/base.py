@@ -201,11 +201,14 @@ class Chardev:
         return count
 
     def write_now(self, data: bytes) -> int:
-        """``write`` for a front end that answers somebody: out at once, as far as the peer takes it. Loop thread,
-        without the DeviceLock."""
-        count = self._fill(data)
-        self._emit_all()
-        return count
+        """``write`` for a front end that answers somebody: out at once, as far as the peer takes it; ``write_ready``
+        follows when that was not all. Loop thread, without the DeviceLock."""
+        done = 0
+        while done < len(data) and not self._blocked:
+            done += self._fill(data[done : done + BUFFER_BYTES])
+            self._emit_all()
+        self._starved = done < len(data)
+        return done
 
     def accept_input(self) -> None:
         """Nothing to resume: this backend has no input."""

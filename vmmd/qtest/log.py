@@ -13,7 +13,6 @@ import time
 
 from vmmd.errors import BackendError
 
-
 #: major and minor number of /dev/null
 _NULL_DEVICE = (1, 3)
 

@@ -38,6 +38,7 @@ class QtestServer:
         self._requests = Requests(vm, self._report)
         self._out = bytearray()  # lines for the client
         self._work_posted = False
+        self._full = False  # the client is not read from until there is room
         self._target_ns: int | None = None  # where virtual time is on its way to
 
     def attach(self) -> None:
@@ -48,7 +49,8 @@ class QtestServer:
     # -- CharFrontend ----------------------------------------------------------------------------------------------
 
     def can_receive(self) -> int:
-        return _ROOM if len(self._splitter) <= LINE_BYTES_MAX else 0
+        self._full = len(self._splitter) > LINE_BYTES_MAX
+        return 0 if self._full else _ROOM
 
     def receive(self, data: bytes) -> None:
         self._splitter.feed(data)
@@ -80,6 +82,8 @@ class QtestServer:
             served = self._go_on() if self._target_ns is not None else self._serve_next()
         if self._target_ns is not None or (served and self._splitter):
             self._work_soon()
+        if self._full and len(self._splitter) <= LINE_BYTES_MAX:
+            self._backend.accept_input()
         if self._out:
             self._send()
 
