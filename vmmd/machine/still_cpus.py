@@ -30,6 +30,7 @@ class _Registers:
 
     msr_indices: tuple[int, ...] = ()
     mce_banks = 0
+    local_apic = None
     has_irqchip = has_xcrs = False
 
     def __init__(self) -> None:
