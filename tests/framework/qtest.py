@@ -271,6 +271,10 @@ class Qtest:
         """Hang up, with replies unread."""
         self._qtest.socket.close()
 
+    def drop_qmp(self) -> None:
+        """Hang up the monitor."""
+        self._qmp.socket.close()
+
     def ask(self, request: str) -> str:
         """What follows OK. Raises QtestRefusal."""
         reply = self.ask_line(request)

@@ -30,11 +30,11 @@ def test_config_write_respects_write_and_w1c_masks() -> None:
     assert config.get(0x40, 4) == 0xA011CC2D  # AA with 0A cleared; BB -> 11; CC kept; DD -> 2D
 
 
-def test_config_access_over_the_end_reads_ones_and_drops() -> None:
+def test_config_access_over_the_end_reads_zeroes_and_drops() -> None:
     config = ConfigSpace()
     config.set_write_mask(0xFE, 2, 0xFFFF)
     config.write(0xFE, 4, 0x11223344)
-    assert config.read(0xFE, 4) == 0xFFFF3344
+    assert config.read(0xFE, 4) == 0x3344
 
 
 def test_absent_function_and_other_buses_read_ones(board: Board) -> None:

@@ -6,8 +6,9 @@ the DeviceLock; each change publishes a new immutable snapshot with one referenc
 up concurrently finishes on the old entry, whose device is kept alive by reference (architecture §5).
 
 Policy, in this one place: an access no range claims reads all-ones and drops writes (counted); an access
-wider than the range takes, or running over its end, is split into smaller ones, little-endian, lowest address
-first. Where ranges overlap the higher ``priority`` wins, then the later added.
+wider than the range takes, not aligned in it, or running over its end, is split into smaller ones that are,
+little-endian, lowest address first, as QEMU splits them. Where ranges overlap the higher ``priority`` wins, then
+the later added.
 """
 
 from __future__ import annotations
@@ -64,6 +65,15 @@ class IoRange:
         self.name = name
         self.max_width = max_width
         self.priority = priority
+
+    def access_size(self, address: int, size: int) -> int:
+        """Bytes of the first access that one of ``size`` bytes at ``address`` of this range is made of: as many as the
+        handlers take, the range has, and are aligned in it."""
+        offset = address - self.base
+        width = min(self.max_width, 8)
+        while width > 1 and (width > size or offset & (width - 1) or address + width > self.end):
+            width >>= 1
+        return width
 
     def __repr__(self) -> str:
         return f"<IoRange {self.base:#x}-{self.end - 1:#x} {self.name}>"
@@ -145,10 +155,11 @@ class AddressSpace:
             self.unassigned_reads += 1
             if self.on_unassigned is not None:
                 self.on_unassigned(self.name, address, size, None)
-            return self._read_split(address, size, 1) if size > 1 else 0xFF
-        if size <= entry.max_width and address + size <= entry.end:
-            return entry.read(address - entry.base, size) & MASKS[size]
-        return self._read_split(address, size, entry.max_width)
+            return self._read_split(address, size) if size > 1 else 0xFF
+        offset = address - entry.base
+        if size <= entry.max_width and not offset & (size - 1) and address + size <= entry.end:
+            return entry.read(offset, size) & MASKS[size]
+        return self._read_split(address, size)
 
     def write(self, address: int, size: int, value: int) -> None:
         """Write ``value`` (already within ``size`` bytes). DeviceLock held."""
@@ -158,35 +169,36 @@ class AddressSpace:
             if self.on_unassigned is not None:
                 self.on_unassigned(self.name, address, size, value)
             if size > 1:
-                self._write_split(address, size, value, 1)
-        elif size <= entry.max_width and address + size <= entry.end:
-            entry.write(address - entry.base, size, value)
+                self._write_split(address, size, value)
+            return
+        offset = address - entry.base
+        if size <= entry.max_width and not offset & (size - 1) and address + size <= entry.end:
+            entry.write(offset, size, value)
         else:
-            self._write_split(address, size, value, entry.max_width)
+            self._write_split(address, size, value)
 
-    def _read_split(self, address: int, size: int, width: int) -> int:
-        step = min(width, size)
-        if not self._uniform(address, size) or step == size:
-            step = 1
-        value = 0
-        for offset in range(0, size, step):
-            entry = self.find(address + offset)
-            part = MASKS[step] if entry is None else entry.read(address + offset - entry.base, step) & MASKS[step]
-            value |= part << (8 * offset)
+    def _read_split(self, address: int, size: int) -> int:
+        value = done = 0
+        while done < size:
+            entry = self.find(address + done)
+            if entry is None:
+                step, part = 1, 0xFF
+            else:
+                step = entry.access_size(address + done, size - done)
+                part = entry.read(address + done - entry.base, step) & MASKS[step]
+            value |= part << (8 * done)
+            done += step
         return value
 
-    def _write_split(self, address: int, size: int, value: int, width: int) -> None:
-        step = min(width, size)
-        if not self._uniform(address, size) or step == size:
+    def _write_split(self, address: int, size: int, value: int) -> None:
+        done = 0
+        while done < size:
+            entry = self.find(address + done)
             step = 1
-        for offset in range(0, size, step):
-            entry = self.find(address + offset)
             if entry is not None:
-                entry.write(address + offset - entry.base, step, (value >> (8 * offset)) & MASKS[step])
-
-    def _uniform(self, address: int, size: int) -> bool:
-        entry = self.find(address)
-        return entry is not None and address + size <= entry.end
+                step = entry.access_size(address + done, size - done)
+                entry.write(address + done - entry.base, step, value >> (8 * done) & MASKS[step])
+            done += step
 
 
 def _flatten(ordered: list[IoRange]) -> tuple[list[int], list[tuple[int, IoRange]]]:

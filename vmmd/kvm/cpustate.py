@@ -7,13 +7,14 @@ Affinity: the vCPU's thread, or the loop while the vCPU is parked.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vmmd.kvm import abi, msr
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vmmd.core.bootstate import BootState, SegmentState
-    from vmmd.kvm.vcpu import Vcpu
 
 CR0_PE = 1
 CR0_PG = 1 << 31
@@ -30,8 +31,44 @@ _APIC_BASE_ENABLED = 0xFEE0_0800
 _APIC_BASE_BSP = 1 << 8
 
 
+class Machine(Protocol):
+    """What of the machine is part of the state."""
+
+    @property
+    def has_xcrs(self) -> bool: ...
+    @property
+    def msr_indices(self) -> Iterable[int]: ...
+
+
+class State(Protocol):
+    """A vCPU whose state can be read and set: ``kvm.vcpu.Vcpu``, or one that never runs."""
+
+    mce_banks: int
+
+    @property
+    def vm(self) -> Machine: ...
+    @property
+    def local_apic(self) -> object | None: ...
+
+    def is_halted(self) -> bool: ...
+    def set_msrs(self, values: dict[int, int]) -> list[int]: ...
+    def regs(self) -> abi.Regs: ...
+    def set_regs(self, regs: abi.Regs) -> None: ...
+    def sregs(self) -> abi.Sregs: ...
+    def set_sregs(self, sregs: abi.Sregs) -> None: ...
+    def xsave(self) -> bytes: ...
+    def set_xsave(self, area: bytes) -> None: ...
+    def set_xcr0(self, value: int) -> None: ...
+    def debugregs(self) -> abi.Debugregs: ...
+    def set_debugregs(self, debugregs: abi.Debugregs) -> None: ...
+    def events(self) -> abi.VcpuEvents: ...
+    def set_events(self, events: abi.VcpuEvents) -> None: ...
+    def set_lapic(self, lapic: abi.LapicState) -> None: ...
+    def set_mp_state(self, state: int) -> None: ...
+
+
 def reset(
-    vcpu: Vcpu, lapic: abi.LapicState | None, *, signature: int, is_bsp: bool, boot: BootState | None = None
+    vcpu: State, lapic: abi.LapicState | None, *, signature: int, is_bsp: bool, boot: BootState | None = None
 ) -> None:
     """Bring a parked vCPU to power-on state. Raises KvmError.
 
@@ -59,7 +96,7 @@ def reset(
         vcpu.set_mp_state(abi.KVM_MP_STATE_RUNNABLE if is_bsp else abi.KVM_MP_STATE_UNINITIALIZED)
 
 
-def initialise(vcpu: Vcpu, *, signature: int, is_bsp: bool) -> None:
+def initialise(vcpu: State, *, signature: int, is_bsp: bool) -> None:
     """What INIT does to a CPU; FPU, MSRs and the place of its APIC stay. Raises KvmError."""
     apic_base = vcpu.sregs().apic_base
     sregs = reset_sregs(is_bsp)
@@ -70,7 +107,7 @@ def initialise(vcpu: Vcpu, *, signature: int, is_bsp: bool) -> None:
     vcpu.set_events(abi.VcpuEvents(flags=abi.KVM_VCPUEVENT_VALID_NMI_PENDING | abi.KVM_VCPUEVENT_VALID_SHADOW))
 
 
-def start_up(vcpu: Vcpu, vector: int) -> None:
+def start_up(vcpu: State, vector: int) -> None:
     """Where a start-up IPI lets a CPU begin (SDM vol. 3 §10.4.4.2). Raises KvmError."""
     sregs, regs = vcpu.sregs(), vcpu.regs()
     sregs.cs.selector, sregs.cs.base = vector << 8, vector << 12
@@ -130,7 +167,7 @@ def _reset_xsave() -> bytes:
 
 
 # --- reading ---
-def registers(vcpu: Vcpu) -> dict[str, int]:
+def registers(vcpu: State) -> dict[str, int]:
     """General, control and segment registers by name (``cs`` the selector, ``cs_base`` the base …)."""
     regs, sregs = vcpu.regs(), vcpu.sregs()
     values = {name: int(getattr(regs, name)) for name in abi.REGS}
@@ -161,7 +198,7 @@ def is_long_mode_code(sregs: abi.Sregs) -> bool:
     return bool(sregs.efer & EFER_LMA and sregs.cs.l)
 
 
-def registers_text(vcpu: Vcpu) -> str:
+def registers_text(vcpu: State) -> str:
     """What ``info registers`` shows of one vCPU, in QEMU's layout (without the ``CPU#n`` line)."""
     regs, sregs = vcpu.regs(), vcpu.sregs()
     events = vcpu.events()
@@ -238,14 +275,14 @@ def _segment_line(name: str, segment: abi.Segment, sregs: abi.Sregs, width: int)
     return line + f"{size} [{attributes}{'A' if kind & 1 else '-'}]"
 
 
-def _debug_lines(vcpu: Vcpu) -> list[str]:
+def _debug_lines(vcpu: State) -> list[str]:
     debug = vcpu.debugregs()
     # QEMU-COMPAT: the line of DR0-DR3 ends in a blank
     first = "".join(f"DR{number}={value:016x} " for number, value in enumerate(debug.db))
     return [first, f"DR6={debug.dr6:016x} DR7={debug.dr7:016x}"]
 
 
-def _fpu_lines(vcpu: Vcpu, xmm_count: int) -> list[str]:
+def _fpu_lines(vcpu: State, xmm_count: int) -> list[str]:
     area = vcpu.xsave()  # KVM_GET_FPU leaves MXCSR out
     fcw, fsw, tags = struct.unpack_from("<HHB", area)
     (mxcsr,) = struct.unpack_from("<I", area, 24)

@@ -231,15 +231,20 @@ def _pio_handler(vcpu: Vcpu, dispatch: Dispatch, ring: CoalescedRing) -> Callabl
                 _string_io(space, head, view, dwords[_COUNT])
                 return
             entry = space.exact.get(port)
-            if entry is None or size > entry.max_width or port + size > entry.end:
+            if (
+                entry is None
+                or size > entry.max_width
+                or (offset := port - entry.base) & (size - 1)
+                or port + size > entry.end
+            ):
                 if head & 1:
                     space.write(port, size, view[0])
                 else:
                     view[0] = space.read(port, size)
             elif head & 1:
-                entry.write(port - entry.base, size, view[0])
+                entry.write(offset, size, view[0])
             else:
-                view[0] = entry.read(port - entry.base, size) & MASKS[size]
+                view[0] = entry.read(offset, size) & MASKS[size]
         finally:
             release()
 
@@ -290,12 +295,18 @@ def _mmio_handler(vcpu: Vcpu, dispatch: Dispatch, ring: CoalescedRing) -> Callab
             if entry is None or space.exact is not published:
                 entry = look_up(gpa)
             mask = MASKS.get(length)
-            if entry is None or mask is None or length > entry.max_width or gpa + length > entry.end:
+            if (
+                entry is None
+                or mask is None
+                or length > entry.max_width
+                or (offset := gpa - entry.base) & (length - 1)
+                or gpa + length > entry.end
+            ):
                 _slow_access(vcpu, dispatch, entry)
             elif bytes_[_MMIO_IS_WRITE]:
-                entry.write(gpa - entry.base, length, qwords[_MMIO_DATA] & mask)
+                entry.write(offset, length, qwords[_MMIO_DATA] & mask)
             else:
-                qwords[_MMIO_DATA] = entry.read(gpa - entry.base, length) & mask
+                qwords[_MMIO_DATA] = entry.read(offset, length) & mask
         finally:
             release()
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from vmmd.machine.memory_map import MemoryMap
 
 ADDRESS_END = 1 << 64
-#: widest access to a register
-_WIDTH_MAX = 8
 
 
 class CpuMemory:
@@ -52,9 +50,10 @@ class CpuMemory:
             if span.readable is None:
                 return bytes(take)
             return bytes(span.readable[gpa - span.gpa : gpa - span.gpa + take])
-        size = self._access_size(gpa, length)
-        if not size:
+        entry = self._mmio.find(gpa)
+        if entry is None:
             return bytes(min(length, self._gap(gpa)))
+        size = entry.access_size(gpa, length)
         return self._mmio.read(gpa, size).to_bytes(size, "little")
 
     def _write_some(self, gpa: int, data: bytes) -> int:
@@ -64,20 +63,11 @@ class CpuMemory:
             if span.writable is not None:
                 span.writable[gpa - span.gpa : gpa - span.gpa + take] = data[:take]
             return take
-        size = self._access_size(gpa, len(data))
-        if not size:
-            return min(len(data), self._gap(gpa))
-        self._mmio.write(gpa, size, int.from_bytes(data[:size], "little"))
-        return size
-
-    def _access_size(self, gpa: int, length: int) -> int:
-        """Bytes of the next access to the registers at ``gpa``: a power of two, aligned; 0: there are none."""
         entry = self._mmio.find(gpa)
         if entry is None:
-            return 0
-        size = min(_WIDTH_MAX, entry.max_width)
-        while size > 1 and (size > length or gpa % size or gpa + size > entry.end):
-            size >>= 1
+            return min(len(data), self._gap(gpa))
+        size = entry.access_size(gpa, len(data))
+        self._mmio.write(gpa, size, int.from_bytes(data[:size], "little"))
         return size
 
     def _gap(self, gpa: int) -> int:

@@ -7,7 +7,7 @@ They stay in power-on state, or where ``-kernel`` would start. The methods are t
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 from vmmd.machine.exit_meter import ExitMeter
 
@@ -20,18 +20,16 @@ if TYPE_CHECKING:
     from vmmd.kvm import abi
     from vmmd.kvm.cpuid import CpuConfig
     from vmmd.kvm.stats import Statistic
-    from vmmd.kvm.vcpu import Vcpu
     from vmmd.machine.cpus import VcpuInfo
 
 
 class _Registers:
-    """One vCPU's state. As much of ``kvm.vcpu.Vcpu`` as ``kvm.cpustate`` uses, in memory; ``vm`` is as of a KVM without
-    any MSR or interrupt controller."""
+    """One vCPU's state (``kvm.cpustate.State``), in memory; ``vm`` is as of a KVM without any MSR."""
 
     msr_indices: tuple[int, ...] = ()
     mce_banks = 0
     local_apic = None
-    has_irqchip = has_xcrs = False
+    has_xcrs = False
 
     def __init__(self) -> None:
         self.vm = self
@@ -41,9 +39,18 @@ class _Registers:
         self._events: abi.VcpuEvents
         self._xsave = b""
 
+    def is_halted(self) -> bool:
+        return False
+
     def set_msrs(self, values: dict[int, int]) -> list[int]:
         """None of them is shown anywhere."""
         return []
+
+    def set_xcr0(self, value: int) -> None:
+        """It has none."""
+
+    def set_lapic(self, lapic: abi.LapicState) -> None:
+        """It has none."""
 
     def set_mp_state(self, state: int) -> None:
         """None of them runs."""
@@ -146,10 +153,10 @@ class StillCpus:
 
     # --- looking at vCPUs ---
 
-    def _vcpu(self, index: int) -> Vcpu:
+    def _vcpu(self, index: int) -> _Registers:
         from vmmd.kvm import cpustate
 
-        vcpu = cast("Vcpu", _Registers())
+        vcpu = _Registers()
         cpustate.reset(vcpu, None, signature=self._config.signature, is_bsp=index == 0, boot=self._boot)
         return vcpu
 
@@ -177,7 +184,7 @@ class StillCpus:
         return last.gpa if last.kind == "page" else None
 
     def run_on_vcpu(
-        self, index: int, function: Callable[[Vcpu], object], done: Callable[[object, Exception | None], None]
+        self, index: int, function: Callable[[Any], object], done: Callable[[object, Exception | None], None]
     ) -> None:
         """``function(vcpu)``; ``done(result, error)`` is posted to the loop."""
         try:

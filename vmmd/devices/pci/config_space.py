@@ -53,11 +53,8 @@ class ConfigSpace:
         return int.from_bytes(self._initial[offset : offset + size], "little")
 
     def read(self, offset: int, size: int) -> int:
-        """A guest's read; bytes behind the end are all-ones."""
-        if offset + size <= CONFIG_SPACE_BYTES:
-            return int.from_bytes(self.data[offset : offset + size], "little")
-        tail = bytes(self.data[offset : offset + size])
-        return int.from_bytes(tail.ljust(size, b"\xff"), "little")
+        """A guest's read; bytes behind the end are zero (QEMU-COMPAT)."""
+        return int.from_bytes(self.data[offset : offset + size], "little")
 
     def write(self, offset: int, size: int, value: int) -> None:
         """A guest's write through the masks; bytes behind the end are dropped."""
