@@ -11,6 +11,7 @@ limits allow for about a million instructions a second.
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,13 @@ UBOOT_COMMANDS = (
     "iod.b 3f8 8",
 )
 UBOOT_WRITE_SECTOR, UBOOT_WRITE_SECTORS = 0x10, 8
+EVDEV_BYTES = 24  # struct input_event: time (16 bytes), type, code, value
+MOUSE_EVENTS = [
+    {"type": "btn", "data": {"button": "right", "down": True}},
+    {"type": "btn", "data": {"button": "wheel-up", "down": True}},
+    {"type": "rel", "data": {"axis": "x", "value": 40}},
+    {"type": "rel", "data": {"axis": "y", "value": -7}},
+]
 LINUX_COPY_BLOCK, LINUX_COPY_BLOCKS, LINUX_BLOCK_BYTES = 128, 16, 4096
 
 # What two runs of one emulator print differently, and where firmware tells addresses that follow from table sizes.
@@ -61,12 +69,12 @@ RUN_DEPENDENT = (
     (re.compile(r"^(Returned) \d+ (bytes of ZoneHigh)$", re.MULTILINE), r"\1 N \2"),
     (re.compile(r"^(drive) 0x[0-9a-f]{8}:", re.MULTILINE), r"\1 N:"),
 )
-# LIMIT: lines about parts of QEMU's machine that vmmd does not have: the PIIX3 IDE function, the PS/2 keyboard (whose
-# probe ends at another moment) and QEMU's own option ROM kvmvapic.bin, which SeaBIOS takes for a bootable hard disk, so
+# LIMIT: lines about parts of QEMU's machine that vmmd does not have: the PIIX3 IDE function, and QEMU's own option ROM
+# kvmvapic.bin, which SeaBIOS takes for a bootable hard disk, so
 # that without any disk it tries «Hard Disk» before «Floppy». Remove an entry when its part is built.
 DECLARED_DIFFERENCES = re.compile(
     r"^(.*bdf=00:01\.1 |00\.01\.01 |ATA controller \d at |.*kvmvapic|Running option rom at c000:|PCI: IO: |"
-    r"Found \d+ PCI devices|Space available for UMB|PS2 keyboard initialized|Got ps2 nak|All threads complete).*\n"
+    r"Found \d+ PCI devices|Space available for UMB|PS2 keyboard initialized|All threads complete).*\n"
     r"|^Booting from (Floppy|Hard Disk)\.\.\.\nBoot failed: .*\n\nenter handle_18:\n  NULL\n",
     re.MULTILINE,
 )
@@ -143,6 +151,29 @@ def bootsector(program: Emulator, properties: str = "", guest: str = "bootsector
         run.mark(vm, "boot sector")
         vm.debugcon.expect(r"Booting from 0000:7c00\n", FIRMWARE_TIMEOUT_S)
         run.outputs["firmware"] = comparable(vm.debugcon.text)
+    return run
+
+
+def boot_menu(program: Emulator) -> GuestRun:
+    """SeaBIOS's boot menu by keyboard: Esc brings it up, a digit boots the second of two disks."""
+    run = GuestRun("boot-menu", program.name)
+    vm = Vm(program, [*machine_args(64), "-boot", "menu=on,splash-time=10000"], debugcon=True)
+    chosen = "@CHOSEN\n"
+    for number, disk in enumerate((guests.bootsector_disk(), guests.bootsector_disk(chosen))):
+        path = vm.directory / f"{number}.img"
+        shutil.copyfile(disk.path, path)
+        vm.argv += ["-drive", f"file={path},if=none,id=disk{number},format=raw"]
+        vm.argv += ["-device", f"virtio-blk-pci,drive=disk{number},id=virtio-disk{number},bootindex={number}"]
+    with vm:
+        vm.debugcon.expect(r"Press ESC for boot menu\.\n", FIRMWARE_TIMEOUT_S)
+        run.mark(vm, "waits for a key")
+        vm.qmp.cmd("send-key", keys=[{"type": "qcode", "data": "esc"}])
+        vm.debugcon.expect(r"Select boot device:\n", COMMAND_TIMEOUT_S)
+        run.outputs["menu"] = vm.debugcon.expect(r"1\. Virtio disk .*\n2\. Virtio disk .*\n", COMMAND_TIMEOUT_S)[0]
+        vm.qmp.hmp("sendkey 2")
+        vm.serial.expect(chosen, FIRMWARE_TIMEOUT_S)
+        run.mark(vm, "boot sector")
+        run.outputs["serial"] = vm.serial.text
     return run
 
 
@@ -295,11 +326,44 @@ def linux_devices(program: Emulator) -> GuestRun:
     return run
 
 
+def linux_input(program: Emulator) -> GuestRun:
+    """Linux with its PS/2 drivers: what it finds, and what reaches evdev of keys and movements sent by QMP."""
+    run = GuestRun("linux-input", program.name)
+    linux = guests.linux_full()
+    with Vm(program, linux_args(linux.vmlinux, linux.initramfs, "shell")) as vm:
+        vm.serial.expect("INIT: done", LINUX_TIMEOUT_S)
+        run.mark(vm, "shell")
+        vm.serial.expect(LINUX_PROMPT, COMMAND_TIMEOUT_S)
+        vm.serial.send("cat /proc/bus/input/devices\n")
+        devices = run.outputs["devices"] = vm.serial.expect_until(LINUX_PROMPT, COMMAND_TIMEOUT_S)
+        for name, events, what in (
+            ("AT Translated Set 2 keyboard", 6, ("send-key", {"keys": [{"type": "qcode", "data": "f5"}]})),
+            ("ImExPS/2 Generic Explorer Mouse", 5, ("input-send-event", {"events": MOUSE_EVENTS})),
+        ):
+            node = re.search(rf'N: Name="{name}".*?H: Handlers=[^\n]*(event\d+)', devices, re.DOTALL)
+            assert node is not None, devices
+            # opened before anything is sent, so that it is queued however slowly `head` starts
+            read = f'head -c {events * EVDEV_BYTES} <&3 | hexdump -v -e \'8/2 "%04x " 1/2 "%d " 1/2 "%d " 1/4 "%d\\n"\''
+            vm.serial.send(f"exec 3</dev/input/{node[1]}; echo wait''ing; {read}; echo re''ad\n")
+            vm.serial.expect("waiting", COMMAND_TIMEOUT_S)
+            vm.qmp.cmd(what[0], **what[1])
+            text = vm.serial.expect_until("read", COMMAND_TIMEOUT_S)
+            run.outputs[name] = "\n".join(
+                re.findall(r"^(?:[0-9a-f]{4} ){8}(-?\d+ -?\d+ -?\d+)\r?$", text, re.MULTILINE)
+            )
+            vm.serial.expect(LINUX_PROMPT, COMMAND_TIMEOUT_S)
+        run.mark(vm, "events")
+        vm.serial.send("poweroff -f\n")
+        run.end(vm, COMMAND_TIMEOUT_S)
+    return run
+
+
 SCENARIOS: dict[str, Callable[[Emulator], GuestRun]] = {
     "seabios": seabios,
     "bootsector": bootsector,
     "bootsector-legacy": lambda program: bootsector(program, ",disable-modern=on", "bootsector-legacy"),
     "bootsector-modern": lambda program: bootsector(program, ",disable-legacy=on", "bootsector-modern"),
+    "boot-menu": boot_menu,
     "small-firmware": small_firmware,
     "acpi-bootsector": acpi_bootsector,
     "bench-multiboot": lambda program: bench_kernel(program, pvh=False),
@@ -310,6 +374,7 @@ SCENARIOS: dict[str, Callable[[Emulator], GuestRun]] = {
     "linux-min": linux_min,
     "linux-bzimage": lambda program: linux_min(program, bzimage=True),
     "linux-devices": linux_devices,
+    "linux-input": linux_input,
 }
 
 

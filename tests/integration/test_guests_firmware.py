@@ -30,6 +30,14 @@ def test_seabios_without_disk_reports_machine_and_no_bootable_device(guest_runs:
         assert line in lines
 
 
+def test_seabios_boots_what_is_chosen_in_its_menu_by_keyboard(guest_runs: GuestRuns, emulator_name: str) -> None:
+    run = guest_runs.get("boot-menu", emulator_name)
+    assert run.outputs == {
+        "menu": "1. Virtio disk PCI:00:02.0\n2. Virtio disk PCI:00:03.0\n",
+        "serial": "@CHOSEN\n",
+    }
+
+
 @pytest.mark.parametrize(
     ("guest", "pci_id", "mode"),
     [

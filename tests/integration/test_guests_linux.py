@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real Linux: PVH entry and bzImage, virtio disk with MSI-X, power-off by itself and by the power button."""
+"""A real Linux: PVH entry and bzImage, virtio disk with MSI-X, power-off by itself and by the power button, PS/2."""
 
 from __future__ import annotations
 
@@ -40,3 +40,19 @@ def test_linux_powers_off_on_system_powerdown(guest_runs: GuestRuns, emulator_na
     assert [event["event"] for event in run.events] == ["POWERDOWN", "SHUTDOWN"]
     assert run.shutdown_data() == S5
     assert run.status == 0
+
+
+@pytest.mark.parametrize("name", ["AT Translated Set 2 keyboard", "ImExPS/2 Generic Explorer Mouse"])
+def test_linux_finds_keyboard_and_mouse(guest_runs: GuestRuns, emulator_name: str, name: str) -> None:
+    assert f'N: Name="{name}"' in guest_runs.get("linux-input", emulator_name).outputs["devices"]
+
+
+def test_keys_and_movements_reach_evdev(guest_runs: GuestRuns, emulator_name: str) -> None:
+    outputs = guest_runs.get("linux-input", emulator_name).outputs
+    key_f5, scan_f5, button_right, scan = 63, 63, 273, "4 4"
+    assert outputs["AT Translated Set 2 keyboard"].splitlines() == [
+        f"{scan} {scan_f5}", f"1 {key_f5} 1", "0 0 0", f"{scan} {scan_f5}", f"1 {key_f5} 0", "0 0 0",
+    ]  # fmt: skip
+    assert set(outputs["ImExPS/2 Generic Explorer Mouse"].splitlines()) == {
+        f"1 {button_right} 1", "2 8 1", "2 0 40", "2 1 -7", "0 0 0",
+    }  # fmt: skip
