@@ -7,6 +7,7 @@ Left out of the random script, because vmmd differs on purpose:
 - input while the device is disabled, remote mode, and resets with movement left: QEMU keeps stale state;
 - F7h-FDh and FEh to the keyboard, bytes that are no commands to the mouse, scaling 2:1, buttons in its status, status
   before the first reset: QEMU answers with an error, not at all, or without effect;
+- the knock of a wheel behind another rate of 200: QEMU does not hear it;
 - commands 21h-3Fh, 61h-7Fh, E0h of the controller: unknown to QEMU;
 - a command between one with data and its data: QEMU keeps waiting for the data;
 - codes from 80h on in translated set 3: QEMU's break bit ends up in the next byte; LANG1 and LANG2: QEMU lacks them.
@@ -40,10 +41,10 @@ CONTROLLER = (0x20, 0xA9, 0xAB, 0xAA, 0xC0, 0xD0, 0xA7, 0xA8, 0xAD, 0xAE)
 COMMAND_BYTES = (0x03, 0x43, 0x47, 0x00, 0x13, 0x23, 0x53, 0x63)
 KEYBOARD = ((0xEE,), (0xF2,), (0xF4,), (0xF5, 0xF4), (0xF6,), (0xFF,), (0,), (5,), (0x77,), (0xED, 7), (0xF3, 0x2B))
 SETS = (0, 1, 2, 3, 3, 4)
+WHEEL_KNOCK, EXPLORER_KNOCK = (0xF3, 200, 0xF3, 100, 0xF3, 80), (0xF3, 200, 0xF3, 200, 0xF3, 80)
 MOUSE = (
     (0xE6,), (0xE8, 0), (0xE8, 3), (0xE9,), (0xF2,), (0xF3, 10), (0xF3, 100), (0xF3, 200), (0xF4,), (0xF4,), (0xF4,),
-    (0xF3, 200, 0xF3, 100, 0xF3, 80), (0xF3, 200, 0xF3, 200, 0xF3, 80), (0xEE, 0x12, 0xEC), (0xFF, 0xF4), (0xF5, 0xF4),
-    (0xF6, 0xF4),
+    (0xF3, 10, *WHEEL_KNOCK), (0xF3, 10, *EXPLORER_KNOCK), (0xEE, 0x12, 0xEC), (0xFF, 0xF4), (0xF5, 0xF4), (0xF6, 0xF4),
 )  # fmt: skip
 #: what the keyboard's buffer has room for besides an answer
 KEY_BYTES = 13
@@ -187,7 +188,7 @@ def test_each_number_is_the_same_key(guests: list[Ps2Guest]) -> None:
 
 @pytest.mark.parametrize(
     "knock",
-    [(), (0xF3, 200, 0xF3, 100, 0xF3, 80), (0xF3, 200, 0xF3, 200, 0xF3, 80)],
+    [(), WHEEL_KNOCK, EXPLORER_KNOCK],
     ids=["standard", "wheel", "explorer"],
 )
 def test_buttons_and_wheels_report_the_same(guests: list[Ps2Guest], knock: tuple[int, ...]) -> None:
