@@ -147,6 +147,17 @@ def _start(guest: Ps2Guest) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_commands_and_input_give_the_same_bytes_and_interrupts(guests: list[Ps2Guest], seed: int) -> None:
+    _replay(guests, seed)
+
+
+def test_the_controller_without_extended_state_does_the_same(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        option = ("-global", "i8042.extended-state=off")
+        pair = [stack.enter_context(Ps2Guest(name, tmp_path, *option)) for name in ("qemu", "vmmd")]
+        _replay(pair, 3)
+
+
+def _replay(guests: list[Ps2Guest], seed: int) -> None:
     for guest in guests:
         _start(guest)
     done: list[Step] = []

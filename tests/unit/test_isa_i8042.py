@@ -145,6 +145,20 @@ def test_interrupts_are_isa_interrupts() -> None:
     assert machine.interrupts.edges == [(5, 1), (5, 0), (9, 1)]
 
 
+def test_without_extended_state_answers_queue_up_in_the_devices() -> None:
+    machine = make_context()
+    kbc = I8042(props(I8042, extended_state="off"), machine.ctx)
+    kbc.plug()
+    for _ in range(1000):
+        machine.pio.write(0x64, 1, 0x20)
+        machine.pio.write(0x64, 1, 0xD3)
+        machine.pio.write(0x60, 1, 0x34)
+    found = []
+    while (status := machine.pio.read(0x64, 1)) & FULL:
+        found.append((bool(status & AUX), machine.pio.read(0x60, 1)))
+    assert found == [(False, 0x03), (True, 0x34)] * 16
+
+
 def test_output_port_a20_and_reset(rig: Rig) -> None:
     assert rig.ask(0xD0) == 0xCF
     rig.command(0xDD)

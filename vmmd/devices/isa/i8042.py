@@ -11,7 +11,8 @@ replaced by the next. QEMU-COMPAT: of a device's byte only the source is chosen 
 is read, so that an answer to a command overtakes keys that nobody has read.
 
 ``kbd-throttle`` keeps the next byte of the keyboard back for a millisecond, as the serial wire does, for guests that
-expect it. A reset clears everything. LIMIT: ``extended-state=off`` (answers queue up in the devices) is not available.
+expect it. A reset clears everything. ``extended-state=off``: as in QEMU before 6.0, the controller's answers queue up
+behind what the devices have to send, and a disabled clock holds back only the keyboard's interrupt.
 """
 
 from __future__ import annotations
@@ -94,12 +95,11 @@ class I8042(Device):
     description = "PS/2 keyboard controller"
     category = "input"
     bus_type = "ISA"
-    UNAVAILABLE = ("extended-state",)
 
     class Props(Device.Props):
         kbd_irq = prop(U8, 1, "interrupt of the keyboard")
         mouse_irq = prop(U8, 12, "interrupt of the mouse")
-        extended_state = prop(BOOL, True, "the controller keeps its answers itself")
+        extended_state = prop(BOOL, True, "the controller keeps its answers itself, not the devices' queues")
         kbd_throttle = prop(BOOL, False, "a byte of the keyboard comes a millisecond after the last one was read")
 
     props: Props
@@ -182,6 +182,9 @@ class I8042(Device):
 
     def _reply(self, value: int, source: _Source = _Source.ANSWER) -> None:
         """A byte of the controller's for port 60h."""
+        if not self.props.extended_state:
+            (self.mouse if source in _FROM_AUX else self.keyboard).insert(value & 0xFF)
+            return
         if self._source in _ANSWERS:  # QEMU-COMPAT: it takes the place of the one that nobody has read
             self._data = value & 0xFF
             return
@@ -201,7 +204,7 @@ class I8042(Device):
         if self._answer is not None:
             (self._data, source), self._answer = self._answer, None
             return source
-        control = self._ram[0]
+        control = self._ram[0] if self.props.extended_state else 0
         is_held = self._throttle is not None and self._throttle.deadline_ns is not None
         keyboard = self.keyboard.pending and not control & CB_KEYBOARD_DISABLE and not is_held
         mouse = self.mouse.pending and not control & CB_AUX_DISABLE
@@ -262,9 +265,8 @@ class I8042(Device):
         self._status &= ~STATUS_COMMAND
         command, self._pending = self._pending, 0
         if not command:
-            self._ram[0] &= ~CB_KEYBOARD_DISABLE & 0xFF  # a byte for the keyboard enables its interface
             self.keyboard.receive(value)
-            self._fill()
+            self._set_enables(self._ram[0] & ~CB_KEYBOARD_DISABLE)  # a byte for the keyboard enables its interface
         elif command in self._with_data:
             self._with_data[command](value)
         elif command == CMD_WRITE_RAM:
@@ -273,9 +275,8 @@ class I8042(Device):
             self._ram[command & RAM_MASK] = value
 
     def _to_mouse(self, value: int) -> None:
-        self._ram[0] &= ~CB_AUX_DISABLE & 0xFF
         self.mouse.receive(value)
-        self._fill()
+        self._set_enables(self._ram[0] & ~CB_AUX_DISABLE)
 
     def _set_command_byte(self, value: int) -> None:
         self._ram[0] = value & 0xFF

@@ -49,6 +49,10 @@ class Ps2Device(Device):
         """A byte from the controller."""
         raise NotImplementedError
 
+    def insert(self, value: int) -> None:
+        """Queue a byte of the controller's as if the device had sent it (``extended-state=off``)."""
+        raise NotImplementedError
+
     def take(self) -> int:
         """The next byte for the controller; the last one again when there is none."""
         if self.pending:

@@ -180,6 +180,11 @@ class Ps2Keyboard(Ps2Device):
             self._keys.extend(sent)
             self.changed()
 
+    def insert(self, value: int) -> None:
+        if len(self._answer) + len(self._keys) < QUEUE_BYTES:
+            self._keys.append(value)
+            self.changed()
+
     # -- commands ------------------------------------------------------------------------------------------
 
     def receive(self, value: int) -> None:

@@ -165,6 +165,10 @@ class Ps2Mouse(Ps2Device):
             self._queue.extend(values)
             self.changed()
 
+    def insert(self, value: int) -> None:
+        if len(self._queue) < QUEUE_BYTES:
+            self._send((value,))
+
     # -- commands ------------------------------------------------------------------------------------------
 
     def receive(self, value: int) -> None:
