@@ -239,6 +239,10 @@ def test_keyboard_properties(tmp_path: Path) -> None:
     assert sent[0][0] == (12, 1)
 
 
+TRACED = (
+    "input_event_key_qcode", "input_event_btn", "input_event_rel", "pckbd_kbd_read_data", "pckbd_kbd_write_data",
+    "pckbd_kbd_write_command",
+)  # fmt: skip
 REFUSED = (
     {"events": [{"type": "abs", "data": {"axis": "x", "value": 1}}]},
     {"device": "x", "events": []},
@@ -270,6 +274,24 @@ def test_mice_are_the_same(guests: list[Ps2Guest], tmp_path: Path) -> None:
             ):
                 refused = _answer(guest, "input-send-event", {"events": [{"type": kind, "data": data}]})
                 assert refused.split("; ")[0] == f"GenericError: Input handler not found for event type {kind}"
+
+
+def test_traces_say_the_same(tmp_path: Path) -> None:
+    said = []
+    for name in ("qemu", "vmmd"):
+        log = tmp_path / f"{name}.log"
+        patterns = [word for each in TRACED for word in ("-trace", each)]
+        with Ps2Guest(name, tmp_path, *patterns, "-D", str(log)) as guest:
+            guest.mouse(0xF4)
+            guest.key("kp_enter", down=True)
+            guest.move(3, -4)
+            guest.button("left", down=True)
+            guest.keyboard(0xED, 2)
+            guest.command(0x60, 0x43)
+            guest.drain()
+        said.append([line for line in log.read_text().splitlines() if line.startswith(TRACED)])
+    assert said[0] == said[1]
+    assert len(said[0]) > len(TRACED)
 
 
 def _answer(guest: Ps2Guest, command: str, arguments: dict[str, object]) -> str:

@@ -13,6 +13,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from vmmd.core.trace_events import (
+    INPUT_EVENT_ABS,
+    INPUT_EVENT_BTN,
+    INPUT_EVENT_KEY_QCODE,
+    INPUT_EVENT_REL,
+)
 from vmmd.errors import StateError, UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +37,12 @@ NS_PER_MS = 1_000_000
 
 #: kinds of events, in QAPI's words
 KEY, BUTTON, RELATIVE, ABSOLUTE = "key", "btn", "rel", "abs"
+_TRACES = {
+    KEY: INPUT_EVENT_KEY_QCODE,
+    BUTTON: INPUT_EVENT_BTN,
+    RELATIVE: INPUT_EVENT_REL,
+    ABSOLUTE: INPUT_EVENT_ABS,
+}
 BUTTONS = ("left", "middle", "right", "wheel-up", "wheel-down", "side", "extra", "wheel-left", "wheel-right")
 
 
@@ -166,6 +178,9 @@ class InputRouter:
         if not self._running():
             return
         for event in events:
+            trace = _TRACES[event.kind]
+            if trace.on:
+                trace(*event)
             entry = self._find(event.kind)
             if entry is not None:
                 if isinstance(event, ButtonEvent):

@@ -53,6 +53,17 @@ SERIAL_READ = TraceEvent("serial_read", "read addr 0x{address:02x} val 0x{value:
 SERIAL_WRITE = TraceEvent("serial_write", "write addr 0x{address:02x} val 0x{value:02x} dev {dev}")
 FW_CFG_SELECT = TraceEvent("fw_cfg_select", "key 0x{key:04x} '{name}', ret: {ret:d}")
 
+# -- input -------------------------------------------------------------------------------------------------------------
+
+INPUT_EVENT_KEY_QCODE = TraceEvent("input_event_key_qcode", "con -1, key qcode {key}, down {down:d}")
+INPUT_EVENT_BTN = TraceEvent("input_event_btn", "con -1, button {button}, down {down:d}")
+INPUT_EVENT_REL = TraceEvent("input_event_rel", "con -1, axis {axis}, value {value}")
+INPUT_EVENT_ABS = TraceEvent("input_event_abs", "con -1, axis {axis}, value 0x{value:x}")
+PCKBD_KBD_READ_DATA = TraceEvent("pckbd_kbd_read_data", "0x{value:02x}")
+PCKBD_KBD_READ_STATUS = TraceEvent("pckbd_kbd_read_status", "0x{value:02x}")
+PCKBD_KBD_WRITE_DATA = TraceEvent("pckbd_kbd_write_data", "0x{value:02x}")
+PCKBD_KBD_WRITE_COMMAND = TraceEvent("pckbd_kbd_write_command", "0x{value:02x}")
+
 # -- virtio ------------------------------------------------------------------------------------------------------------
 
 VIRTIO_SET_STATUS = TraceEvent("virtio_set_status", "vdev {dev} val {value}")

@@ -24,6 +24,12 @@ from vmmd.core.address_space import IoRange
 from vmmd.core.device import Device, ShutdownCause
 from vmmd.core.props import BOOL, U8, prop
 from vmmd.core.trace import GUEST_ERRORS
+from vmmd.core.trace_events import (
+    PCKBD_KBD_READ_DATA,
+    PCKBD_KBD_READ_STATUS,
+    PCKBD_KBD_WRITE_COMMAND,
+    PCKBD_KBD_WRITE_DATA,
+)
 from vmmd.devices.isa.ps2_keyboard import Ps2Keyboard
 from vmmd.devices.isa.ps2_mouse import Ps2Mouse
 from vmmd.errors import UsageError
@@ -222,12 +228,14 @@ class I8042(Device):
 
     def _data_read(self, offset: int, size: int) -> int:
         source, self._source = self._source, _Source.NONE
-        if source is _Source.NONE:
-            return self._data
-        self._output_port &= ~(OUT_BUFFER_FULL | OUT_AUX_BUFFER_FULL)
-        self._lower()  # each byte is an edge of its own
-        value = self._taken(source)
-        self._fill(source)
+        value = self._data
+        if source is not _Source.NONE:
+            self._output_port &= ~(OUT_BUFFER_FULL | OUT_AUX_BUFFER_FULL)
+            self._lower()  # each byte is an edge of its own
+            value = self._taken(source)
+            self._fill(source)
+        if PCKBD_KBD_READ_DATA.on:
+            PCKBD_KBD_READ_DATA(value)
         return value
 
     def _taken(self, source: _Source) -> int:
@@ -242,11 +250,16 @@ class I8042(Device):
 
     def _status_read(self, offset: int, size: int) -> int:
         full = 0 if self._source is _Source.NONE else STATUS_OUTPUT_FULL
-        return self._status | full | (STATUS_AUX if self._source in _FROM_AUX else 0)
+        value = self._status | full | (STATUS_AUX if self._source in _FROM_AUX else 0)
+        if PCKBD_KBD_READ_STATUS.on:
+            PCKBD_KBD_READ_STATUS(value)
+        return value
 
     # -- commands ------------------------------------------------------------------------------------------
 
     def _command_write(self, offset: int, size: int, value: int) -> None:
+        if PCKBD_KBD_WRITE_COMMAND.on:
+            PCKBD_KBD_WRITE_COMMAND(value)
         self._status |= STATUS_COMMAND
         self._pending = 0
         command = self._commands.get(value)
@@ -262,6 +275,8 @@ class I8042(Device):
             GUEST_ERRORS(f"i8042: unknown command {value:#04x}")
 
     def _data_write(self, offset: int, size: int, value: int) -> None:
+        if PCKBD_KBD_WRITE_DATA.on:
+            PCKBD_KBD_WRITE_DATA(value)
         self._status &= ~STATUS_COMMAND
         command, self._pending = self._pending, 0
         if not command:
