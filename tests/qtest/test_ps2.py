@@ -113,6 +113,15 @@ def test_throttled_bytes_of_the_keyboard(tmp_path) -> None:
         assert typed(guest, 3) == [(0, "e0"), (1, "74")]
 
 
+def test_events_of_one_command_are_bounded(guest: Ps2Guest) -> None:
+    move = {"type": "rel", "data": {"axis": "x", "value": 1}}
+    guest.mouse(0xF4)
+    with pytest.raises(QmpFailure, match="too many events: 257; at most 256 at once"):
+        guest.send(*[move] * 257)
+    guest.send(*[move] * 127)
+    assert guest.text() == "08 7f 00"
+
+
 def test_objects_have_qemus_places(guest: Ps2Guest) -> None:
     tree = guest.vm.hmp("info qom-tree")
     controller = tree.index("(i8042)")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 #: a key without a code anywhere: what an unknown number is
 _NO_KEY = "unmapped"
-#: events of one command: more are no one moment
-EVENTS_MAX = 4096
+#: events of one command: more are no one moment, and would keep the vCPUs waiting for milliseconds
+EVENTS_MAX = 256
 _VALUE_MAX = 1 << 31
 
 
