@@ -14,6 +14,7 @@ from tests.unit.fakes import FakeChardev, FakeMachine, ImmediateLoop
 from tests.unit.virtio_rig import DISK_BYTES, FakeDrive, MemoryDisk
 from vmmd.core.address_space import IoRange
 from vmmd.core.device import ResetKind
+from vmmd.core.input import ABSOLUTE, BUTTON, KEY, RELATIVE
 from vmmd.core.props import PciAddress
 from vmmd.core.registry import device_class
 from vmmd.devices.ide.channel import PRIMARY, Channel
@@ -43,6 +44,7 @@ BOARD_GIVES: dict[str, dict[str, Any]] = {
 }
 #: interrupts that are high when nobody has asked for anything: the first half of the timer's square wave
 HIGH_AT_REST = {"isa-pit": {0}}
+NO_MEDIUM = MemoryDisk(0)
 RAM_BYTES = 1 << 20
 IO_BASE, MMIO_BASE = 0xC000, 0xE000_0000
 #: where a PCI function sits that may choose: what the scripts of failed runs name, too
@@ -54,7 +56,7 @@ SEAM_METHODS: dict[str, tuple[str, ...]] = {
     "inputs": ("add",),
     "irqs": ("line",),
     "doorbells": ("attach",),
-    "backends": ("chardev", "drive"),
+    "backends": ("chardev", "drive", "entropy"),
     "requests": ("on_resume", "on_quiesce"),
     "clock": ("timer",),
     "loop": ("add_reader", "call_later"),
@@ -183,13 +185,37 @@ class Rig:
             "frontend": self.chardev.frontend,
             "resize": list(self.disk.resize_callbacks),
             "io status": self.drive.io_status,
+            "inputs": [kind for kind in (KEY, BUTTON, RELATIVE, ABSOLUTE) if machine.inputs.takes(kind)],
         }
+
+    def hold_back(self) -> None:
+        """The host is slow: requests wait."""
+        self.disk.hold = self.machine.backends.entropy_source.hold = True
+
+    def complete(self, *, backwards: bool = False) -> None:
+        """The host does what it held back, and holds nothing back any more."""
+        self.disk.hold = self.machine.backends.entropy_source.hold = False
+        self.disk.complete(lambda held: held[::-1] if backwards else held)
+        self.machine.backends.entropy_source.give()
+
+    def exchange(self, disk: MemoryDisk | None) -> None:
+        """The host opens the tray, puts another medium in or none, and closes it."""
+        media = self.drive.media
+        if media is not None and not self.disk.held:
+            with self.machine.lock:
+                media.medium_changed(False)
+                self.drive.backend, self.drive.inserted = disk or NO_MEDIUM, disk is not None
+                if disk is not None:
+                    media.medium_changed(True)
 
     def recover(self) -> None:
         """The host is well again: peers read, disks answer and have the size they had."""
-        self.disk.complete()
-        self.disk.hold, self.disk.fail = False, {}
+        self.complete()
+        self.loop.run()
+        self.disk.fail = {}
         self.chardev.room = None
+        if not self.drive.inserted:
+            self.exchange(self.disk)
         if self.disk.size_bytes != DISK_BYTES:
             self.disk.data = bytearray(DISK_BYTES)
             for callback in self.disk.resize_callbacks:

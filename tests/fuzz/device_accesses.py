@@ -39,6 +39,7 @@ from tests.framework.access_script import (
 )
 from tests.framework.device_rig import NEEDED, RAM_BYTES, SLOT, Rig
 from vmmd.core.backend import CharEvent
+from vmmd.core.input import BUTTONS, KEY, RELATIVE, ButtonEvent, KeyEvent, RelativeEvent
 from vmmd.core.memory import GuestMemory
 from vmmd.devices.pci.device import PciDevice
 
@@ -150,14 +151,15 @@ class Accesses:
         self._choices = self._make_choices()
 
     def _make_choices(self) -> list[Callable[[], Access | None]]:
-        rig = self.rig
+        rig, claimed = self.rig, self.rig.machine.backends.claimed
         weighted: list[tuple[int, Callable[[], Access | None]]] = [
             (60, self._any_register),
             (6, self._any_step),
             (3, self._any_memory),
             (12 if self.function is not None else 0, self._any_config),
             (4 if rig.chardev.frontend is not None else 0, self._any_chardev_event),
-            (4 if rig.drive in rig.machine.backends.claimed else 0, self._any_disk_event),
+            (4 if rig.machine.requests.quiesce_callbacks or rig.drive in claimed else 0, self._any_disk_event),
+            (4 if rig.machine.inputs.takes(KEY) or rig.machine.inputs.takes(RELATIVE) else 0, self._any_input_event),
         ]
         return [choice for weight, choice in weighted for _ in range(weight)]
 
@@ -442,6 +444,9 @@ class Accesses:
     def _any_chardev_event(self) -> Access:
         return Backend(self.rng.choice(CHARDEV_EVENTS), self.rng.getrandbits(16))
 
+    def _any_input_event(self) -> Access:
+        return Backend(self.rng.choice(INPUT_EVENTS), self.rng.getrandbits(16))
+
     def _any_disk_event(self) -> Access:
         return Backend(self.rng.choice(DISK_EVENTS), self.rng.getrandbits(16))
 
@@ -501,13 +506,23 @@ def _fail(rig: Rig, argument: int) -> None:
     rig.disk.fail = {} if argument & 0x100 else {kind: EIO if argument & 0x200 else ENOSPC}
 
 
-def _complete(rig: Rig, argument: int) -> None:
-    rig.disk.complete(list if argument & 1 else lambda held: held[::-1])
-    rig.disk.hold = False
+def _eject(rig: Rig, argument: int) -> None:
+    if rig.drive.media is not None:
+        with rig.machine.lock:
+            rig.drive.media.eject_request(bool(argument & 1))
 
 
-def _hold(rig: Rig, argument: int) -> None:
-    rig.disk.hold = True
+def _key(rig: Rig, argument: int) -> None:
+    key = ("a", "ret", "print", "pause", "shift", "f12", "power", "unmapped")[argument % 8]
+    with rig.machine.lock:
+        rig.machine.inputs.send([KeyEvent(key, bool(argument & 8))])
+
+
+def _pointer(rig: Rig, argument: int) -> None:
+    moved = RelativeEvent(("x", "y")[argument & 1], argument - 0x8000 >> argument % 12)
+    pressed = ButtonEvent(BUTTONS[argument % len(BUTTONS)], bool(argument & 2))
+    with rig.machine.lock:
+        rig.machine.inputs.send([moved, pressed] if argument & 4 else [moved])
 
 
 def _resize(rig: Rig, argument: int) -> None:
@@ -520,7 +535,7 @@ def _resize(rig: Rig, argument: int) -> None:
 def _stop_and_cont(rig: Rig, argument: int) -> None:
     for begin in list(rig.machine.requests.quiesce_callbacks):
         begin(lambda: None)
-    _complete(rig, argument)
+    rig.complete()
     rig.loop.run()
     for resume in list(rig.machine.requests.resume_callbacks):
         resume()
@@ -534,10 +549,16 @@ BACKEND_EVENTS: dict[str, Callable[[Rig, int], None]] = {
     "chardev-full": _no_room,
     "chardev-ready": _with_frontend(_write_ready),
     "disk-fails": _fail,
-    "disk-hangs": _hold,
-    "disk-completes": _complete,
+    "disk-hangs": lambda rig, _: rig.hold_back(),
+    "disk-completes": lambda rig, argument: rig.complete(backwards=bool(argument & 1)),
+    "disk-taken-out": lambda rig, _: rig.exchange(None),
+    "disk-put-in": lambda rig, _: rig.exchange(rig.disk),
+    "disk-wanted": _eject,
+    "input-key": _key,
+    "input-pointer": _pointer,
     "disk-resized": _resize,
     "stop-and-cont": _stop_and_cont,
 }
 CHARDEV_EVENTS = [name for name in BACKEND_EVENTS if name.startswith("chardev")]
-DISK_EVENTS = [name for name in BACKEND_EVENTS if not name.startswith("chardev")]
+INPUT_EVENTS = [name for name in BACKEND_EVENTS if name.startswith("input")]
+DISK_EVENTS = [name for name in BACKEND_EVENTS if name.startswith(("disk", "stop"))]

@@ -278,8 +278,7 @@ class Bench:
 
     def settle_host(self) -> None:
         """The host does what it held back."""
-        self.rig.disk.hold = False
-        self.act("late completions", self.rig.disk.complete)
+        self.act("late completions", self.rig.complete)
 
     def close(self) -> None:
         self.rig.unplug()
@@ -325,7 +324,7 @@ def ring_machine(type_name: str, judge: Callable[[Bench], None] = lambda bench: 
 
         @rule()
         def host_is_slow(self) -> None:
-            self.bench.rig.disk.hold = True
+            self.bench.rig.hold_back()
 
         @precondition(lambda self: not self.clean)
         @rule()
