@@ -20,6 +20,7 @@ from vmmd.block.graph import BlockGraph
 from vmmd.block.raw import probe_format
 from vmmd.core.fdsets import FdSets
 from vmmd.errors import BackendError, UsageError
+from vmmd.options import read_backends
 
 MIB = 1 << 20
 
@@ -543,6 +544,21 @@ def test_null_reads_zeroes_or_leaves_the_buffer(graph, loop):
     assert read(loop, zero, 0, 512, 512) == bytes(1024)
     assert (plain.size_bytes, zero.size_bytes) == (MIB, 1 << 30)
     assert write(loop, plain, 0, b"a") == 0
+
+
+@pytest.mark.parametrize("text", ["null-co:", "null-co://x", "null-aio:/"])
+def test_null_drive_has_no_name(graph, text):
+    with pytest.raises(UsageError, match=r"The only allowed filename for this driver is 'null-\w+://'"):
+        graph.add_drive(read_backends.drive_options("-drive", f"id=d,if=none,format=raw,file={text}"))
+
+
+def test_null_drive_takes_the_keys_of_its_node(graph, loop):
+    drive = graph.add_drive(
+        read_backends.drive_options("-drive", "id=d,if=none,format=raw,file=null-co://,file.read-zeroes=on")
+    )
+    assert read(loop, drive.backend, 0, 512) == bytes(512)
+    with pytest.raises(UsageError, match="zeroes"):
+        read_backends.drive_options("-drive", "id=e,if=none,format=raw,file=null-co://,file.read-zero=on")
 
 
 def test_null_latency_delays_the_end(graph, loop):

@@ -106,6 +106,20 @@ def test_signed_forms_win_over_assignments_and_minus_over_plus() -> None:
     assert not config.has("aes")
 
 
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        ("-mce,mce=on", [("-mce", "mce=on")]),
+        ("+mce,mce=off", [("+mce", "mce=off")]),
+        ("mce=on,-mce", []),  # (QEMU) the order in which it would be read is the one that holds
+        ("+mce,-cx8", []),
+    ],
+)
+def test_assignment_behind_a_signed_form_is_warned_about(text: str, warned: list[tuple[str, str]]) -> None:
+    found = [each for each in resolve(f"qemu64,{text}", host()).warnings if "mix" in each]
+    assert found == [f'Ambiguous CPU model string. Don\'t mix both "{sign}" and "{value}"' for sign, value in warned]
+
+
 @pytest.mark.parametrize("spelling", ["sse4.1", "sse4_1", "sse4-1"])
 def test_spellings_of_one_feature_are_equal(spelling: str) -> None:
     assert resolve(f"qemu64,+{spelling}", host()).has("sse4.1")

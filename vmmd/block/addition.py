@@ -229,7 +229,8 @@ class Addition:
         name = opts.split_file_name(str(text), where)
         protocol = name.protocol or str(file_keys.get("driver") or "")
         if protocol in opts.NULL_DRIVERS:
-            below = self._null(self._drive_config(options, cache, top=form in opts.NULL_DRIVERS), protocol, None)
+            config = self._drive_config(options, cache, top=form in opts.NULL_DRIVERS)
+            below = self._null(config, protocol, getattr(options, "protocol", None))
         else:
             if not (protocol or form in opts.FILE_DRIVERS):
                 protocol = yield partial(_driver_for, name.path)

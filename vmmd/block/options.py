@@ -67,6 +67,9 @@ def split_file_name(text: str, where: str) -> FileName:
     if prefix in FILE_DRIVERS:
         return FileName(prefix, rest)
     if prefix in NULL_DRIVERS:
+        if rest != "//":
+            # QEMU-COMPAT: QEMU's sentence
+            raise UsageError(f"{where}: The only allowed filename for this driver is '{prefix}://'")
         return FileName(prefix, "")
     raise UsageError(f"{where}: Unknown protocol '{prefix}'", f"write ./{text} if it is the name of a file")
 
@@ -81,6 +84,8 @@ def check_format(name: str, where: str) -> None:
 def check_drive(options: object, where: str) -> None:
     """What ``-drive`` may ask for and vmmd lacks. Raises UsageError."""
     check_common(options)
+    if getattr(getattr(options, "protocol", None), "driver", None) in NULL_DRIVERS:
+        return  # any key that the driver has
     for key, _ in getattr(options, "file_options", ()):
         if key not in ("filename", "locking", "driver", "node-name", "aio"):
             raise UsageError(f"{where}: file.{key}= is not available in this version")

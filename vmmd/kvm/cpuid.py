@@ -290,27 +290,33 @@ class _Wanted:
         """``key=value`` in order, then every ``+feature``, then every ``-feature``, as QEMU does."""
         plus: list[str] = []
         minus: list[str] = []
-        given: set[str] = set()
+        ambiguous = False
         for item in text.split(",") if text else ():
             if item[:1] == "+":
                 plus.append(item[1:])
             elif item[:1] == "-":
                 minus.append(item[1:])
             elif item:
-                key, equals, value = item.partition("=")
-                given.add(features.canonical(key))
-                self.set_property(key, value if equals else "on", by_user=True)
-        ambiguous = False
-        for sign, names, value in (("+", plus, "on"), ("-", minus, "off")):
+                key, _, value = item.partition("=")
+                value = value or "on"
+                ambiguous |= self._warn_of_signs(key, value, plus, minus)
+                self.set_property(key, value, by_user=True)
+        for names, value in ((plus, "on"), (minus, "off")):
             for name in names:
-                if features.canonical(name) in given:
-                    ambiguous = True
-                    self.config.warnings.append(
-                        f'Ambiguous CPU model string. Don\'t mix both "{sign}{name}" and "{name}=..."'
-                    )
                 self.set_property(name, value, by_user=True)
         if ambiguous:
             self.config.warnings.append("the signed form wins, whatever the order")
+
+    def _warn_of_signs(self, key: str, value: str, plus: list[str], minus: list[str]) -> bool:
+        """Warn when ``key=value`` comes after ``+key`` or ``-key``, and would win in a list read in order."""
+        for sign, names in (("+", plus), ("-", minus)):
+            if features.canonical(key) in map(features.canonical, names):
+                # QEMU-COMPAT: the sentence
+                self.config.warnings.append(
+                    f'Ambiguous CPU model string. Don\'t mix both "{sign}{key}" and "{key}={value}"'
+                )
+                return True
+        return False
 
     def set_property(self, key: str, value: str, *, by_user: bool = False) -> None:
         """One property by name. Raises UsageError."""

@@ -161,12 +161,18 @@ def drive_options(option: str, text: str) -> backends.DriveOptions:
     return made
 
 
+#: block drivers that ``file=DRIVER://`` stands for
+_NAMELESS = ("null-co", "null-aio")
+
+
 def _drive_protocol(drive: backends.DriveOptions, option: str) -> backends.BlockdevOptions:
-    """The node that ``file.KEY=…`` keys describe; ``file=PATH`` is its filename."""
+    """The node that ``file.KEY=…`` keys describe; ``file=`` is its filename, or names a driver that needs none."""
     items = list(drive.file_options)
-    driver = next((value for key, value in items if key == "driver"), "file")
+    nameless = (drive.file or "").removesuffix("://")
+    driver = nameless if nameless in _NAMELESS else "file"
+    driver = next((value for key, value in items if key == "driver"), driver)
     items = [(key, value) for key, value in items if key != "driver"]
-    if drive.file is not None:
+    if drive.file is not None and nameless != driver:
         items.insert(0, ("filename", drive.file))
     return _block_node(driver, keyval.Argument(option, items), f"{option} file.driver={shown(driver)}")
 
