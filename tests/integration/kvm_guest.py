@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from tests.unit.fakes import RecordingRequests
 from vmmd.core.address_space import AddressSpace, IoRange
 from vmmd.core.bootstate import BootState, SegmentState
-from vmmd.core.clock import ManualClock
 from vmmd.core.memory import GuestAddressError, GuestMemory, make_region
 from vmmd.kvm.cpuid import Topology
 from vmmd.kvm.irqchip import KvmInterrupts
@@ -23,7 +22,6 @@ from vmmd.machine.cpus import VcpuManager
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vmmd.devices.apic import LocalApic
     from vmmd.machine.user_chips import UserChips
 
 ENTRY = 0x1000
@@ -107,7 +105,7 @@ class HiddenRam:
 
 class TinyVm:
     """1 MiB of RAM, irqchip, ``count`` vCPUs, and code for the first one. With ``chips`` no controller is in the
-    kernel, and time is ``clock``'s."""
+    kernel."""
 
     def __init__(
         self,
@@ -120,14 +118,11 @@ class TinyVm:
     ) -> None:
         self.kvm = Kvm.open()
         self.vm = self.kvm.create_vm()
-        self.clock = ManualClock()
-        self.apics: list[LocalApic] = []
         if chips is None:
             self.vm.create_irqchip()
             self.interrupts = KvmInterrupts(self.vm)
         else:
             self.vm.reserve_pages()
-            self.apics = chips.make_apics(self.clock, list(range(count)))
         self.map = mmap.mmap(-1, ram_bytes)
         # SAFETY: the mapping lives as long as this object; close() deletes the machine first
         self.hva = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
@@ -142,7 +137,7 @@ class TinyVm:
         self.cpus = VcpuManager(
             self.vm, count=count, pio=self.pio, mmio=self.mmio, lock=self.lock,
             requests=self.requests, loop=self.loop, cpu_config=PlainCpus(self.kvm), debug_threads=True,
-            hidden=HiddenRam(self.memory), apics=self.apics,
+            hidden=HiddenRam(self.memory), loops=chips,
         )  # fmt: skip
         self.cpus.set_boot_state(boot or BootState({"rip": ENTRY, "rsp": 0x8000, "rflags": 2}, REAL_MODE))
         self.cpus.start()

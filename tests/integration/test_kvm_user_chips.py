@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.kvm_guest import ENTRY, PROTECTED_MODE, TinyVm
 from vmmd.core.bootstate import BootState
+from vmmd.core.clock import ManualClock
 from vmmd.machine.user_chips import UserChips
 
 if TYPE_CHECKING:
@@ -52,13 +53,15 @@ class Machine:
     """A tiny VM with APICs in user space, whose every vector counts and ends its interrupt."""
 
     def __init__(self, *code: bytes, count: int = 1, end: bytes = put(END, 0) + RETURN) -> None:
-        self.chips = UserChips()
+        self.clock = ManualClock()
+        self.chips = UserChips(self.clock)
         self.vm = vm = TinyVm(b"".join(code), count=count, boot=BOOT, chips=self.chips)
         vm.memory.write(GDT, SEGMENTS)
         vm.memory.write(HANDLER, COUNT + end)
         gate = HANDLER | 8 << 16 | 0x8E00 << 32
         vm.memory.write(IDT, gate.to_bytes(8, "little") * 256)
-        self.apic = vm.apics[0]
+        self.apics = self.chips.apics
+        self.apic = self.apics[0]
 
     def wait(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + DEADLINE_S
@@ -98,10 +101,10 @@ def test_the_timer_wakes_a_halted_cpu(machine: Callable[..., Machine]) -> None:
     m.vm.cpus.resume()
     m.wait_halted()
     with m.vm.lock:
-        m.vm.clock.advance(999_999)
+        m.clock.advance(999_999)
     assert m.apic.halted
     with m.vm.lock:
-        m.vm.clock.advance(1)
+        m.clock.advance(1)
     m.wait_finished()
     assert (m.counted, m.apic.isr, m.apic.irr) == (1, 0, 0)
 
@@ -155,7 +158,7 @@ def test_start_up_of_a_second_cpu(machine: Callable[..., Machine]) -> None:
         put(ICR, TO_OTHERS | 0x4500), put(ICR, TO_OTHERS | 0x4602), until_equal(SEEN, 1), FINISH, count=2
     )  # fmt: skip
     m.vm.memory.write(0x2000, b"\xc6\x06" + SEEN.to_bytes(2, "little") + b"\x01\xfa\xf4\xeb\xfd")  # cli; hlt; jmp
-    second = m.vm.apics[1]
+    second = m.apics[1]
     assert second.waiting
     m.vm.run()
     m.vm.cpus.resume()

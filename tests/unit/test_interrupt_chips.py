@@ -210,6 +210,21 @@ def test_a_level_at_a_masked_entry_waits_for_the_mask_to_go(rig: Rig) -> None:
     assert rig.messages == [(0xFEE0_0000, 0x8060)]
 
 
+def test_who_tells_ends_of_interrupts_is_told_what_level_triggered_pins_send(rig: Rig) -> None:
+    told: list[tuple[int, tuple[int, int] | None]] = []
+    rig.ioapic.routed = lambda pin, message: told.append((pin, message))
+    rig.redirect(20, 0x50 | LEVEL | MASKED, 3)
+    assert {message for _, message in told} == {None}
+    rig.set_window(0x10 + 40, 0x50 | LEVEL | LOGICAL)
+    assert told[-1] == (20, (0xFEE0_3004, 0x8050))
+    rig.set_window(0x10 + 40, 0x50)
+    assert told[-1] == (20, None)
+    rig.redirect(20, 0x50 | LEVEL)
+    told.clear()
+    rig.ioapic.reset(ResetKind.COLD)
+    assert told == [(pin, None) for pin in range(24)]
+
+
 def test_the_timer_is_input_0_and_entry_2(rig: Rig) -> None:
     seen: list[tuple[int, int]] = []
     rig.ioapic.watch = lambda pin, level: seen.append((pin, level))

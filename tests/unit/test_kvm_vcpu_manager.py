@@ -28,7 +28,6 @@ IMMEDIATE_EXIT = 1
 
 
 class FakeVm:
-    has_irqchip = False
     clock = 1000
     set_clock: int | None = None
 
@@ -47,6 +46,13 @@ class FakeVcpu:
         self.vm = vm
         self.bytes_ = bytearray(4096)
         self.clock_notices = 0
+        self.local_apic = None
+
+    def lapic(self) -> object:
+        return None
+
+    def is_halted(self) -> bool:
+        return False
 
     def open_stats(self, like: object) -> None: ...
 
@@ -70,6 +76,10 @@ class FakeRunLoop:
         self.entries = 0
         self.inside = False
         self.exit_counts = [0] * 64
+
+    def kicked(self) -> None: ...
+
+    def reset(self) -> None: ...
 
     def run(self) -> None:
         self.inside = True

@@ -52,7 +52,6 @@ LATER = """\
 -chardev socket,id=a,path=/x,server=on,wait=off,telnet=on
 -serial mon:stdio
 -machine usb=on
--machine kernel-irqchip=split
 -machine smm=on
 -machine nvdimm=on
 -accel kvm,thread=multi

@@ -72,6 +72,9 @@ class Ioapic(Device):
         super().__init__(props, ctx, id_)
         self.watch: Callable[[int, int], None] | None = None
         self.input_count = PINS
+        #: ``routed(pin, message)`` is told what a level-triggered pin sends, None when it is masked or sends edges: for
+        #: who has to tell the end of such interrupts
+        self.routed: Callable[[int, tuple[int, int] | None], None] | None = None
         #: the vector for an entry of mode ExtINT: the 8259 pair's
         self.acknowledge: Callable[[], int] = lambda: 0
         self._levels = 0  # of the inputs, as driven
@@ -88,6 +91,8 @@ class Ioapic(Device):
     def reset(self, kind: ResetKind) -> None:
         self._id = self._selected = self._irr = 0
         self._entries = [ENTRY_MASKED] * PINS
+        for pin in range(PINS):
+            self._tell_route(pin)
 
     # -- inputs ----------------------------------------------------------------------------------------------------
 
@@ -115,15 +120,14 @@ class Ioapic(Device):
             self._entries[pin] = entry | ENTRY_REMOTE_IRR
         else:
             self._irr &= ~bit
-        mode = entry >> ENTRY_MODE_SHIFT & ENTRY_MODE
-        vector = self.acknowledge() if mode == MODE_EXTINT else entry & ENTRY_VECTOR
-        address = MSI_ADDRESS | entry >> ENTRY_DESTINATION_SHIFT << MSI_DESTINATION_SHIFT
-        data = vector | mode << MSI_MODE_SHIFT
-        if entry & ENTRY_LOGICAL:
-            address |= MSI_LOGICAL
-        if entry & ENTRY_LEVEL:
-            data |= MSI_LEVEL
-        self.ctx.interrupts.signal_msi(address, data)
+        external = entry >> ENTRY_MODE_SHIFT & ENTRY_MODE == MODE_EXTINT
+        self.ctx.interrupts.signal_msi(*_message(entry, self.acknowledge() if external else entry & ENTRY_VECTOR))
+
+    def _tell_route(self, pin: int) -> None:
+        if self.routed is not None:
+            entry = self._entries[pin]
+            routed = entry & ENTRY_LEVEL and not entry & ENTRY_MASKED
+            self.routed(pin, _message(entry, entry & ENTRY_VECTOR) if routed else None)
 
     def end_of_interrupt(self, vector: int) -> None:
         """A local APIC (or the EOI register) says that a level-triggered vector is served."""
@@ -179,8 +183,20 @@ class Ioapic(Device):
             if not entry & ENTRY_LEVEL:  # remote IRR has no meaning for edges
                 entry &= ~ENTRY_REMOTE_IRR
         self._entries[pin] = entry
+        self._tell_route(pin)
         self._service(pin)
 
     def state(self) -> IoapicState:
         """For people."""
         return IoapicState(self.props.version, self._id, self._selected, self._irr, tuple(self._entries))
+
+
+def _message(entry: int, vector: int) -> tuple[int, int]:
+    """Address and data of what an entry sends."""
+    address = MSI_ADDRESS | entry >> ENTRY_DESTINATION_SHIFT << MSI_DESTINATION_SHIFT
+    data = vector | (entry >> ENTRY_MODE_SHIFT & ENTRY_MODE) << MSI_MODE_SHIFT
+    if entry & ENTRY_LOGICAL:
+        address |= MSI_LOGICAL
+    if entry & ENTRY_LEVEL:
+        data |= MSI_LEVEL
+    return address, data

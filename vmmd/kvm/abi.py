@@ -389,6 +389,7 @@ KVM_SMI = _io(0xB7)
 
 # --- capabilities ---
 KVM_CAP_IRQCHIP = 0
+KVM_CAP_SPLIT_IRQCHIP = 121
 KVM_CAP_USER_MEMORY = 3
 KVM_CAP_SET_TSS_ADDR = 4
 KVM_CAP_EXT_CPUID = 7
@@ -526,6 +527,7 @@ RUN_OFFSETS: dict[str, tuple[str, int]] = {
     "RUN_INTERNAL_DATA": ("internal.data", 40),
     "RUN_INSN_SIZE": ("emulation_failure.insn_size", 48),
     "RUN_INSN_BYTES": ("emulation_failure.insn_bytes", 49),
+    "RUN_EOI_VECTOR": ("eoi.vector", 32),
     "RUN_SYSTEM_EVENT_TYPE": ("system_event.type", 32),
     "RUN_SYSTEM_EVENT_DATA": ("system_event.data", 40),
 }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interrupts of a machine with KVM's in-kernel controllers: implements ``core.irq.InterruptController``.
+"""Interrupts of a machine with KVM's in-kernel controllers: implements ``core.irq.InterruptController``; and messages
+to local APICs in the kernel when the other controllers are not there (``kernel_irqchip=split``).
 
 GSI routing: 0-7 go to the master 8259, 8-15 to the slave, and all to the I/O APIC, where GSI 0 (the timer) and GSI 2
 (timers of the HPET) are wired to pin 2 and pin 0 is free (MADT has the override); 16-23 go to the I/O APIC only.
@@ -30,7 +31,7 @@ FIRST_MSI_GSI = abi.KVM_IOAPIC_NUM_PINS
 class MsiFd:
     """A message with an eventfd bound to it. ``fd`` may be written by anybody: vhost, another process, vmmd."""
 
-    def __init__(self, owner: KvmInterrupts, gsi: int, fd: int) -> None:
+    def __init__(self, owner: KvmMessages, gsi: int, fd: int) -> None:
         self._owner = owner
         self.gsi = gsi
         self.fd = fd
@@ -49,18 +50,16 @@ class MsiFd:
         os.close(fd)
 
 
-class KvmInterrupts:
-    """The in-kernel controllers. The machine has called ``KvmVm.create_irqchip``."""
+class KvmMessages:
+    """Messages to local APICs in the kernel."""
 
-    def __init__(self, vm: KvmVm) -> None:
+    def __init__(self, vm: KvmVm, chip_routes: list[RoutingEntry]) -> None:
         self._vm = vm
-        self._chip_routes = _chip_routes()
+        self._chip_routes = chip_routes
         self._messages: dict[int, tuple[int, int]] = {}  # gsi -> (address, data)
         #: largest number of routes that this KVM takes
         self._limit = vm.kvm.check_extension(abi.KVM_CAP_IRQ_ROUTING)
         self._publish()
-        #: see ``core.irq.InterruptController``; bound here because both are hot
-        self.set_gsi = vm.irq_line
 
     def signal_msi(self, address: int, data: int) -> None:
         """Deliver a message. One that no CPU takes is dropped, as on a bus. Any thread."""
@@ -88,6 +87,13 @@ class KvmInterrupts:
             self._messages[gsi] = (address, data)
             self._publish()
 
+    def route_pin(self, pin: int, message: tuple[int, int] | None) -> None:
+        """Have KVM tell the end of this message of an I/O APIC outside (KVM_EXIT_IOAPIC_EOI). DeviceLock held."""
+        if message is not None:
+            self.route_msi(pin, *message)
+        elif self._messages.pop(pin, None) is not None:
+            self._publish()
+
     def release_msi(self, gsi: int, fd: int) -> None:
         """Unbind an eventfd and free its GSI. DeviceLock held."""
         self._vm.irqfd(fd, gsi, deassign=True)
@@ -105,6 +111,15 @@ class KvmInterrupts:
     def _publish(self) -> None:
         messages = [RoutingEntry(gsi, None, 0, *message) for gsi, message in self._messages.items()]
         self._vm.set_gsi_routing(self._chip_routes + messages)
+
+
+class KvmInterrupts(KvmMessages):
+    """The in-kernel controllers. The machine has called ``KvmVm.create_irqchip``."""
+
+    def __init__(self, vm: KvmVm) -> None:
+        super().__init__(vm, _chip_routes())
+        #: see ``core.irq.InterruptController``; bound here because it is hot
+        self.set_gsi = vm.irq_line
 
 
 def _chip_routes() -> list[RoutingEntry]:

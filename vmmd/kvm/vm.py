@@ -56,7 +56,6 @@ class KvmVm:
         self._msi_blocks: dict[tuple[int, int], tuple[abi.Msi, object]] = {}
         self._msr_indices: tuple[int, ...] | None = None
         self._stats_file: StatsFile | None = None
-        self.has_irqchip = False
         self.has_xcrs = bool(kvm.check_extension(abi.KVM_CAP_XCRS))
 
     @property
@@ -128,7 +127,13 @@ class KvmVm:
         self.reserve_pages()
         self.kvm.require(abi.KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP")
         ioctl(self.fd, abi.KVM_CREATE_IRQCHIP, name="KVM_CREATE_IRQCHIP")
-        self.has_irqchip = True
+
+    def create_split_irqchip(self) -> None:
+        """Local APICs in the kernel, which says when an interrupt of an I/O APIC outside has ended. Before the first
+        vCPU. Raises KvmError, MissingKvmCapError."""
+        self.reserve_pages()
+        self.kvm.require(abi.KVM_CAP_SPLIT_IRQCHIP, "KVM_CAP_SPLIT_IRQCHIP")
+        self.enable_capability(abi.KVM_CAP_SPLIT_IRQCHIP, abi.KVM_IOAPIC_NUM_PINS, name="KVM_CAP_SPLIT_IRQCHIP")
 
     def create_pit(self, lost_tick_policy: str = "delay") -> None:
         """8254 in the kernel. Policy ``delay``: lost ticks are injected later; ``discard``: they are dropped."""

@@ -25,24 +25,23 @@ from vmmd.errors import BackendError, StateError
 from vmmd.kvm import abi, cpustate
 from vmmd.kvm.ioctl import KICK_SIGNAL, install_kick_handler, set_thread_name
 from vmmd.kvm.runloop import REASONS, Dispatch, RunLoop
-from vmmd.kvm.userloop import UserLoop
 from vmmd.log import get_logger
 from vmmd.machine.exit_meter import ExitMeter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from vmmd.core.address_space import AddressSpace
     from vmmd.core.bootstate import BootState
     from vmmd.core.device import SystemRequests
     from vmmd.core.notify import LoopPort
-    from vmmd.devices.apic import LocalApic
     from vmmd.kvm.cpuid import Topology
     from vmmd.kvm.runloop import HiddenMemory
     from vmmd.kvm.stats import Statistic
     from vmmd.kvm.system import CpuidEntry
     from vmmd.kvm.vcpu import Vcpu
     from vmmd.kvm.vm import KvmVm
+    from vmmd.machine.user_chips import RunLoops
 
 log = get_logger("vmmd.cpus")
 
@@ -209,14 +208,14 @@ class VcpuManager:
         debug_threads: bool,
         hidden: HiddenMemory,
         node_id: int | None = None,
-        apics: Sequence[LocalApic] = (),
+        loops: RunLoops | None = None,
     ) -> None:
-        """``apics``: one for each vCPU, unless they are in the kernel."""
+        """``loops``: unless all interrupt controllers are in the kernel."""
         self.vm = vm
         self.count = count
         self.cpu_config = cpu_config
         self._node_id = node_id
-        self._apics = apics
+        self._loops = loops
         self.debug_threads = debug_threads
         self._loop = loop
         self._dispatch = Dispatch(pio, mmio, lock, requests, self.hold, hidden)
@@ -260,16 +259,15 @@ class VcpuManager:
             cpu.thread.start()
 
     def _run_loop(self, index: int, vcpu: Vcpu) -> RunLoop:
-        if not self._apics:
+        if self._loops is None:
             return RunLoop(vcpu, self._dispatch)
-        apic = vcpu.local_apic = self._apics[index]
 
         def kick() -> None:
             cpu = self._cpus[index]
             if cpu.active:
                 cpu.kick()
 
-        return UserLoop(vcpu, self._dispatch, apic, kick, signature=self.cpu_config.signature, is_bsp=index == 0)
+        return self._loops.make(vcpu, self._dispatch, kick, signature=self.cpu_config.signature)
 
     def stop(self) -> None:
         """End all threads and wait for them. Idempotent."""
@@ -432,10 +430,8 @@ class VcpuManager:
                 cpu.vcpu, cpu.lapic, signature=self.cpu_config.signature, is_bsp=cpu.index == 0, boot=self._boot
             )
             cpu.run_loop.reset()
-        for apic in self._apics:
-            apic.reset()
-        if self._apics and self._boot is not None:
-            self._apics[0].use_virtual_wire()
+        if self._loops is not None:
+            self._loops.reset(self._boot)
 
     def inject_nmi(self, done: Callable[[Exception | None], None]) -> None:
         """A non-maskable interrupt for every vCPU whose local APIC lets it through LINT1. By the vCPUs' own threads:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vmmd.kvm.system import Kvm
     from vmmd.kvm.vm import KvmVm
     from vmmd.machine.cpus import VcpuManager
-    from vmmd.machine.user_chips import UserChips
+    from vmmd.machine.user_chips import RunLoops, SplitChips, UserChips
     from vmmd.machine.vm import Vm
     from vmmd.options.models import AccelOptions
 
@@ -24,18 +24,16 @@ class KvmAccelerator:
 
     name = "kvm"
 
-    def __init__(self, kvm: Kvm, *, kernel_irqchip: bool) -> None:
+    def __init__(self, kvm: Kvm, irqchip: str) -> None:
+        """``irqchip``: which controllers are in the kernel: ``on`` (all), ``split`` (local APICs), ``off`` (none)."""
         from vmmd.kvm.host_cpu import HostCpu
 
         self._kvm = kvm
         self._kvm_vm: KvmVm
+        self._irqchip = irqchip
+        self._loops: RunLoops | None = None
         self.host = HostCpu.read(kvm)
-        #: interrupt controllers that are not in the kernel
-        self._user_chips: UserChips | None = None
-        if not kernel_irqchip:
-            from vmmd.machine.user_chips import UserChips
-
-            self._user_chips = UserChips()
+        if irqchip == "off":
             self.host = self.host.without_kernel_apic()
 
     @classmethod
@@ -47,7 +45,7 @@ class KvmAccelerator:
         kvm = Kvm.open("/dev/kvm")
         vm.on_close(kvm.close)
         check_required(kvm)
-        return cls(kvm, kernel_irqchip=(options.kernel_irqchip or vm.config.machine.kernel_irqchip) == "on")
+        return cls(kvm, options.kernel_irqchip or vm.config.machine.kernel_irqchip)
 
     def check_cpus(self, count: int, maximum: int) -> list[str]:
         from vmmd.kvm.caps import check_vcpu_count
@@ -60,10 +58,20 @@ class KvmAccelerator:
         kvm_vm = self._kvm_vm = self._kvm.create_vm()
         vm.on_close(kvm_vm.close)
         doorbells = KvmDoorbells(kvm_vm, vm.loop)
-        if self._user_chips is None:
+        if self._irqchip == "on":
             return Platform(*self._make_kernel_chips(vm), doorbells, kvm_vm)
-        kvm_vm.reserve_pages()
-        return Platform(self._user_chips.interrupts, self._user_chips.interrupts, doorbells, kvm_vm)
+        chips = self._make_user_chips(vm)
+        self._loops = chips
+        return Platform(chips.interrupts, chips.interrupts, doorbells, kvm_vm)
+
+    def _make_user_chips(self, vm: Vm) -> UserChips | SplitChips:
+        from vmmd.machine.user_chips import SplitChips, UserChips
+
+        if self._irqchip == "split":
+            self._kvm_vm.create_split_irqchip()
+            return SplitChips(self._kvm_vm)
+        self._kvm_vm.reserve_pages()
+        return UserChips(vm.clock)
 
     def _make_kernel_chips(self, vm: Vm) -> tuple[KvmInterrupts, KernelChips]:
         from vmmd.devices.kernel_chips import KvmPit
@@ -82,11 +90,9 @@ class KvmAccelerator:
         from vmmd.machine.cpus import VcpuManager
 
         assert vm.memory_map is not None  # the board is there
-        count = vm.config.smp.cpus
-        chips = self._user_chips
         return VcpuManager(
             self._kvm_vm,
-            count=count,
+            count=vm.config.smp.cpus,
             pio=vm.pio,
             mmio=vm.mmio,
             lock=vm.lock,
@@ -96,7 +102,5 @@ class KvmAccelerator:
             debug_threads=vm.config.name.debug_threads,
             hidden=vm.memory_map,
             node_id=0 if vm.config.numa else None,  # LIMIT: one node
-            apics=()
-            if chips is None
-            else chips.make_apics(vm.clock, [cpu_config.apic_id(each) for each in range(count)]),
+            loops=self._loops,
         )

@@ -1,29 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interrupt controllers of a KVM machine that are not in the kernel (``kernel_irqchip=off``): the local APICs and
-their wires to the board's chips."""
+"""Interrupt controllers of a KVM machine that are not in the kernel: all of them (``kernel_irqchip=off``), or all but
+the local APICs (``split``).
+
+Either kind is made before the board, which makes and connects its own chips, and makes the run loops of the vCPUs.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from vmmd.core.irq import ChipTypes
 from vmmd.devices.apic import LocalApic
 from vmmd.devices.apic_bus import ApicBus
 from vmmd.devices.user_interrupts import UserInterrupts
+from vmmd.kvm.irqchip import KvmMessages
+from vmmd.kvm.splitloop import SplitLoop
+from vmmd.kvm.userloop import UserLoop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmmd.core.bootstate import BootState
     from vmmd.core.clock import Clock
+    from vmmd.core.irq import MsiRoute
+    from vmmd.devices.ioapic import Ioapic
+    from vmmd.kvm.runloop import Dispatch, RunLoop
+    from vmmd.kvm.vcpu import Vcpu
+    from vmmd.kvm.vm import KvmVm
+
+
+class RunLoops(Protocol):
+    """Makes run loops for vCPUs that need more than ``RunLoop``."""
+
+    def make(self, vcpu: Vcpu, dispatch: Dispatch, kick: Callable[[], None], *, signature: int) -> RunLoop:
+        """In order, the boot CPU's first. ``kick`` gets the vCPU's thread out of the guest."""
+
+    def reset(self, boot: BootState | None) -> None:
+        """The vCPUs were reset; ``boot``: without firmware."""
 
 
 class UserChips:
-    """Made before the board, which makes the other chips."""
+    """Nothing is in the kernel. ``clock`` is the local APICs' time."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.bus = ApicBus()
         self.interrupts = UserInterrupts(self.bus.deliver)
         self.interrupts.intr = self.bus.set_intr
         self.bus.acknowledge = self.interrupts.acknowledge
         self.bus.end_of_interrupt = self.interrupts.end_of_interrupt
 
-    def make_apics(self, clock: Clock, apic_ids: list[int]) -> list[LocalApic]:
-        """One for each vCPU; the first is the boot CPU's."""
-        return [LocalApic(self.bus, clock, id_, is_bsp=index == 0) for index, id_ in enumerate(apic_ids)]
+    @property
+    def apics(self) -> list[LocalApic]:
+        return self.bus.apics
+
+    def make(self, vcpu: Vcpu, dispatch: Dispatch, kick: Callable[[], None], *, signature: int) -> RunLoop:
+        is_bsp = not self.apics
+        apic = vcpu.local_apic = LocalApic(self.bus, self._clock, vcpu.apic_id, is_bsp=is_bsp)
+        return UserLoop(vcpu, dispatch, apic, kick, signature=signature, is_bsp=is_bsp)
+
+    def reset(self, boot: BootState | None) -> None:
+        for apic in self.apics:
+            apic.reset()
+        if boot is not None:
+            self.apics[0].use_virtual_wire()
+
+
+class SplitInterrupts(UserInterrupts):
+    """The board's chips, with messages to KVM's local APICs."""
+
+    types = ChipTypes("ioapic", "isa-i8259", "kvm-apic")
+
+    def __init__(self, messages: KvmMessages) -> None:
+        super().__init__(messages.signal_msi)
+        self._messages = messages
+
+    def connect_ioapic(self, ioapic: Ioapic) -> None:
+        super().connect_ioapic(ioapic)
+        ioapic.routed = self._messages.route_pin
+
+    def msi_eventfd(self, address: int, data: int) -> MsiRoute:
+        return self._messages.msi_eventfd(address, data)
+
+
+class SplitChips:
+    """The local APICs are in the kernel."""
+
+    def __init__(self, vm: KvmVm) -> None:
+        self.interrupts = SplitInterrupts(KvmMessages(vm, []))
+        self._has_boot_cpu = False
+
+    def make(self, vcpu: Vcpu, dispatch: Dispatch, kick: Callable[[], None], *, signature: int) -> RunLoop:
+        loop = SplitLoop(vcpu, dispatch, self.interrupts, kick)
+        if not self._has_boot_cpu:
+            self._has_boot_cpu = True
+            self.interrupts.intr = loop.set_intr
+        return loop
+
+    def reset(self, boot: BootState | None) -> None:
+        """KVM's local APICs are part of the vCPUs' state."""

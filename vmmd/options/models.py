@@ -113,7 +113,6 @@ class MachineOptions(OptionSet):
 
     later: ClassVar = {
         "usb": ONLY_OFF,
-        "kernel-irqchip": ("on", "off"),
         "vmport": ONLY_AUTO,
         "smm": ONLY_AUTO,
         "nvdimm": ONLY_OFF,
@@ -149,7 +148,6 @@ class AccelOptions(OptionSet):
     igd_passthru = prop(BOOL, None, "of xen")
 
     later: ClassVar = {
-        "kernel-irqchip": ("on", "off"),
         "kvm-shadow-mem": NOTHING,
         "dirty-ring-size": (0,),
         "notify-vmexit": ("disable",),
