@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import random
+import time
+
 import pytest
 
 from vmmd.core.clock import ManualClock
@@ -275,3 +278,31 @@ def test_an_init_keeps_the_id_and_stops_the_timer(m: Machine) -> None:
     assert (second.read(ID, 4), m.clock.next_deadline(), second.take_init()) == (9 << 24, None, False)
     second.reset()
     assert second.read(ID, 4) == 1 << 24
+
+
+def test_random_accesses_messages_and_time_end_and_raise_nothing(m: Machine) -> None:
+    dice = random.Random(7)
+    started = time.monotonic()
+    m.bus.end_of_interrupt = lambda vector: m.bus.deliver(MSI | 0xFF << 12, LEVEL | vector)  # a level that stays
+    for _ in range(20_000):
+        apic = dice.choice(m.apics)
+        kind = dice.random()
+        if kind < 0.5:
+            value = dice.choice((0, 1, 0x1FF, 0x40, PERIODIC | 0x41, dice.randrange(1 << 32)))
+            apic.write(
+                dice.choice((dice.randrange(0x400), dice.randrange(0x40) << 4)), dice.choice((4, 4, 4, 1, 8)), value
+            )
+        elif kind < 0.7:
+            assert 0 <= apic.read(dice.randrange(0x1000), 4) < 1 << 32
+        elif kind < 0.8:
+            m.bus.deliver(MSI | dice.randrange(1 << 20), dice.randrange(1 << 16))
+        elif kind < 0.9:
+            m.clock.advance(dice.choice((1, 1000, 1_000_000)))
+            m.bus.set_intr(dice.randrange(2))
+        else:
+            apic.take_nmi()
+            apic.take_init()
+            apic.take_startup()
+            vector = apic.take_vector()
+            assert vector is None or 0 <= vector < 256
+    assert time.monotonic() - started < 20

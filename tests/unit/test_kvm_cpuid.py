@@ -95,6 +95,16 @@ def test_check_off_hides_silently() -> None:
     assert not config.has("aes")
 
 
+def test_what_kvms_own_local_apic_does_is_not_offered_without_it() -> None:
+    for text in ("qemu64", "max"):
+        config = resolve(text, host().without_kernel_apic(), Topology())
+        assert not any(config.has(name) for name in ("x2apic", "tsc-deadline", "kvm-pv-ipi", "kvm-asyncpf-int")), text
+        assert config.has("apic")
+        assert not any("01H:ECX" in each or "40000001H" in each for each in config.warnings)
+    wanted = resolve("qemu64,+x2apic", host().without_kernel_apic(), Topology())
+    assert [each for each in wanted.warnings if "x2apic" in each]
+
+
 def test_enforce_refuses_what_the_host_lacks() -> None:
     with pytest.raises(UsageError, match=r"Host doesn't support requested features.*aes"):
         resolve("IvyBridge,enforce", host(missing=("aes",)))

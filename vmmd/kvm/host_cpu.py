@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 #: KVM's own, or nothing but numbers in CPUID: there whether or not KVM_GET_SUPPORTED_CPUID says so
 _NO_SUPPORT_NEEDED = frozenset({"hypervisor", "arat", "topoext"})
 #: what KVM offers with its own local APIC only
-_KERNEL_APIC = ("x2apic", "tsc-deadline", "kvm-pv-unhalt")
+_KERNEL_APIC = (
+    "x2apic", "tsc-deadline", "kvm-pv-unhalt", "kvm-pv-ipi", "kvm-pv-sched-yield", "kvm-asyncpf-int",
+)  # fmt: skip
 #: CPUID.1:EDX bits that AMD repeats in 0x80000001:EDX; KVM leaves them out on Intel hosts
 AMD_ALIASES = 0x0183_F3FF
 #: index of the word 0x80000001:EDX
@@ -47,7 +49,7 @@ class HostCpu:
         return cls(kvm.supported_cpuid(), kvm.feature_msrs((0x10A, 0xCF)), _cpuinfo("model name"))
 
     def without_kernel_apic(self) -> HostCpu:
-        """What remains when local APICs are not in the kernel: x2APIC and the TSC deadline are its work."""
+        """What remains when local APICs are not in the kernel: KVM would offer some of it, with nothing behind."""
         self.has_kernel_apic = False
         for name in _KERNEL_APIC:
             for index, mask in bits_by_name()[name]:
