@@ -26,7 +26,7 @@ _QUEUE_MIN = 64
 #: sooner than this, and a clock that is moved runs so many of them one by one and the rest at the end of the move. Who
 #: is late sees it (``now_ns`` is past the deadline) and catches up; counters follow from the time and stay exact.
 _TURN_GAP_NS = 50_000
-_EXACT_EXPIRIES = 20_000
+EXACT_EXPIRIES = 20_000
 
 
 class Timer(Protocol):
@@ -230,13 +230,13 @@ class ManualClock:
         return self._queue[0][0] if self._queue else None
 
     def advance(self, nanoseconds: int) -> None:
-        """Move time on, firing due timers one at a time, each seeing the time it was due (``_EXACT_EXPIRIES``)."""
+        """Move time on, firing due timers one at a time, each seeing the time it was due (``EXACT_EXPIRIES``)."""
         target = self._now + nanoseconds
-        for number in range(2 * _EXACT_EXPIRIES):
+        for number in range(2 * EXACT_EXPIRIES):
             due = self.next_deadline()
             if due is None or due > target:
                 break
-            self._now = max(self._now, due) if number < _EXACT_EXPIRIES else target
+            self._now = max(self._now, due) if number < EXACT_EXPIRIES else target
             self._pop().expire()
         self._now = target
 

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """``-accel qtest``: a machine in which no vCPU runs and time stands still but for the client (``machine.accelerator``).
 
-Interrupt controllers are the board's own devices; a message to the local APICs, of which none exists, is lost, as one
-that no CPU takes. Doorbells are refused, so devices serve their notify registers as any other.
+Interrupt controllers are the board's own devices; a message is a write to RAM, where the client looks for it; one to
+the local APICs, of which none exists, is lost. Doorbells are refused, so devices serve their notify registers as any
+other.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, NoReturn
 
+from vmmd.core.memory import GuestAddressError
 from vmmd.devices.user_interrupts import UserInterrupts
 from vmmd.errors import BackendError
 from vmmd.kvm.host_cpu import AnyHost
@@ -53,7 +56,12 @@ class QtestAccelerator:
         return []
 
     def make_platform(self, vm: Vm) -> Platform:
-        interrupts = UserInterrupts(deliver=lambda address, data: None)
+        def deliver(address: int, data: int) -> None:
+            """A message is a write to memory; there is no local APIC behind its own address."""
+            with contextlib.suppress(GuestAddressError):  # no RAM there
+                vm.memory.write(address, data.to_bytes(4, "little"))
+
+        interrupts = UserInterrupts(deliver)
         return Platform(interrupts, interrupts, NoDoorbells(), None)
 
     def make_cpus(self, vm: Vm, cpu_config: CpuConfig) -> StillCpus:

@@ -4,7 +4,8 @@
 Moving it to a point runs what is due on the way, one deadline at a time and in order, each timer seeing the time at
 which it was due; one that arms itself again on the way runs again. That may be many: ``advance_to`` works in slices,
 and the loop gets a turn between them. While the machine is stopped time can be moved too, but no timer runs, as in
-QEMU: what has become due meanwhile runs when the machine does.
+QEMU: what has become due meanwhile runs when the machine does. Behind ``EXACT_EXPIRIES`` of one move the rest is
+one step, so that a timer of 10 ns does not make an hour of a second; devices catch up, counters stay exact.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from vmmd.core.clock import ManualClock
+from vmmd.core.clock import EXACT_EXPIRIES, ManualClock
 from vmmd.log import get_logger
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class ClientClock(ManualClock):
         self.on_failure: Callable[[str], None] | None = None
         self._frozen = False
         self._due_posted = False
+        self._moving_to = 0
+        self._exact_left = EXACT_EXPIRIES  # of this move
 
     def host_ns(self) -> int:
         return time.time_ns()
@@ -75,11 +78,14 @@ class ClientClock(ManualClock):
         """Move towards ``target_ns``, never back; True when time is there, False: call again after a turn."""
         stop_ns = time.monotonic_ns() + _SLICE_NS
         left = _SLICE_TIMERS
+        if target_ns != self._moving_to:
+            self._moving_to, self._exact_left = target_ns, EXACT_EXPIRIES
         while (due := self.next_deadline()) is not None and due <= target_ns:
             if not left or time.monotonic_ns() > stop_ns:
                 return False
             left -= 1
-            self._now = max(self._now, due)
+            self._exact_left -= 1
+            self._now = max(self._now, due if self._exact_left > 0 else target_ns)
             self._expire(self._pop())
         self._now = max(self._now, target_ns)
         return True
