@@ -4,7 +4,7 @@
 Implemented: IDENTIFY DEVICE, READ/WRITE SECTORS/MULTIPLE/DMA with their EXT forms, WRITE VERIFY, VERIFY, SEEK, FLUSH
 CACHE, SET FEATURES, SET MULTIPLE, INITIALIZE DEVICE PARAMETERS, EXECUTE DEVICE DIAGNOSTIC, READ NATIVE MAX, DATA SET
 MANAGEMENT (TRIM), SMART, the power commands, SECURITY FREEZE LOCK. Everything else is aborted, with the registers as a
-disk leaves them; IDENTIFY PACKET DEVICE leaves the signature too. Not implemented: security passwords, overlapped
+disk leaves them. Not implemented: security passwords, overlapped
 and queued commands, host protected area, CFA features. QEMU-COMPAT: VERIFY and SEEK look at no sector; EXECUTE
 DEVICE DIAGNOSTIC is done by the selected drive alone; statuses of the power commands are without DSC.
 """
@@ -73,11 +73,6 @@ class AtaDrive(SectorDrive):
             self.sectors, self.translation, self.multiple, self.write_cache, self.smart.enabled, self._modes
         )
         self.send(identify(self.identity, state), _nothing)
-
-    def cmd_identify_packet(self) -> None:
-        """Not a packet device: it says so (§8.16)."""
-        self.set_signature()
-        self.abort()
 
     def cmd_diagnostic(self) -> None:
         self.set_signature()
@@ -290,7 +285,6 @@ _COMMANDS: dict[int, Callable[[AtaDrive], None]] = {
     0x91: AtaDrive.cmd_initialize_parameters,
     **dict.fromkeys((0x94, 0x95, 0x96, 0x97, 0x99), AtaDrive.cmd_power),
     **dict.fromkeys((0x98, 0xE5), AtaDrive.cmd_check_power),
-    0xA1: AtaDrive.cmd_identify_packet,
     0xB0: AtaDrive.cmd_smart,
     0xC6: AtaDrive.cmd_set_multiple,
     **dict.fromkeys((0xE0, 0xE1, 0xE2, 0xE3, 0xE6), AtaDrive.cmd_power),

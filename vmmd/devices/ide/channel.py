@@ -160,6 +160,8 @@ class Channel:
             return unit.status
         hob = self._control & CTL_HOB
         if offset == REG_ERROR:
+            if not unit.present:
+                return 0
             return unit.previous_features if hob else unit.error
         value: int = getattr(unit, f"previous_{_NAMES[offset]}" if hob else _NAMES[offset])
         return value & 0xFF

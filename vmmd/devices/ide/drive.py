@@ -121,7 +121,7 @@ class Unit:
     def set_signature(self) -> None:
         """What a reset or a diagnostic leaves in the registers (§9.12)."""
         self.count, self.lba_low, self.lba_mid, self.lba_high = self.signature
-        self.device &= DEV_ALWAYS_ON | DEV_UNIT
+        self.device = DEV_ALWAYS_ON
 
     def power_on(self) -> None:
         """Power-on, or a reset of the machine: settings, too, are what they were at first."""
@@ -133,7 +133,6 @@ class Unit:
         self.features = self.error = self.status = 0
         self.previous_features = self.previous_count = 0
         self.previous_lba_low = self.previous_lba_mid = self.previous_lba_high = 0
-        self.device = DEV_ALWAYS_ON
         self.set_signature()
 
     def software_reset(self) -> None:
