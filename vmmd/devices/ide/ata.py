@@ -240,7 +240,7 @@ class AtaDrive(SectorDrive):
             smart.autosave = self.count == 0xF1
         elif feature in (sm.ENABLE, sm.DISABLE):
             smart.enabled = feature == sm.ENABLE
-        elif feature != sm.RETURN_STATUS and feature != sm.AUTOSAVE:
+        elif feature != sm.RETURN_STATUS:
             self.abort()
             return
         self.succeed()

@@ -213,9 +213,9 @@ class Channel:
 
     def write_control(self, offset: int, size: int, value: int) -> None:
         """Device control (§7.8)."""
-        if value & CTL_SRST and not self._control & CTL_SRST:
-            self.software_reset()
         self._control = value & ~CTL_SRST
+        if value & CTL_SRST:
+            self.software_reset()
 
     def software_reset(self) -> None:
         """Both drives, whichever is selected."""
