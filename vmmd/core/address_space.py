@@ -39,7 +39,7 @@ class IoRange:
     (or the test driver) with the DeviceLock held and never raise on guest input.
     """
 
-    __slots__ = ("base", "end", "events", "max_width", "name", "plain", "priority", "read", "write")
+    __slots__ = ("base", "end", "events", "max_width", "name", "plain", "priority", "read", "read_items", "write")
 
     def __init__(  # noqa: PLR0913  # a range is what it is; all but four are by name
         self,
@@ -52,8 +52,11 @@ class IoRange:
         max_width: int = 4,
         priority: int = 0,
         events: RangeEvents | None = None,
+        read_items: Callable[[int, int, memoryview], None] | None = None,
     ) -> None:
-        """``events``: trace events of the owner's own, and its name for them."""
+        """``events``: trace events of the owner's own, and its name for them. ``read_items(offset, size, view)`` does
+        what filling ``view`` with one ``read`` after the other does, at once: for ports that string instructions
+        read."""
         if size <= 0:
             raise ValueError(f"{name}: an I/O range has a positive size")
         self.base = base
@@ -62,6 +65,7 @@ class IoRange:
         self.write = write
         self.plain = (read, write)  # what ``read`` and ``write`` are while nobody looks on (access_trace)
         self.events = events
+        self.read_items = read_items
         self.name = name
         self.max_width = max_width
         self.priority = priority

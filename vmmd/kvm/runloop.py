@@ -259,10 +259,15 @@ def _string_io(space: AddressSpace, head: int, view: memoryview, count: int) -> 
         write = space.write
         for value in view[:count].tolist():
             write(port, size, value)
-    else:
-        read = space.read
-        for position in range(min(count, len(view))):
-            view[position] = read(port, size)
+        return
+    count = min(count, len(view))
+    entry = space.exact.get(port)
+    if entry is not None and entry.read_items is not None and entry.read is entry.plain[0]:
+        entry.read_items(port - entry.base, size, view[:count].cast("B"))
+        return
+    read = space.read
+    for position in range(count):
+        view[position] = read(port, size)
 
 
 def _mmio_handler(vcpu: Vcpu, dispatch: Dispatch, ring: CoalescedRing) -> Callable[[], None]:

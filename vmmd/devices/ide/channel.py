@@ -120,7 +120,14 @@ class Channel:
         """The ports of the two register blocks."""
         place = self.place
         return (
-            IoRange(place.command_base, COMMAND_BLOCK_BYTES, self.read, self.write, name=f"{self.name}-command"),
+            IoRange(
+                place.command_base,
+                COMMAND_BLOCK_BYTES,
+                self.read,
+                self.write,
+                name=f"{self.name}-command",
+                read_items=self.read_items,
+            ),
             IoRange(
                 place.control_port,
                 1,
@@ -145,6 +152,16 @@ class Channel:
         if not unit.present and (unit.number or not self.units[1].present):
             return 0
         return self._register(unit, offset)
+
+    def read_items(self, offset: int, size: int, view: memoryview) -> None:
+        """String input: the data port's by blocks."""
+        done = 0
+        while done < len(view):
+            if offset == REG_DATA and (taken := self._selected.port_read_block(size, view[done:])):
+                done += taken
+                continue
+            view[done : done + size] = self.read(offset, size).to_bytes(size, "little")
+            done += size
 
     def _read_wide(self, offset: int, size: int) -> int:
         """Several registers at once. QEMU-COMPAT: two can be read so, four cannot."""

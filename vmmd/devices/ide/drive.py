@@ -93,6 +93,19 @@ class Unit:
             self._moved()
         return value
 
+    def port_read_block(self, size: int, view: memoryview) -> int:
+        """As many accesses of ``size`` bytes as there are data for and ``view`` has room: how many bytes that was."""
+        if not self.host_reads or size == 1:
+            return 0
+        count = min(len(view), self.end - self.position) // size * size
+        if count:
+            after = self.position + count
+            view[:count] = self.window[self.position : after]
+            self.position = after
+            if after == self.end:
+                self._moved()
+        return count
+
     def port_write(self, size: int, value: int) -> None:
         """The host writes 2 or 4 bytes; dropped when nothing is wanted."""
         position = self.position
