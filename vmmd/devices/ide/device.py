@@ -14,6 +14,8 @@ from vmmd.devices.disk_props import AUTO_GRANULARITY, ERROR_POLICY, error_policy
 from vmmd.devices.ide.disk_io import DiskIo
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vmmd.core.backend import DriveHandle
     from vmmd.core.device import DeviceContext, ResetKind
     from vmmd.core.props import Prop, PropSet
@@ -54,6 +56,14 @@ class IdeDevice(Device):
         model = prop(STR, None, "model number, 40 characters")
         unit = prop(U32, UNIT_AUTO, "0: master, 1: slave; default: the first that is free")
         bootindex = prop(BOOT_INDEX, None, "place in the boot order, 0 first", live=True)
+
+        @classmethod
+        def own_first(cls) -> Iterator[Prop[Any]]:
+            """QEMU-COMPAT: what both kinds have, then what one has, and the place last."""
+            common = IdeDevice.Props.declared
+            yield from (each for name, each in common.items() if name != "unit")
+            yield from (each for name, each in cls.declared.items() if name not in common)
+            yield common["unit"]
 
     bus: Channel
     props: IdeDevice.Props
