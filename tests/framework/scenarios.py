@@ -10,6 +10,7 @@ limits allow for about a million instructions a second.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -358,6 +359,38 @@ def linux_input(program: Emulator) -> GuestRun:
     return run
 
 
+def linux_ide(program: Emulator) -> GuestRun:
+    """Linux with its ATA driver: what it finds on the first channel, a checksum of the disk, and blocks written."""
+    run = GuestRun("linux-ide", program.name)
+    linux, disk = guests.linux_full(), guests.random_disk()
+    vm = Vm(program, linux_args(linux.vmlinux, linux.initramfs, "shell"))
+    image = disk.copy_to(vm.directory)
+    vm.argv += ["-drive", f"file={image},format=raw,if=ide"]
+    with vm:
+        vm.serial.expect("INIT: done", LINUX_TIMEOUT_S)
+        run.mark(vm, "shell")
+        vm.serial.expect(LINUX_PROMPT, COMMAND_TIMEOUT_S)
+        where = f"bs={LINUX_BLOCK_BYTES} count={LINUX_COPY_BLOCKS} seek={LINUX_COPY_BLOCK}"
+        for name, command in (
+            ("kernel", "dmesg | grep -E 'ata[0-9]|sda'"),
+            ("checksum", "md5sum /dev/sda"),
+            ("copy", f"dd if=/dev/sda of=/dev/sda {where} conv=fsync"),
+            ("interrupts", "grep ata_piix /proc/interrupts"),
+        ):
+            vm.serial.send(f"{command}\n")
+            run.outputs[name] = vm.serial.expect_until(LINUX_PROMPT, COMMAND_TIMEOUT_S)
+        vm.serial.send("poweroff -f\n")
+        run.end(vm, COMMAND_TIMEOUT_S)
+        size, start = LINUX_COPY_BLOCKS * LINUX_BLOCK_BYTES, LINUX_COPY_BLOCK * LINUX_BLOCK_BYTES
+        original = disk.path.read_bytes()
+        checksum = hashlib.md5(original, usedforsecurity=False).hexdigest()
+        run.checks = {
+            "checksum of the disk": checksum in run.outputs["checksum"],
+            "blocks written": image.read_bytes() == original[:start] + original[:size] + original[start + size :],
+        }
+    return run
+
+
 SCENARIOS: dict[str, Callable[[Emulator], GuestRun]] = {
     "seabios": seabios,
     "bootsector": bootsector,
@@ -372,6 +405,7 @@ SCENARIOS: dict[str, Callable[[Emulator], GuestRun]] = {
     "uboot": uboot,
     "syslinux": syslinux,
     "linux-min": linux_min,
+    "linux-ide": linux_ide,
     "linux-bzimage": lambda program: linux_min(program, bzimage=True),
     "linux-devices": linux_devices,
     "linux-input": linux_input,

@@ -56,3 +56,15 @@ def test_keys_and_movements_reach_evdev(guest_runs: GuestRuns, emulator_name: st
     assert set(outputs["ImExPS/2 Generic Explorer Mouse"].splitlines()) == {
         f"1 {button_right} 1", "2 8 1", "2 0 40", "2 1 -7", "0 0 0",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("check", ["checksum of the disk", "blocks written"])
+def test_linux_reads_and_writes_an_ide_disk(guest_runs: GuestRuns, emulator_name: str, check: str) -> None:
+    assert guest_runs.get("linux-ide", emulator_name).checks[check]
+
+
+def test_linux_finds_the_ide_disk(guest_runs: GuestRuns, emulator_name: str) -> None:
+    outputs = guest_runs.get("linux-ide", emulator_name).outputs
+    assert "ata1.00: ATA-7: QEMU HARDDISK, 2.5+, max UDMA/100" in outputs["kernel"]
+    assert "2048 512-byte logical blocks" in outputs["kernel"]
+    assert "ata_piix" in outputs["interrupts"]
