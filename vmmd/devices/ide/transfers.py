@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from vmmd.devices.ide.dma import Scatter
 
 BUFFER_SECTORS = BUFFER_BYTES // SECTOR_BYTES
-TRIM_ENTRY_BYTES = 8
 TRIM_LBA_MASK = (1 << 48) - 1
 
 
@@ -251,11 +250,9 @@ class SectorDrive(Drive):
     def _run_trim(self, scatter: Scatter) -> None:
         if not self._fits(scatter):
             return
-        ranges = []
-        for block in range(self._left):
-            view = self._sectors_view(1)
-            scatter.load(block * SECTOR_BYTES, view)
-            ranges += [each for each in _trim_ranges(bytes(view)) if each[1]]
+        view = self._sectors_view(self._left)  # 255 at most
+        scatter.load(0, view)
+        ranges = [(entry & TRIM_LBA_MASK, entry >> 48) for entry in view.cast("Q").tolist() if entry >> 48]
         if not all(self._inside(*each) for each in ranges):
             self._dma_failed(scatter, Kind.DISCARD)
             return
@@ -278,11 +275,3 @@ class SectorDrive(Drive):
 
 
 _NO_SECTORS = memoryview(b"")
-
-
-def _trim_ranges(block: bytes) -> list[tuple[int, int]]:
-    """(first sector, how many) of the entries of one block of ranges."""
-    entries = (
-        int.from_bytes(block[at : at + TRIM_ENTRY_BYTES], "little") for at in range(0, len(block), TRIM_ENTRY_BYTES)
-    )
-    return [(entry & TRIM_LBA_MASK, entry >> 48) for entry in entries]
