@@ -85,6 +85,37 @@ def test_identify_data_word_by_word(hosts: list[IdeHost], unit: int) -> None:
     assert not words
 
 
+@pytest.mark.parametrize("place", ["unit=0", "unit=1", "none"])
+def test_channel_with_one_drive_or_none(place: str) -> None:
+    def script(host: IdeHost) -> list[Any]:
+        vm, base = host.vm, host.base
+        seen: list[Any] = []
+        for device in (0xA0, 0xB0, 0xE5, 0xFF, 0xA0):
+            vm.outb(base + 6, device)
+            seen.append((hex(device), state(host)))
+            for code in (0xEC, 0xA1, 0xE7, 0x20, 0x90, 0x08):
+                for register in (1, 2, 3, 4, 5):
+                    vm.outb(base + register, register)
+                vm.outb(base + 7, code)
+                seen.append((hex(code), state(host), host.pio_in(2), vm.inb(base + 7)))
+                vm.outb(base + 0x206, 4)
+                seen.append((state(host), vm.inb(base + 7)))
+                vm.outb(base + 6, device)
+        return seen
+
+    drive = [] if place == "none" else ["-device", f"ide-hd,drive=d0,bus=ide.0,{place}"]
+    node = ["-blockdev", "driver=null-co,node-name=d0,size=1048576,read-zeroes=on"]
+    machines = [Qtest(name, "-machine", "pc", "-nodefaults", *node, *drive) for name in ("vmmd", "qemu")]
+    try:
+        for vm in machines:
+            vm.start()
+            vm.irq_intercept_in()
+        same([IdeHost(vm) for vm in machines], script)
+    finally:
+        for vm in machines:
+            vm.kill()
+
+
 @pytest.mark.parametrize("device", [0xE0, 0xB5])
 def test_every_command_with_fixed_registers(hosts: list[IdeHost], device: int) -> None:
     def script(host: IdeHost) -> list[Any]:

@@ -72,9 +72,9 @@ class Channel:
     # -- who sits where --------------------------------------------------------------------------------------
 
     @property
-    def full(self) -> bool:
-        """No drive finds a place any more."""
-        return all(unit.present for unit in self.units)
+    def _any(self) -> bool:
+        """There is a drive on the channel: without one it reads as zero."""
+        return self.units[0].present or self.units[1].present
 
     def free_unit(self, wanted: int | None, type_name: str) -> int:
         """The position for a new drive: ``wanted``, or the first free one. Raises UsageError in QEMU's words."""
@@ -148,10 +148,7 @@ class Channel:
             return self._selected.port_read(2) & 0xFF  # QEMU-COMPAT: the port moves by words, and takes no bytes
         if offset == REG_STATUS:
             self.irq.lower()
-        unit = self._selected
-        if not unit.present and (unit.number or not self.units[1].present):
-            return 0
-        return self._register(unit, offset)
+        return self._register(self._selected, offset) if self._any else 0
 
     def read_items(self, offset: int, size: int, view: memoryview) -> None:
         """String input: the data port's by blocks."""
@@ -173,12 +170,12 @@ class Channel:
     def _register(self, unit: Unit, offset: int) -> int:
         if offset == REG_DEVICE:
             return unit.device
+        if offset in (REG_STATUS, REG_ERROR) and not unit.present and unit.number:
+            return 0  # QEMU-COMPAT: of a slave that is not there the other registers can be read
         if offset == REG_STATUS:
             return unit.status
         hob = self._control & CTL_HOB
         if offset == REG_ERROR:
-            if not unit.present:
-                return 0
             return unit.previous_features if hob else unit.error
         value: int = getattr(unit, f"previous_{_NAMES[offset]}" if hob else _NAMES[offset])
         return value & 0xFF
@@ -223,10 +220,7 @@ class Channel:
 
     def read_alternate_status(self, offset: int, size: int) -> int:
         """The status, with no effect on the interrupt (§7.3)."""
-        unit = self._selected
-        if not unit.present and (unit.number or not self.units[1].present):
-            return 0
-        return unit.status
+        return self._register(self._selected, REG_STATUS) if self._any else 0
 
     def write_control(self, offset: int, size: int, value: int) -> None:
         """Device control (§7.8)."""

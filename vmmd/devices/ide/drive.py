@@ -47,6 +47,9 @@ DEV_UNIT = 0x10
 DEV_LBA = 0x40
 DEV_ALWAYS_ON = 0xA0
 
+CMD_DIAGNOSTIC = 0x90
+CMD_FLUSH = frozenset({0xE7, 0xEA})
+
 #: what is on its way through the data port or the bus master at once, at most: 256 sectors
 BUFFER_BYTES = 128 * 1024
 
@@ -143,7 +146,8 @@ class Unit:
     def reset_registers(self) -> None:
         """Registers after any reset; what was in flight is forgotten."""
         self.stop_transfer()
-        self.features = self.error = self.status = 0
+        self.features = self.error = 0
+        self.status = ST_READY
         self.previous_features = self.previous_count = 0
         self.previous_lba_low = self.previous_lba_mid = self.previous_lba_high = 0
         self.set_signature()
@@ -151,6 +155,7 @@ class Unit:
     def software_reset(self) -> None:
         """SRST in the device control register (§9.2): a reset, a diagnostic, and QEMU-COMPAT an interrupt."""
         self.reset_registers()
+        self.error = DIAGNOSTIC_PASSED
         self.channel.interrupt()
 
     def stop_transfer(self) -> None:
@@ -158,9 +163,13 @@ class Unit:
         self.close_port()
 
     def execute(self, code: int) -> None:
-        """A command was written. An empty position that is asked all the same aborts it."""
-        self.status = ST_DRDY | ST_ERR
-        self.error = ERR_ABRT
+        """A command was written. QEMU-COMPAT: an empty master beside a slave answers as a disk without medium."""
+        self.error, self.status = 0, ST_READY
+        if code == CMD_DIAGNOSTIC:
+            self.set_signature()
+            self.error = DIAGNOSTIC_PASSED
+        elif code not in CMD_FLUSH:
+            self.error, self.status = ERR_ABRT, ST_DRDY | ST_ERR
         self.channel.interrupt()
 
     @property
@@ -245,11 +254,3 @@ class Drive(Unit):
         super().stop_transfer()
         self.io.cancel()
         self.channel.dma.cancel(self)
-
-    def reset_registers(self) -> None:
-        super().reset_registers()
-        self.status = ST_READY
-
-    def software_reset(self) -> None:
-        super().software_reset()
-        self.error = DIAGNOSTIC_PASSED
