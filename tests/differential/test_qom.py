@@ -143,7 +143,7 @@ def same_nodes(pair: tuple[Qmp, Qmp]) -> Iterator[tuple[str, str]]:
                 yield f"{folder}/{name}", f"{folder}/{name}"
     theirs = {kind: name for name, kind in reversed(listed(qemu, "/machine/unattached").items())}
     for name, kind in listed(vmmd, "/machine/unattached").items():
-        if kind.startswith("child<") and "cpu" not in kind and "i8259" not in kind:
+        if kind.startswith("child<") and not any(each in kind for each in ("cpu", "i8259", "i8257")):
             yield f"/machine/unattached/{name}", f"/machine/unattached/{theirs[kind]}"
     yield "/machine/i440fx", "/machine/i440fx"
     yield "/machine/i440fx/pci.0", "/machine/i440fx/pci.0"

@@ -17,8 +17,11 @@ from vmmd.core.device import ResetKind
 from vmmd.core.input import ABSOLUTE, BUTTON, KEY, RELATIVE
 from vmmd.core.props import PciAddress
 from vmmd.core.registry import device_class
+from vmmd.devices.floppy.device import Floppy
+from vmmd.devices.floppy.isa import FloppyBus, IsaFdc
 from vmmd.devices.ide.channel import PRIMARY, Channel
 from vmmd.devices.ide.dma import REGISTER_BYTES, BusMaster
+from vmmd.devices.isa.i8257 import I8257, IsaDma
 from vmmd.devices.pci.bus import PciBus
 from vmmd.devices.pci.device import PciDevice
 from vmmd.errors import BackendError
@@ -34,6 +37,7 @@ NEEDED = {
     "isa-debugcon": {"chardev": "c0"},
     "isa-i8259": {"iobase": "0x20", "elcr_addr": "0x4d0", "master": "on"},
     "ide-hd": {"drive": "drive0"},
+    "floppy": {"drive": "drive0"},
     **{f"virtio-blk-pci{suffix}": {"drive": "drive0"} for suffix in ("", "-transitional", "-non-transitional")},
 }
 #: what the board gives to its own devices before they are plugged
@@ -86,6 +90,23 @@ def ide_channel(machine: FakeMachine) -> Channel:
     return channel
 
 
+def isa_dma(machine: FakeMachine) -> IsaDma:
+    """Both DMA controllers, with their ports."""
+    first, second = (I8257(I8257.Props(), machine.ctx) for _ in range(2))
+    for controller in (first, second):
+        controller.props.place(second=controller is second)
+        controller.plug()
+    return IsaDma(first, second)
+
+
+def floppy_bus(machine: FakeMachine) -> FloppyBus:
+    """The bus of the board's floppy controller, which is plugged."""
+    fdc = IsaFdc(IsaFdc.Props(), machine.ctx)
+    fdc.dma = isa_dma(machine)
+    fdc.plug()
+    return fdc.floppies
+
+
 class Rig:
     """One device of a type on a machine of fakes. ``refuse`` is the number of the seam call that is refused."""
 
@@ -103,6 +124,8 @@ class Rig:
         self.machine.backends.drives["drive0"] = self.drive
         self.bus = PciBus()
         self.channel = ide_channel(self.machine) if self.type_name.startswith("ide-") else None
+        self.floppies = floppy_bus(self.machine) if self.type_name == "floppy" else None
+        self.dma = isa_dma(self.machine) if self.type_name == "isa-fdc" else None
         self.calls: list[str] = []
         self.refuse = refuse
         self.device = self.make()
@@ -132,6 +155,10 @@ class Rig:
             device.bus = self.bus
         elif self.channel is not None:
             device.bus = self.channel  # type: ignore[attr-defined]  # an IdeDevice
+        elif isinstance(device, Floppy) and self.floppies is not None:
+            device.bus = self.floppies
+        elif isinstance(device, IsaFdc) and self.dma is not None:
+            device.dma = self.dma
         return device
 
     def _wrap(self) -> None:
@@ -161,6 +188,8 @@ class Rig:
     def unplug(self) -> None:
         with self.machine.lock:
             self.device.unrealize()
+            if self.floppies is not None:
+                self.floppies.fdc.reset(interrupt=False)  # which is still there
         self.loop.run()
 
     def reset(self) -> None:

@@ -241,7 +241,7 @@ def test_defaults_are_announced_in_one_line():
     config = parse([])
     assert config.notices == [
         "warning: default devices not available in this version: a display adapter, a network card (e1000), "
-        "a CD-ROM drive, a floppy drive, a parallel port (-nodefaults asks for none)"
+        "a CD-ROM drive, a parallel port (-nodefaults asks for none)"
     ]
     assert config.serials == [(0, "serial0")]
     assert config.chardevs["serial0"].backend == "null"

@@ -50,6 +50,11 @@ def ide_path(channel: int, unit: int) -> str:
     return pci_path(1, 1, 0x0101) + f"/drive@{channel:x}/disk@{unit:x}"
 
 
+def floppy_path(io_base: int, unit: int) -> str:
+    """Boot path of a diskette drive; the controller is on ISA, behind function 01.0."""
+    return pci_path(1, 0, 0x0601) + f"/fdc@{io_base:04x}/floppy@{unit:x}"
+
+
 def virtio_net_path(slot: int, function: int) -> str:
     """Boot path of a PCI network card."""
     return pci_path(slot, function, 0x0200) + "/ethernet-phy@0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmmd.devices.floppy.isa import IsaFdc
 from vmmd.firmware import bootorder
 
 if TYPE_CHECKING:
@@ -27,10 +28,21 @@ def order(devices: Iterable[Device]) -> list[tuple[int, str]]:
     """(bootindex, path) of every device that has one."""
     entries = []
     for device in devices:
+        if isinstance(device, IsaFdc):
+            entries += _floppies(device)
         index = getattr(device.props, "bootindex", None)
         if index is not None and index >= 0 and (path := boot_path(device)) is not None:
             entries.append((index, path))
     return entries
+
+
+def _floppies(fdc: IsaFdc) -> list[tuple[int, str]]:
+    indices = (fdc.props.bootindexA, fdc.props.bootindexB)
+    return [
+        (index, bootorder.floppy_path(fdc.props.iobase, unit))
+        for unit, index in enumerate(indices)
+        if index is not None and index >= 0
+    ]
 
 
 def geometry(devices: Iterable[Device]) -> list[tuple[str, tuple[int, int, int]]]:

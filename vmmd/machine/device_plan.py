@@ -24,6 +24,7 @@ BUSES: dict[str | None, tuple[str, ...]] = {
     "PCI": ("pci.0",),
     "ISA": ("isa.0",),
     "IDE": ("ide.1", "ide.0"),  # QEMU-COMPAT: the latest comes first, and is not left when it is full
+    "floppy-bus": ("floppy-bus.0",),
     None: ("main-system-bus",),
 }
 _OTHER_NAMES = {"pci": "pci.0", "isa": "isa.0"}

@@ -3,7 +3,7 @@
 
 FED0_0000h  HPET
 pci.0  00.0 i440FX host bridge (PAM, SMRAM)   01.0 PIIX3 (PIRQ, reset port)   01.1 PIIX3 IDE   01.3 PIIX4 PM
-ISA    RTC/CMOS, speaker port, i8042 with keyboard and mouse, port 92h, fw_cfg;
+ISA    RTC/CMOS, speaker port, i8042 with keyboard and mouse, port 92h, fw_cfg, 8237A pair, floppy controller;
        8259, I/O APIC and 8254, in the kernel or not
 """
 
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from vmmd.core.device import Device, ResetKind
 from vmmd.core.device_tree import composite, place
 from vmmd.core.registry import device_class
+from vmmd.devices.isa.i8257 import IsaDma
 from vmmd.devices.pci.bus import PciBus
 from vmmd.devices.user_interrupts import UserInterrupts
 from vmmd.errors import InternalError, UsageError, named
-from vmmd.machine.cmos_disks import disk_cells
+from vmmd.machine.cmos_disks import disk_cells, floppy_cells
 from vmmd.machine.device_plan import BUSES, new_props
 from vmmd.units import KiB, MiB
 
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
     from vmmd.core.device import DeviceContext
     from vmmd.core.tree import Node, ObjectTree
     from vmmd.devices.acpi.pm import Piix4Pm
+    from vmmd.devices.floppy.device import Floppy
+    from vmmd.devices.floppy.isa import IsaFdc
     from vmmd.devices.hpet import Hpet
     from vmmd.devices.ide.device import IdeDevice
     from vmmd.devices.ide.piix3 import Piix3Ide
     from vmmd.devices.ioapic import Ioapic
     from vmmd.devices.isa.fw_cfg import FwCfg
     from vmmd.devices.isa.i8042 import I8042
+    from vmmd.devices.isa.i8257 import I8257
     from vmmd.devices.isa.i8259 import I8259
     from vmmd.devices.isa.pit import IsaPit
     from vmmd.devices.isa.rtc import Mc146818Rtc
@@ -91,6 +95,8 @@ class PcI440fx:
         self.connect_kernel_pit: Callable[[bool], None] = lambda on: None
         self.pit: IsaPit | None = None  # None: in the kernel, or none at all
         self.hpet: Hpet | None = None
+        self.isa_dma: IsaDma
+        self.fdc: IsaFdc
         self.pm: Piix4Pm
         self.rtc: Mc146818Rtc
         self.fw_cfg: FwCfg
@@ -161,7 +167,6 @@ class PcI440fx:
         above_16m = min(max(low - 16 * MiB, 0) // (64 * KiB), 65535)
         above_4g = min(high // (64 * KiB), 0xFF_FFFF)
         cells = {
-            0x14: 0x06,  # equipment: display by adapter's ROM, FPU present
             0x15: base_kib & 0xFF, 0x16: base_kib >> 8,
             0x17: extended_kib & 0xFF, 0x18: extended_kib >> 8,
             0x30: extended_kib & 0xFF, 0x31: extended_kib >> 8,
@@ -218,20 +223,45 @@ class PcI440fx:
 
     def complete(self) -> None:
         """Every device of the command line is there: tell firmware in CMOS of the disks."""
-        for index, value in disk_cells(self.devices).items():
+        for index, value in {**disk_cells(self.devices), **floppy_cells(self.fdc.floppies)}.items():
             self.rtc.cmos_set(index, value)
 
     def _plug_isa(self) -> None:
+        self._plug_dma()
         self._plug_pics()
         self._plug_hpet()
         self._plug_rtc()
         self._plug_pit()
+        self._plug_floppies()
         if self.config.machine.i8042:
             self._plug_keyboard()
         self._plug(self._make("port92"))
         fw_cfg = self._make("fw_cfg_io")
         self.fw_cfg = fw_cfg  # type: ignore[assignment]
         self._plug(fw_cfg, (self.tree.machine, "fw_cfg"))
+
+    def _plug_dma(self) -> None:
+        first: I8257 = self._make("i8257")  # type: ignore[assignment]
+        second: I8257 = self._make("i8257")  # type: ignore[assignment]
+        for controller in (first, second):
+            controller.props.place(second=controller is second)
+            self._plug(controller)
+        self.isa_dma = IsaDma(first, second)
+
+    def _plug_floppies(self) -> None:
+        """The floppy controller and the drives of ``-drive if=floppy``."""
+        fdc: IsaFdc = self._make("isa-fdc")  # type: ignore[assignment]
+        fdc.dma = self.isa_dma
+        node = self._plug(fdc)
+        self.fdc = fdc
+        self._buses[fdc.bus_of_drives] = fdc.floppies
+        self.tree.add_bus(fdc.bus_of_drives, node, "floppy-bus")
+        for drive in self.config.drives:
+            if drive.interface == "floppy":
+                with named(f"-drive id={drive.id}"):
+                    floppy: Floppy = self._make("floppy")  # type: ignore[assignment]
+                    floppy.props.unit, floppy.props.drive = drive.unit, drive.id
+                    self._plug(floppy)
 
     def _plug_pit(self) -> None:
         """The 8254 and the port of its counter 2."""

@@ -82,13 +82,20 @@ _OTHERS = {
     "PCI": "bus",
     "ISA": "bus",
     "IDE": "bus",
+    "floppy-bus": "bus",
     "System": "bus",
     "virtio-pci-bus": "virtio-bus",
     "i440FX-pcihost": "pci-host-bridge",
     "kvm-accel": "accel",
 }
 _CONCRETE_ACCEL = "accel"  # QEMU-COMPAT: a base that is not abstract
-_BUS_PARENTS = {"PCI": "pci-device", "ISA": "isa-device", "IDE": "ide-device", None: "sys-bus-device"}
+_BUS_PARENTS = {
+    "PCI": "pci-device",
+    "ISA": "isa-device",
+    "IDE": "ide-device",
+    "floppy-bus": "device",
+    None: "sys-bus-device",
+}
 _INNER_PARENTS = {"serial": "device"}
 _CHARDEV_PARENTS = {"file": "chardev-fd", "stdio": "chardev-fd"}
 

@@ -220,7 +220,7 @@ class DriveOptions(OptionSet):
     interface = prop(
         enum_type("str", "none", "virtio", "ide", "scsi", "floppy", "pflash", "sd", "mtd", "xen"),
         "ide",
-        "what the guest sees: ide, virtio, or none: a -device takes it",
+        "what the guest sees: ide, virtio, floppy, or none: a -device takes it",
         wire="if",
     )
     index = prop(NUMBER, None, "number on the interface")
@@ -251,7 +251,7 @@ class DriveOptions(OptionSet):
     later: ClassVar = {
         "snapshot": ONLY_OFF,
         "copy-on-read": ONLY_OFF,
-        "if": ("none", "virtio", "ide"),
+        "if": ("none", "virtio", "ide", "floppy"),
         "aio": ("threads", "io_uring"),
         "detect-zeroes": ("off",),
         "stats-account-invalid": (True,),

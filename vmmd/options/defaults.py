@@ -2,7 +2,7 @@
 """What follows from a command line that does not say it: CPU topology, accelerator, RAM size, default devices.
 
 Without ``-nodefaults`` QEMU adds devices that nobody asked for. vmmd adds COM1 (its output goes nowhere, as on a QEMU
-without a window) and says in one line which of the others this version does not have.
+without a window) and an empty floppy drive, and says in one line which of the others this version does not have.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.errors import UsageError
-from vmmd.options.backends import ChardevNull, ChardevStdio
+from vmmd.options.backends import ChardevNull, ChardevStdio, DriveOptions
 from vmmd.options.drives import place_drives
 from vmmd.options.fields import at, shown, unknown_name
 from vmmd.options.models import (
@@ -46,6 +46,8 @@ def complete(draft: Draft) -> None:
     resolve_smp(config, machine)
     _numa(config)
     _boot_files(config)
+    if not config.nodefaults and machine.name != "none":
+        _default_floppy(config)
     place_drives(config)
     if not config.nodefaults and machine.name != "none":
         _default_devices(draft)
@@ -128,6 +130,16 @@ def _boot_files(config: Config) -> None:
     config.bios = config.bios or machine.firmware
 
 
+def _default_floppy(config: Config) -> None:
+    """An empty diskette drive A."""
+    if any(device.driver in _FLOPPY_TYPES for device in config.devices):
+        return
+    taken = any(drive.interface == "floppy" and not (drive.index or drive.unit) for drive in config.drives)
+    if not taken:
+        items = [("if", "floppy"), ("index", "0")]
+        config.drives.append(DriveOptions.from_items(items, "default floppy"))
+
+
 def _default_devices(draft: Draft) -> None:
     config = draft.config
     drivers = {device.driver for device in config.devices}
@@ -145,8 +157,6 @@ def _default_devices(draft: Draft) -> None:
         missing.append("a network card (e1000)")
     if not drivers & _CDROM_TYPES:
         missing.append("a CD-ROM drive")
-    if not drivers & _FLOPPY_TYPES:
-        missing.append("a floppy drive")
     if "parallel" not in draft.given:
         missing.append("a parallel port")
     if config.nographic and not draft.given & {"monitor", "mon", "qmp", "qmp-pretty"}:

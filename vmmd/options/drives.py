@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 #: units on one bus of an interface; of the others there is one bus without end
 UNITS = {"ide": 2, "scsi": 7}
 #: buses of an interface that the board has
-BUSES = {"ide": 2}
+BUSES = {"ide": 2, "floppy": 1}
+FLOPPIES = 2  # QEMU-COMPAT: not a limit of the interface, but of the board
+#: interfaces whose devices follow rerror and werror
+_WITH_POLICY = ("ide", "scsi", "virtio", "none")
 
 
 def place_drives(config: Config) -> None:
     """Give every drive its bus, unit and id; ``if=virtio`` makes the device, too. Raises UsageError."""
     taken: set[tuple[str, int, int]] = set()
     for drive in config.drives:
+        _check_policy(drive)
         bus, unit = _place(drive, taken)
         taken.add((drive.interface, bus, unit))
         drive.bus, drive.unit = bus, unit
@@ -33,6 +37,15 @@ def place_drives(config: Config) -> None:
         if drive.interface == "virtio":
             config.devices.append(
                 DeviceOptions("virtio-blk-pci", None, None, [("drive", drive.id)], made_from=f"-drive id={drive.id}")
+            )
+
+
+def _check_policy(drive: DriveOptions) -> None:
+    for name in ("werror", "rerror"):
+        if name in drive.given and drive.interface not in _WITH_POLICY:
+            # QEMU-COMPAT: the sentence
+            raise UsageError(
+                f"-drive if={drive.interface}: {name} is not supported by this bus type", "the guest is told of errors"
             )
 
 
@@ -56,7 +69,7 @@ def _place(drive: DriveOptions, taken: set[tuple[str, int, int]]) -> tuple[int, 
     if (interface, bus, unit) in taken:
         index = bus * units + unit if units else unit
         raise UsageError(f"{where}: drive with bus={bus}, unit={unit} (index={index}) exists")
-    if bus >= BUSES.get(interface, bus + 1):
+    if bus >= BUSES.get(interface, bus + 1) or (interface == "floppy" and unit >= FLOPPIES):
         raise UsageError(
             f"{where}: machine type does not support if={interface},bus={bus},unit={unit}",
             f"the board has {BUSES[interface]} channels",

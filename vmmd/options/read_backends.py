@@ -149,6 +149,12 @@ def read_hd(draft: Draft, option: str, text: str) -> None:
     draft.config.drives.append(backends.DriveOptions.from_items(items, f"{option} {shown(text)}"))
 
 
+def read_fd(draft: Draft, option: str, text: str) -> None:
+    """``-fda FILE`` and ``-fdb FILE``: a diskette in drive A or B."""
+    items = [("if", "floppy"), ("index", str("ab".index(option[-1]))), ("file", text)]
+    draft.config.drives.append(backends.DriveOptions.from_items(items, f"{option} {shown(text)}"))
+
+
 def drive_options(option: str, text: str) -> backends.DriveOptions:
     """The argument of ``-drive``. Raises UsageError."""
     argument = keyval.parse(option, text)

@@ -55,13 +55,18 @@ OPTIONS: tuple[OptionSpec, ...] = (
     OptionSpec("audio", "DRIVER", STANDARD, "sound", machine.read_later, True),
     # ---
     OptionSpec(
-        "drive", "if=none|virtio|ide,file=PATH,format=raw,id=ID[,cache=,aio=…]", BLOCK, "a disk", backend.read_drive
+        "drive",
+        "if=none|virtio|ide|floppy,file=PATH,format=raw,id=ID[,cache=,aio=…]",
+        BLOCK,
+        "a disk",
+        backend.read_drive,
     ),
     OptionSpec("blockdev", "driver=NAME,node-name=ID[,…] | JSON", BLOCK, "a block node", backend.read_blockdev),
     *(OptionSpec(name, "FILE", BLOCK, "an IDE disk", backend.read_hd) for name in ("hda", "hdb", "hdc", "hdd")),
+    *(OptionSpec(name, "FILE", BLOCK, "a diskette", backend.read_fd) for name in ("fda", "fdb")),
     *(
-        OptionSpec(name, "FILE", BLOCK, "an IDE, floppy or flash medium", machine.read_later, True)
-        for name in ("cdrom", "fda", "fdb", "sd", "pflash", "mtdblock")
+        OptionSpec(name, "FILE", BLOCK, "an IDE or flash medium", machine.read_later, True)
+        for name in ("cdrom", "sd", "pflash", "mtdblock")
     ),
     OptionSpec("snapshot", None, BLOCK, "write to temporary files", machine.read_later, True),
     OptionSpec("fsdev", "…", BLOCK, "file system shared with the guest", machine.read_later, True),

@@ -68,7 +68,7 @@ def _text(declared: Prop[Any], node: Node) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
-        return f"{value} ({format_size(value) if declared.kind.qapi_name == 'size' else hex(value)})"
+        return f"{value} ({format_size(value) if declared.kind.qapi_name == 'size' else hex(value & U64_MAX)})"
     return f'"{value}"'
 
 
