@@ -46,6 +46,24 @@ class NumaNode(NamedTuple):
     apic_ids: Sequence[int]
 
 
+class FloppyDrive(NamedTuple):
+    """A diskette drive: its number for INT 13h in CMOS RAM, and the largest diskettes that it takes."""
+
+    cmos_type: int
+    tracks: int
+    sectors: int
+    heads: int
+
+
+class FloppyController(NamedTuple):
+    """The floppy disk controller, and who sits at units 0 and 1."""
+
+    io_base: int
+    irq: int
+    dma: int
+    drives: tuple[FloppyDrive | None, FloppyDrive | None]
+
+
 class AcpiConfig(NamedTuple):
     """What the tables describe. Windows are (first, last) address; ports as the firmware has programmed them."""
 
@@ -54,6 +72,7 @@ class AcpiConfig(NamedTuple):
     apic_ids: Sequence[int] = (0,)  # of all possible CPUs
     cpus_present: int = 1  # the first so many of them are there at start
     serial_ports: Sequence[tuple[int, int]] = ()  # (I/O base, IRQ)
+    floppy: FloppyController | None = None
     rtc: bool = True
     keyboard: bool = True
     mouse: bool = True

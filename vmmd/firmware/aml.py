@@ -258,6 +258,11 @@ def io(base: int, length: int, alignment: int = 1) -> bytes:
     return struct.pack("<BBHHBB", 0x47, 1, base, base, alignment, length)
 
 
+def dma(*channels: int) -> bytes:
+    """DMA channels, one of which is used: byte transfers, compatibility timing (ACPI 6.4 §6.4.2.2)."""
+    return bytes((0x2A, sum(1 << channel for channel in channels), 0x00))
+
+
 def memory32_fixed(base: int, length: int, *, writable: bool = False) -> bytes:
     return struct.pack("<BHBII", 0x86, 9, 1 if writable else 0, base, length)
 

@@ -12,6 +12,7 @@ No method runs a loop and no device exists per slot: interpreting AML is what sl
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from vmmd.firmware.aml import (
@@ -21,8 +22,10 @@ from vmmd.firmware.aml import (
     Space,
     and_,
     arg,
+    buffer,
     create_dword_field,
     device,
+    dma,
     dword_memory,
     eisa_id,
     field,
@@ -48,7 +51,7 @@ from vmmd.firmware.aml import (
 )
 
 if TYPE_CHECKING:
-    from vmmd.firmware.acpi_tables import AcpiConfig
+    from vmmd.firmware.acpi_tables import AcpiConfig, FloppyController
 
 PCI_SLOTS = 32
 PCI_PINS = 4
@@ -63,6 +66,11 @@ _STA_PRESENT = 0x0B  # present, enabled, functioning, not shown (§6.3.7)
 _STA_SHOWN = 0x0F
 _STA_DISABLED = 0x09
 _PIRQ_DISABLED = 0x80
+
+_FDE_NO_TAPE = 2
+#: the rest of _FDI, the diskette parameter table of a 1.44 MB drive (QEMU-COMPAT: of every drive): step rate and head
+#: unload, head load, motor off, sector size code, sectors, gap, data length, format gap, fill, settle, motor start
+_FDI_PARAMETERS = (0xAF, 0x02, 0x25, 0x02, 0x12, 0x1B, 0xFF, 0x6C, 0xF6, 0x0F, 0x08)
 
 
 def build(config: AcpiConfig) -> bytes:
@@ -131,6 +139,8 @@ def _isa(config: AcpiConfig) -> bytes:
         operation_region("PIRQ", Space.PCI_CONFIG, PIRQ_REGISTERS, PCI_PINS),
         field("PIRQ", Access.BYTE, *((f"PRQ{letter}", 8) for letter in "ABCD")),
     ]
+    if config.floppy is not None:
+        terms.append(_floppies(config.floppy))
     if config.rtc:
         terms.append(_simple("RTC", eisa_id("PNP0B00"), io(0x70, 8), irq(8)))
     if config.keyboard:
@@ -163,6 +173,24 @@ def _pvpanic(port: int) -> bytes:
         method("RDPT", 0, return_(path("PEPT"))),
         method("WRPT", 1, store(arg(0), path("PEPT"))),
     )
+
+
+def _floppies(fdc: FloppyController) -> bytes:
+    """§9.9: _FDE tells which drives are there, _FDI what INT 13h function 8 says of one."""
+    ports = io(fdc.io_base + 2, 4, 0), io(fdc.io_base + 7, 1, 0)
+    terms = [
+        name("_HID", eisa_id("PNP0700")),
+        name("_CRS", resources(*ports, irq(fdc.irq), dma(fdc.dma))),
+    ]
+    for unit, drive in enumerate(fdc.drives):
+        if drive is None:
+            continue
+        largest = (drive.cmos_type, drive.tracks - 1, drive.sectors, drive.heads - 1)
+        values = [integer(value) for value in (unit, *largest, *_FDI_PARAMETERS)]
+        terms.append(device(f"FLP{'AB'[unit]}", name("_ADR", integer(unit)), name("_FDI", package(*values))))
+    present = struct.pack("<5I", *(drive is not None for drive in fdc.drives), 0, 0, _FDE_NO_TAPE)
+    terms.append(name("_FDE", buffer(present)))
+    return device("FDC0", *terms)
 
 
 def _link(index: int) -> bytes:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vmmd.core.bootstate import BootState
-    from vmmd.firmware.acpi_tables import AcpiBlobs, AcpiConfig, NumaNode
+    from vmmd.firmware.acpi_tables import AcpiBlobs, AcpiConfig, FloppyController, FloppyDrive, NumaNode
     from vmmd.firmware.direct_boot import DirectBoot
     from vmmd.kvm.cpuid import CpuConfig
     from vmmd.machine.pc_i440fx import PcI440fx
@@ -159,6 +159,7 @@ class FirmwareSetup:
                 for device in self.board.devices
                 if device.type_name == "isa-serial"
             ],
+            floppy=self._floppies(),
             keyboard=config.machine.i8042,
             mouse=False,
             hpet=self.board.hpet is not None,
@@ -171,6 +172,20 @@ class FirmwareSetup:
             s4_value=pm.props.s4_val,
             numa=self._numa_nodes(),
         )
+
+    def _floppies(self) -> FloppyController:
+        from vmmd.devices.floppy.formats import KINDS, largest
+        from vmmd.firmware.acpi_tables import FloppyController, FloppyDrive
+
+        def of(kind: str) -> FloppyDrive | None:
+            if KINDS[kind].usual is None:
+                return None
+            form = largest(kind)
+            return FloppyDrive(KINDS[kind].cmos, form.tracks, form.sectors, form.heads)
+
+        props = self.board.fdc.props
+        first, second = (of(drive.kind) for drive in self.board.fdc.fdc.drives)
+        return FloppyController(props.iobase, props.irq, props.dma, (first, second))
 
     def _pvpanic_port(self) -> int:
         """The port of an ISA pvpanic; 0 when there is none."""

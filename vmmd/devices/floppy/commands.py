@@ -63,7 +63,9 @@ def _length(data: bytes, multi_track: bool) -> int:
     _, _, _, _, sector, code, last, _, short = data
     if code == 0:
         return short
-    sectors = last - sector + 1 + (last if multi_track else 0)
+    sectors = last - sector + 1
+    if sectors >= 0 and multi_track:
+        sectors += last
     return sectors * (128 << min(code, SIZE_CODE_MAX))
 
 
@@ -167,7 +169,7 @@ def _end_of_track(fdc: Fdc) -> int:
 
 
 def _dump_registers(fdc: Fdc, data: bytes) -> None:
-    tracks = [drive.track for drive in fdc.drives]
+    tracks = [drive.track for drive in fdc.numbered]
     load = fdc.head_load << 1 | fdc.uses_dma
     tail = (_end_of_track(fdc), _lock_and_perpendicular(fdc), fdc.config, fdc.precompensation_track)
     fdc.answer((*tracks, 0, 0, fdc.step_rate, load, *tail))
@@ -218,13 +220,13 @@ def _drive_specification(fdc: Fdc, data: bytes) -> None:
 
 
 def _save(fdc: Fdc, data: bytes) -> None:
-    tracks = [drive.track for drive in fdc.drives]
+    tracks = [drive.track for drive in fdc.numbered]
     tail = (_end_of_track(fdc), _lock_and_perpendicular(fdc), fdc.config, fdc.precompensation_track, fdc.power_mode)
     fdc.answer((0, 0, *tracks, 0, 0, fdc.step_rate, fdc.head_load, *tail, 0, 0))
 
 
 def _restore(fdc: Fdc, data: bytes) -> None:
-    for drive, track in zip(fdc.drives, data[3:5], strict=True):
+    for drive, track in zip(fdc.numbered, data[3:5], strict=True):
         drive.track = track
     fdc.step_rate, fdc.head_load, fdc.end_of_track = data[7:10]
     fdc.locked = bool(data[10] & LOCK_BIT)

@@ -197,9 +197,14 @@ class Fdc:
     # -- for commands ----------------------------------------------------------------------------------------
 
     @property
+    def numbered(self) -> tuple[FloppyDrive, ...]:
+        """The drives by the number that commands give them: the boot select bit exchanges them (§2.1.4)."""
+        return self.drives[::-1] if self._tdr & TDR_BOOT_SELECT else self.drives
+
+    @property
     def drive(self) -> FloppyDrive:
         """The selected one."""
-        return self.drives[self._current]
+        return self.numbered[self._current]
 
     @property
     def unit(self) -> int:

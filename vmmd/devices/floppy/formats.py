@@ -41,7 +41,7 @@ _3_INCH_144 = tuple(
     Format(sectors, tracks, 2, RATE_500K)
     for sectors, tracks in ((18, 80), (20, 80), (21, 80), (21, 82), (21, 83), (22, 80), (23, 80), (24, 80))
 )
-_3_INCH_288 = tuple(Format(sectors, 80, 2, RATE_1M) for sectors in (36, 39, 40, 44))
+_3_INCH_288 = tuple(Format(sectors, 80, 2, RATE_1M) for sectors in (36, 39, 40, 44, 48))
 _3_INCH_720 = tuple(
     Format(sectors, tracks, 2, RATE_250K)
     for sectors, tracks in ((9, 80), (10, 80), (10, 82), (10, 83), (13, 80), (14, 80))
@@ -68,6 +68,12 @@ KINDS = {
 #: a format decides for a kind, when the drive may choose; where a size is in two groups the first one counts
 _BY_KIND = (("144", _3_INCH_144), ("288", _3_INCH_288), ("144", _3_INCH_720), ("120", _5_INCH))
 _GROUPS = {False: (*_3_INCH_144, *_3_INCH_288, *_3_INCH_720, *_3_INCH_360), True: _5_INCH}
+
+
+def largest(kind: str) -> Format:
+    """The most tracks and sectors that diskettes for a kind of drive have: what firmware tells of the drive."""
+    formats = [each for of_kind, group in _BY_KIND if of_kind == kind for each in group]
+    return Format(max(each.sectors for each in formats), max(each.tracks for each in formats), 2, formats[0].rate)
 
 
 def kind_for(size_bytes: int) -> str | None:
