@@ -23,6 +23,8 @@ DEVICES: dict[str, str] = {
     "vmgenid": "vmmd.devices.vmgenid:VmGenId",
     "pvpanic": "vmmd.devices.isa.pvpanic:Pvpanic",
     "pvpanic-pci": "vmmd.devices.pci.pvpanic:PvpanicPci",
+    "pc-testdev": "vmmd.devices.isa.pc_testdev:PcTestdev",
+    "pci-testdev": "vmmd.devices.pci.testdev:PciTestdev",
     "isa-debug-exit": "vmmd.devices.isa.debug_exit:IsaDebugExit",
     "virtio-blk-pci": "vmmd.devices.virtio.blk.device:VirtioBlkPci",
     "virtio-blk-pci-transitional": "vmmd.devices.virtio.blk.device:VirtioBlkPciTransitional",
@@ -61,7 +63,7 @@ DEVICES: dict[str, str] = {
 LATER: tuple[str, ...] = (
     "AC97", "VGA", "cirrus-vga", "e1000", "ich9-usb-ehci1", "ich9-usb-uhci1",
     "ich9-usb-uhci2", "ich9-usb-uhci3", "ide-cd", "intel-hda", "isa-applesmc", "isa-parallel",
-    "lsi53c895a", "megasas", "nec-usb-xhci", "nvdimm", "nvme", "pc-dimm", "pc-testdev", "pci-bridge", "pci-testdev",
+    "lsi53c895a", "megasas", "nec-usb-xhci", "nvdimm", "nvme", "pc-dimm", "pci-bridge",
     "pcie-root-port", "piix3-usb-uhci", "qemu-xhci", "qxl", "qxl-vga", "rtl8139", "sb16",
     "scsi-cd", "scsi-hd", "sdhci-pci", "tpm-crb", "tpm-tis", "usb-ehci", "usb-host", "usb-hub", "usb-kbd",
     "usb-mouse", "usb-redir", "usb-serial", "usb-storage", "usb-tablet", "vfio-pci", "vhost-user-blk-pci",
