@@ -13,6 +13,7 @@ import pytest
 from tests.integration.kvm_guest import TinyVm
 from vmmd.core.address_space import IoRange
 from vmmd.errors import BackendError
+from vmmd.kvm.chips import KernelChips
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -187,6 +188,25 @@ def test_pit_with_both_policies_is_made() -> None:
         vm.vm.create_pit("discard")
         with pytest.raises(BackendError, match="KVM_CREATE_PIT2 failed: File exists"):
             vm.vm.create_pit()
+    finally:
+        vm.close()
+
+
+def test_hpet_takes_interrupt_0_from_the_kernels_timer() -> None:
+    """KVM_PIT_FLAGS_HPET_LEGACY says so, and a reset gives it back."""
+    vm = TinyVm(b"\xf4")
+    try:
+        vm.vm.create_pit()
+        chips = KernelChips(vm.vm, has_pit=True)
+
+        def legacy() -> int:
+            return chips._get_pit()[3 * 24] & 1
+
+        for on in (False, True, False):
+            chips.connect_pit(on)
+            assert legacy() == (0 if on else 1)
+        chips.reset()
+        assert legacy() == 0
     finally:
         vm.close()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.unit.fakes import ImmediateLoop
-from vmmd.core.clock import VirtualClock
+from vmmd.core.clock import EXACT_EXPIRIES, ManualClock, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,3 +139,38 @@ def test_frozen_clock_fires_nothing_and_goes_on_where_it_stood():
     loop.run_later()
     assert len(fired) == 1
     assert 0 <= fired[0] - frozen_at < SECOND
+
+
+def test_a_timer_that_is_always_due_leaves_the_loop_its_turns():
+    """A turn ends although the timer arms itself again in the past, and the next one keeps a distance."""
+    clock, loop, lock = make()
+    fired: list[int] = []
+
+    def again() -> None:
+        fired.append(clock.now_ns())
+        timer.arm(fired[-1] + 1)
+
+    timer = clock.timer(again)
+    with lock:
+        timer.arm(clock.now_ns())
+    loop.run()
+    loop.run_later()
+    loop.run()
+    assert len(fired) == 1
+    assert next_wake_ns(loop) == 50_000
+
+
+def test_a_move_of_a_clock_runs_a_bounded_number_of_timers_one_by_one():
+    clock = ManualClock()
+    fired: list[int] = []
+
+    def again() -> None:
+        fired.append(clock.now_ns())
+        timer.arm(clock.now_ns() + 10)
+
+    timer = clock.timer(again)
+    timer.arm(10)
+    clock.advance(3600 * SECOND)
+    assert fired[:3] == [10, 20, 30]
+    assert len(fired) == EXACT_EXPIRIES + 1
+    assert fired[-1] == clock.now_ns() == 3600 * SECOND
