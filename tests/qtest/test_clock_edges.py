@@ -327,6 +327,33 @@ def test_rtc_set_holds_the_time_but_not_the_phase(timers: Timers) -> None:
     assert timers.cmos(0) == (frozen + 1) % 60
 
 
+def test_rtc_slew_makes_up_for_ticks_that_nobody_took() -> None:
+    """Ten periods without an acknowledgement: with ``driftfix=slew`` all of them come in the end, else one."""
+    for policy, made_up in (("slew", 10), ("none", 1)):
+        with Qtest("vmmd", "-nodefaults", "-rtc", f"base=2024-02-28T23:59:58,clock=vm,driftfix={policy}") as vm:
+            timers = Timers(vm)
+            period = 32 * OSCILLATOR_NS
+            timers.cmos(RTC_B, 0x46)
+            vm.clock_set(math.ceil(10 * period))
+            taken = 0
+            for now in range(math.ceil(10 * period), math.ceil(20 * period) - 1, 50_000):
+                vm.clock_set(now)
+                if vm.irq(RTC):
+                    taken += timers.cmos(RTC_C) >> 6 & 1
+            assert taken == made_up + 9, policy
+
+
+def test_rtc_change_is_told_with_offset_and_path() -> None:
+    with Qtest("vmmd", "-nodefaults", "-rtc", "base=2024-02-28T12:00:00,clock=vm") as vm:
+        timers = Timers(vm)
+        timers.cmos(4, 0x15)
+        data = vm.wait_event("RTC_CHANGE")["data"]
+        assert data["offset"] == 3 * 3600
+        assert vm.qmp("qom-get", path=data["qom-path"], property="type") == "mc146818rtc"
+        now = vm.qmp("qom-get", path="/machine", property="rtc-time")
+        assert (now["tm_year"], now["tm_mon"], now["tm_mday"], now["tm_hour"]) == (124, 1, 28, 15)
+
+
 # -- PM timer --------------------------------------------------------------------------------------------------------
 
 

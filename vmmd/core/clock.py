@@ -90,8 +90,9 @@ class ClockTimer:
         return self._deadline
 
     def arm(self, deadline_ns: int) -> None:
-        self._deadline = deadline_ns
-        self._clock.schedule(self, deadline_ns)
+        if deadline_ns != self._deadline:
+            self._deadline = deadline_ns
+            self._clock.schedule(self, deadline_ns)
 
     def cancel(self) -> None:
         self._deadline = None
@@ -100,6 +101,19 @@ class ClockTimer:
         """Run the callback (DeviceLock held); the timer is not armed any more, unless the callback arms it."""
         self._deadline = None
         self._callback()
+
+
+#: (deadline, sequence number, timer), a heap
+_Queue = list[tuple[int, int, ClockTimer]]
+
+
+def _compact(queue: _Queue) -> int:
+    """Drop the entries of timers that were cancelled or armed again: the guest chooses how often. The length at which
+    to look again. Lock held."""
+    valid = {id(timer): (due, number, timer) for due, number, timer in queue if timer.deadline_ns == due}
+    queue[:] = valid.values()
+    heapq.heapify(queue)
+    return max(_QUEUE_MIN, 2 * len(queue))
 
 
 class VirtualClock:
@@ -112,7 +126,7 @@ class VirtualClock:
         self.on_failure: Callable[[str], None] | None = None
         self._offset_ns = -time.monotonic_ns()
         self._frozen_at: int | None = 0
-        self._queue: list[tuple[int, int, ClockTimer]] = []
+        self._queue: _Queue = []
         self._queue_limit = _QUEUE_MIN
         self._sequence = 0
         self._wake: Cancellable | None = None
@@ -148,16 +162,9 @@ class VirtualClock:
         self._sequence += 1
         heapq.heappush(self._queue, (deadline_ns, self._sequence, timer))
         if len(self._queue) > self._queue_limit:
-            self._compact()
+            self._queue_limit = _compact(self._queue)
         if not self._rearm_posted and (self._wake_deadline is None or deadline_ns < self._wake_deadline):
             self._post_rearm()
-
-    def _compact(self) -> None:
-        """Drop the entries of timers that were cancelled or armed again: the guest chooses how often. Lock held."""
-        valid = {id(timer): (due, number, timer) for due, number, timer in self._queue if timer.deadline_ns == due}
-        self._queue = list(valid.values())
-        heapq.heapify(self._queue)
-        self._queue_limit = max(_QUEUE_MIN, 2 * len(self._queue))
 
     def _post_rearm(self) -> None:
         self._rearm_posted = True
@@ -207,7 +214,8 @@ class ManualClock:
     def __init__(self, host_ns: int = 1_700_000_000 * 1_000_000_000) -> None:
         self._now = 0
         self._host_base = host_ns
-        self._queue: list[tuple[int, int, ClockTimer]] = []
+        self._queue: _Queue = []
+        self._queue_limit = _QUEUE_MIN
         self._sequence = 0
 
     def now_ns(self) -> int:
@@ -222,6 +230,8 @@ class ManualClock:
     def schedule(self, timer: ClockTimer, deadline_ns: int) -> None:
         self._sequence += 1
         heapq.heappush(self._queue, (deadline_ns, self._sequence, timer))
+        if len(self._queue) > self._queue_limit:
+            self._queue_limit = _compact(self._queue)
 
     def next_deadline(self) -> int | None:
         """The earliest armed deadline, or None."""

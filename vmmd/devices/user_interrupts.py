@@ -60,7 +60,9 @@ class UserInterrupts:
 
     def set_gsi(self, gsi: int, level: int) -> None:
         if gsi < INPUTS:
-            if self._master is not None:
+            if (
+                self._master is not None and gsi != CASCADE
+            ):  # the slave has that input; a timer of the HPET may have the GSI
                 self._master.set_input(gsi, level)
         elif gsi < 2 * INPUTS and self._slave is not None:
             self._slave.set_input(gsi - INPUTS, level)
