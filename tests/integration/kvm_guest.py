@@ -18,11 +18,11 @@ from vmmd.kvm.cpuid import Topology
 from vmmd.kvm.irqchip import KvmInterrupts
 from vmmd.kvm.system import CpuidEntry, Kvm
 from vmmd.machine.cpus import VcpuManager
+from vmmd.machine.user_chips import SplitChips, UserChips
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vmmd.machine.user_chips import UserChips
 
 ENTRY = 0x1000
 REAL_MODE = {
@@ -105,7 +105,7 @@ class HiddenRam:
 
 class TinyVm:
     """1 MiB of RAM, irqchip, ``count`` vCPUs, and code for the first one. With ``chips`` no controller is in the
-    kernel."""
+    kernel, or local APICs only."""
 
     def __init__(
         self,
@@ -114,15 +114,21 @@ class TinyVm:
         count: int = 1,
         ram_bytes: int = 1 << 20,
         boot: BootState | None = None,
-        chips: UserChips | None = None,
+        chips: UserChips | type[SplitChips] | None = None,
     ) -> None:
         self.kvm = Kvm.open()
         self.vm = self.kvm.create_vm()
+        self.loops: UserChips | SplitChips | None
         if chips is None:
             self.vm.create_irqchip()
+            self.loops = None
             self.interrupts = KvmInterrupts(self.vm)
-        else:
+        elif isinstance(chips, UserChips):
             self.vm.reserve_pages()
+            self.loops = chips
+        else:
+            self.vm.create_split_irqchip()
+            self.loops = chips(self.vm)
         self.map = mmap.mmap(-1, ram_bytes)
         # SAFETY: the mapping lives as long as this object; close() deletes the machine first
         self.hva = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
@@ -137,7 +143,7 @@ class TinyVm:
         self.cpus = VcpuManager(
             self.vm, count=count, pio=self.pio, mmio=self.mmio, lock=self.lock,
             requests=self.requests, loop=self.loop, cpu_config=PlainCpus(self.kvm), debug_threads=True,
-            hidden=HiddenRam(self.memory), loops=chips,
+            hidden=HiddenRam(self.memory), loops=self.loops,
         )  # fmt: skip
         self.cpus.set_boot_state(boot or BootState({"rip": ENTRY, "rsp": 0x8000, "rflags": 2}, REAL_MODE))
         self.cpus.start()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vCPUs whose local APICs are in user space: interrupts into the guest, HLT, IPIs, start-up of a second CPU."""
+"""vCPUs whose interrupt controllers are in user space, with and without the local APICs: interrupts into the guest,
+HLT, IPIs, start-up of a second CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import pytest
 from tests.integration.kvm_guest import ENTRY, PROTECTED_MODE, TinyVm
 from vmmd.core.bootstate import BootState
 from vmmd.core.clock import ManualClock
-from vmmd.machine.user_chips import UserChips
+from vmmd.machine.user_chips import SplitChips, UserChips
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,6 +50,14 @@ def until_equal(address: int, value: int) -> bytes:
     return b"\x83\x3d" + address.to_bytes(4, "little") + bytes((value, 0x75, 0xF7))
 
 
+def prepare(vm: TinyVm, end: bytes) -> None:
+    """Every vector counts and does ``end``."""
+    vm.memory.write(GDT, SEGMENTS)
+    vm.memory.write(HANDLER, COUNT + end)
+    gate = HANDLER | 8 << 16 | 0x8E00 << 32
+    vm.memory.write(IDT, gate.to_bytes(8, "little") * 256)
+
+
 class Machine:
     """A tiny VM with APICs in user space, whose every vector counts and ends its interrupt."""
 
@@ -56,10 +65,7 @@ class Machine:
         self.clock = ManualClock()
         self.chips = UserChips(self.clock)
         self.vm = vm = TinyVm(b"".join(code), count=count, boot=BOOT, chips=self.chips)
-        vm.memory.write(GDT, SEGMENTS)
-        vm.memory.write(HANDLER, COUNT + end)
-        gate = HANDLER | 8 << 16 | 0x8E00 << 32
-        vm.memory.write(IDT, gate.to_bytes(8, "little") * 256)
+        prepare(vm, end)
         self.apics = self.chips.apics
         self.apic = self.apics[0]
 
@@ -211,3 +217,63 @@ def test_pause_and_reset_of_sleeping_cpus(machine: Callable[..., Machine]) -> No
     m.chips.bus.deliver(0xFEE0_0000, 0x4041)
     m.wait_finished()
     assert m.counted == 1
+
+
+# -- local APICs in the kernel -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def split() -> Iterator[Callable[..., TinyVm]]:
+    made: list[TinyVm] = []
+
+    def make(*code: bytes, end: bytes) -> TinyVm:
+        made.append(TinyVm(b"".join(code), boot=BOOT, chips=SplitChips))
+        prepare(made[-1], end)
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_split_the_io_apic_is_told_the_end_of_level_triggered_interrupts(split: Callable[..., TinyVm]) -> None:
+    vm = split(put(SPURIOUS, 0x1FF), STI, until_equal(COUNTER, 2), FINISH, end=put(END, 0) + RETURN)
+    assert isinstance(vm.loops, SplitChips)
+    interrupts, ended = vm.loops.interrupts, []
+
+    def end_of_interrupt(vector: int) -> None:
+        ended.append(vector)
+        if len(ended) == 1:  # the level is still there
+            interrupts.signal_msi(0xFEE0_0000, 0x8041)
+
+    interrupts.end_of_interrupt = end_of_interrupt  # type: ignore[method-assign]
+    with vm.lock:
+        interrupts._messages.route_pin(20, (0xFEE0_0000, 0x8041))
+    vm.cpus.resume()
+    deadline = time.monotonic() + DEADLINE_S
+    while not ended:  # the guest switches its APIC on first; what comes before is lost
+        assert time.monotonic() < deadline, vm.cpus.exit_counts(0)
+        interrupts.signal_msi(0xFEE0_0000, 0x8041)
+        time.sleep(0.002)
+    assert vm.finished.wait(DEADLINE_S), vm.cpus.exit_counts(0)
+    vm.pause()
+    assert set(ended) == {0x41}
+    assert vm.cpus.exit_counts(0)["ioapic_eoi"] == len(ended) >= 2
+
+
+def test_split_the_8259_pair_interrupts_a_halted_boot_cpu(split: Callable[..., TinyVm]) -> None:
+    vm = split(STI, HALT, until_equal(COUNTER, 1), FINISH, end=RETURN)
+    assert isinstance(vm.loops, SplitChips)
+    interrupts = vm.loops.interrupts
+
+    def acknowledge() -> int:
+        interrupts.intr(0)
+        return 0x21
+
+    interrupts.acknowledge = acknowledge  # type: ignore[method-assign]
+    vm.cpus.resume()
+    with vm.lock:
+        interrupts.intr(1)
+    assert vm.finished.wait(DEADLINE_S), vm.cpus.exit_counts(0)
+    vm.pause()
+    assert vm.memory.u32(COUNTER) == 1
