@@ -161,7 +161,7 @@ class FirmwareSetup:
             ],
             floppy=self._floppies(),
             keyboard=config.machine.i8042,
-            mouse=False,
+            mouse=config.machine.i8042,
             hpet=self.board.hpet is not None,
             vga=False,
             pvpanic_port=self._pvpanic_port(),
