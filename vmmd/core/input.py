@@ -148,7 +148,7 @@ class InputRouter:
         #: that are down, whoever pressed them
         self.buttons: set[str] = set()
         self.leds = Leds()
-        #: told when ``leds`` has changed
+        #: told when ``leds`` has changed: on the vCPU's thread that changed them, DeviceLock held
         self.on_leds: list[Callable[[Leds], None]] = []
 
     def add(self, name: str, kinds: Iterable[str], receiver: Receiver) -> Callable[[], None]:
@@ -207,7 +207,7 @@ class InputRouter:
         self.activate(entry.receiver)
 
     def set_leds(self, leds: Leds) -> None:
-        """The guest has switched lamps."""
+        """The guest has switched lamps. Any thread."""
         if leds != self.leds:
             self.leds = leds
             for listener in list(self.on_leds):
