@@ -246,10 +246,12 @@ class OpticalUnit:
     def read_cd(self, packet: bytes) -> Outcome:
         """§6.20. QEMU-COMPAT: user data alone, or everything."""
         lba, count, want = _be(packet, 2, 4), _be(packet, 6, 3), packet[9] & _WANT_MASK
-        if not count or want == _WANT_NOTHING:
+        if not count:
             return None
         if lba + count > self.sectors:
             return OUT_OF_RANGE
+        if want == _WANT_NOTHING:
+            return None
         if want not in (_WANT_USER_DATA, _WANT_ALL):
             return INVALID_FIELD
         return Read(lba, count, want == _WANT_ALL)
