@@ -38,6 +38,7 @@ DEVICES: dict[str, str] = {
     "i8257": "vmmd.devices.isa.i8257:I8257",
     "isa-fdc": "vmmd.devices.floppy.isa:IsaFdc",
     "PIIX3": "vmmd.devices.pci.piix3:Piix3",
+    "ide-cd": "vmmd.devices.ide.cd:IdeCd",
     "ide-hd": "vmmd.devices.ide.hd:IdeHd",
     "piix3-ide": "vmmd.devices.ide.piix3:Piix3Ide",
     "PIIX4_PM": "vmmd.devices.acpi.pm:Piix4Pm",
@@ -62,7 +63,7 @@ DEVICES: dict[str, str] = {
 #: types known from QEMU that a later version brings
 LATER: tuple[str, ...] = (
     "AC97", "VGA", "cirrus-vga", "e1000", "ich9-usb-ehci1", "ich9-usb-uhci1",
-    "ich9-usb-uhci2", "ich9-usb-uhci3", "ide-cd", "intel-hda", "isa-applesmc", "isa-parallel",
+    "ich9-usb-uhci2", "ich9-usb-uhci3", "intel-hda", "isa-applesmc", "isa-parallel",
     "lsi53c895a", "megasas", "nec-usb-xhci", "nvdimm", "nvme", "pc-dimm", "pci-bridge",
     "pcie-root-port", "piix3-usb-uhci", "qemu-xhci", "qxl", "qxl-vga", "rtl8139", "sb16",
     "scsi-cd", "scsi-hd", "sdhci-pci", "tpm-crb", "tpm-tis", "usb-ehci", "usb-host", "usb-hub", "usb-kbd",

@@ -198,8 +198,7 @@ class AtapiDrive(Drive):
         if kind not in (0, 1, 2, 4, 8):  # default, PIO, single word DMA, multiword DMA, Ultra DMA
             return False
         for word, value, used in ((62, 0x07, 2), (63, 0x07, 4), (88, 0x3F, 8)):
-            if kind > 1:
-                self._modes[word] = value | (selected if kind == used else 0)
+            self._modes[word] = value | (selected if kind == used else 0)
         return True
 
     # -- the packet ------------------------------------------------------------------------------------------
@@ -344,7 +343,8 @@ class AtapiDrive(Drive):
         left = self._total_bytes - self._moved_bytes
         room = scatter.total - self._moved_bytes
         if not left or room <= 0:
-            self.channel.dma.finish(scatter, self._moved_bytes)
+            # QEMU-COMPAT: descriptors that are left do not keep the engine active
+            self.channel.dma.finish(scatter, max(self._moved_bytes, scatter.total))
             if not left and room >= 0:
                 self._good()
             # QEMU-COMPAT: else the table is too short, the engine stops, and the drive waits for a reset

@@ -123,6 +123,7 @@ class OpticalUnit:
         self.sense = Sense(NO_SENSE, 0)
         self._changed = 0  # the medium was changed; which of the two errors comes next
         self._new_medium = self._eject_wanted = False  # events
+        self._may_send = True
 
     # -- medium ----------------------------------------------------------------------------------------------
 
@@ -164,12 +165,13 @@ class OpticalUnit:
 
     def execute(self, packet: bytes, *, may_send: bool) -> Outcome:
         """Carry out a command. A check condition is remembered for REQUEST SENSE."""
-        outcome = self._execute(packet, may_send)
+        self._may_send = may_send
+        outcome = self._execute(packet)
         if isinstance(outcome, Sense):
             self.sense = outcome
         return outcome
 
-    def _execute(self, packet: bytes, may_send: bool) -> Outcome:
+    def _execute(self, packet: bytes) -> Outcome:
         command = COMMANDS.get(packet[0])
         traits = command.traits if command is not None else Trait(0)
         if not traits & Trait.ALWAYS:
@@ -181,8 +183,9 @@ class OpticalUnit:
             return MEDIUM_NOT_PRESENT
         if command is None:
             return ILLEGAL_OPCODE
-        outcome = command.run(self, packet) if may_send or not traits & Trait.SENDS else Other.NO_ROOM
-        return outcome if may_send or not isinstance(outcome, Reply | Read) else Other.NO_ROOM
+        if traits & Trait.SENDS and not self._may_send:
+            return Other.NO_ROOM
+        return command.run(self, packet)
 
     def _tell_changed(self) -> Sense:
         """The medium went, and then another came."""
@@ -252,6 +255,8 @@ class OpticalUnit:
             return OUT_OF_RANGE
         if want == _WANT_NOTHING:
             return None
+        if not self._may_send:
+            return Other.NO_ROOM
         if want not in (_WANT_USER_DATA, _WANT_ALL):
             return INVALID_FIELD
         return Read(lba, count, want == _WANT_ALL)
