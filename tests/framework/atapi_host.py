@@ -96,7 +96,8 @@ class AtapiHost:
 
     def packet(self, *packet: int, limit: int = 0xFFFE, features: int = 0) -> Answer:
         """One command by PIO."""
-        data, pieces = b"", []
+        data = b""
+        pieces: list[tuple[int, int]] = []
         if self.send(packet, features=features, limit=limit):
             while self.wait() & DRQ and len(pieces) < PIECES_MAX:
                 self.read(STATUS)  # takes the interrupt back

@@ -36,6 +36,7 @@ NEEDED = {
     "isa-serial": {"chardev": "c0"},
     "isa-debugcon": {"chardev": "c0"},
     "isa-i8259": {"iobase": "0x20", "elcr_addr": "0x4d0", "master": "on"},
+    "ide-cd": {"drive": "drive0"},
     "ide-hd": {"drive": "drive0"},
     "floppy": {"drive": "drive0"},
     **{f"virtio-blk-pci{suffix}": {"drive": "drive0"} for suffix in ("", "-transitional", "-non-transitional")},

@@ -241,10 +241,36 @@ def test_defaults_are_announced_in_one_line():
     config = parse([])
     assert config.notices == [
         "warning: default devices not available in this version: a display adapter, a network card (e1000), "
-        "a CD-ROM drive, a parallel port (-nodefaults asks for none)"
+        "a parallel port (-nodefaults asks for none)"
     ]
     assert config.serials == [(0, "serial0")]
     assert config.chardevs["serial0"].backend == "null"
+    assert cdroms(config) == [("ide1-cd0", 1, 0, None)]
+
+
+def cdroms(config):
+    """Id, bus, unit and file of every CD-ROM drive."""
+    return [(each.id, each.bus, each.unit, each.file) for each in config.drives if each.media == "cdrom"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("-cdrom a.iso", [("ide1-cd0", 1, 0, "a.iso")]),
+        ("-cdrom a.iso -nodefaults", [("ide1-cd0", 1, 0, "a.iso")]),
+        ("-nodefaults", []),
+        ("-hdc a.img", []),  # has its place
+        ("-device ide-hd,drive=d", []),
+        ("-device ide-cd", []),
+        ("-device virtio-blk-pci,drive=d", [("ide1-cd0", 1, 0, None)]),
+        ("-drive media=cdrom,file=a.iso", [("ide0-cd0", 0, 0, "a.iso"), ("ide1-cd0", 1, 0, None)]),
+        ("-machine none", []),
+    ],
+)
+def test_who_has_a_cdrom_drive(line, expected):
+    config = parse(line.split())
+    assert cdroms(config) == expected
+    assert all(drive.read_only for drive in config.drives if drive.media == "cdrom")
 
 
 def test_default_serial_leaves_a_chardev_named_serial0_alone():

@@ -63,7 +63,6 @@ LATER = """\
 -sandbox on
 -incoming defer
 -loadvm x
--cdrom a.iso
 -snapshot
 -drive if=none,id=d,format=qcow2,file=a.img
 -drive if=none,id=d,file=nbd:localhost:10809

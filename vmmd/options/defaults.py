@@ -2,7 +2,8 @@
 """What follows from a command line that does not say it: CPU topology, accelerator, RAM size, default devices.
 
 Without ``-nodefaults`` QEMU adds devices that nobody asked for. vmmd adds COM1 (its output goes nowhere, as on a QEMU
-without a window) and an empty floppy drive, and says in one line which of the others this version does not have.
+without a window), an empty CD-ROM and an empty floppy drive, and says in one line which of the others this
+version does not have.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vmmd.errors import UsageError
 from vmmd.options.backends import ChardevNull, ChardevStdio, DriveOptions
-from vmmd.options.drives import place_drives
+from vmmd.options.drives import add_default_cdrom, place_drives
 from vmmd.options.fields import at, shown, unknown_name
 from vmmd.options.models import (
     DEFAULT_MEMORY_BYTES,
@@ -150,13 +151,13 @@ def _default_devices(draft: Draft) -> None:
         config.chardevs[made.id] = made
         draft.chardev_users.append((made.option, made.id))
         config.serials.append(SerialOptions(0, made.id))
+    if not drivers & _CDROM_TYPES:
+        add_default_cdrom(config)
     missing = []
     if config.vga is None and config.display != "none" and not drivers & _VGA_TYPES:
         missing.append("a display adapter")
     if not draft.given & {"net", "nic", "netdev"}:
         missing.append("a network card (e1000)")
-    if not drivers & _CDROM_TYPES:
-        missing.append("a CD-ROM drive")
     if "parallel" not in draft.given:
         missing.append("a parallel port")
     if config.nographic and not draft.given & {"monitor", "mon", "qmp", "qmp-pretty"}:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 #: units on one bus of an interface; of the others there is one bus without end
 UNITS = {"ide": 2, "scsi": 7}
+DEFAULT_CDROM_INDEX = 2
 #: buses of an interface that the board has
 BUSES = {"ide": 2, "floppy": 1}
 FLOPPIES = 2  # QEMU-COMPAT: not a limit of the interface, but of the board
@@ -47,6 +48,21 @@ def _check_policy(drive: DriveOptions) -> None:
             raise UsageError(
                 f"-drive if={drive.interface}: {name} is not supported by this bus type", "the guest is told of errors"
             )
+
+
+def add_default_cdrom(config: Config) -> None:
+    """The CD-ROM drive that is there when nobody asks for one, unless another drive has its place."""
+    from vmmd.options.backends import DriveOptions
+
+    bus, unit = divmod(DEFAULT_CDROM_INDEX, UNITS["ide"])
+    if any((drive.interface, drive.bus, drive.unit) == ("ide", bus, unit) for drive in config.drives):
+        return
+    made: DriveOptions = DriveOptions.from_items([("media", "cdrom")], "-cdrom")
+    made.bus, made.unit = bus, unit
+    made.id = _free_name(_name(made), [other.id for other in config.drives])
+    # QEMU-COMPAT: the empty floppy drive comes behind it
+    empty_floppy = [drive for drive in config.drives[-1:] if drive.interface == "floppy" and not drive.file]
+    config.drives.insert(len(config.drives) - len(empty_floppy), made)
 
 
 def _place(drive: DriveOptions, taken: set[tuple[str, int, int]]) -> tuple[int, int]:

@@ -155,6 +155,12 @@ def read_fd(draft: Draft, option: str, text: str) -> None:
     draft.config.drives.append(backends.DriveOptions.from_items(items, f"{option} {shown(text)}"))
 
 
+def read_cdrom(draft: Draft, option: str, text: str) -> None:
+    """``-cdrom FILE``: the third IDE drive, which is a CD-ROM."""
+    items = [("index", "2"), ("file", text), ("media", "cdrom")]
+    draft.config.drives.append(backends.DriveOptions.from_items(items, f"{option} {shown(text)}"))
+
+
 def drive_options(option: str, text: str) -> backends.DriveOptions:
     """The argument of ``-drive``. Raises UsageError."""
     argument = keyval.parse(option, text)

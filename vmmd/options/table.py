@@ -64,9 +64,10 @@ OPTIONS: tuple[OptionSpec, ...] = (
     OptionSpec("blockdev", "driver=NAME,node-name=ID[,…] | JSON", BLOCK, "a block node", backend.read_blockdev),
     *(OptionSpec(name, "FILE", BLOCK, "an IDE disk", backend.read_hd) for name in ("hda", "hdb", "hdc", "hdd")),
     *(OptionSpec(name, "FILE", BLOCK, "a diskette", backend.read_fd) for name in ("fda", "fdb")),
+    OptionSpec("cdrom", "FILE", BLOCK, "a CD-ROM in the drive that is there by default", backend.read_cdrom),
     *(
-        OptionSpec(name, "FILE", BLOCK, "an IDE or flash medium", machine.read_later, True)
-        for name in ("cdrom", "sd", "pflash", "mtdblock")
+        OptionSpec(name, "FILE", BLOCK, "a flash medium", machine.read_later, True)
+        for name in ("sd", "pflash", "mtdblock")
     ),
     OptionSpec("snapshot", None, BLOCK, "write to temporary files", machine.read_later, True),
     OptionSpec("fsdev", "…", BLOCK, "file system shared with the guest", machine.read_later, True),

@@ -37,6 +37,7 @@ class IdeCd(IdeDevice):
 
     def make_drive(self, handle: DriveHandle, io: DiskIo) -> AtapiDrive:
         props = self.props
+        self.block_sizes(handle)
         identity = Identity(self.serial(handle), props.model, props.ver or FIRMWARE_VERSION, props.wwn)
         drive = AtapiDrive(self.bus, self.unit, io, self.ctx, identity)
         handle.attach_media(drive)

@@ -83,7 +83,8 @@ class Channel:
         if wanted >= len(self.units):
             raise UsageError(f"Can't create IDE unit {wanted}, bus supports only {len(self.units)} units")
         if self.units[wanted].present:
-            raise UsageError(f"IDE unit {wanted} is in use", f"{self.owners[wanted]} is there")
+            owner = self.owners[wanted]
+            raise UsageError(f"IDE unit {wanted} is in use", None if owner is None else f"{owner.name} is there")
         return wanted
 
     def attach(self, drive: Drive, owner: Device) -> None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from vmmd.core.device import Device
 from vmmd.core.props import BOOL, BOOT_INDEX, DRIVE, ON_OFF_AUTO, SIZE, STR, U32, U64, prop
-from vmmd.devices.disk_props import AUTO_GRANULARITY, ERROR_POLICY, error_policy
+from vmmd.devices.disk_props import AUTO_GRANULARITY, ERROR_POLICY, block_sizes, error_policy, granularity, io_size
 from vmmd.devices.ide.disk_io import DiskIo
+from vmmd.errors import UsageError
+from vmmd.units import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from vmmd.devices.ide.channel import Channel
     from vmmd.devices.ide.drive import Drive
 
+IO_BLOCKS_MAX = (0xFFFF, 0xFFFF_FFFF)
 UNIT_AUTO = 0xFFFF_FFFF
 FIRMWARE_VERSION = "2.5+"  # QEMU-COMPAT: what QEMU's machines up to this version say
 
@@ -127,6 +130,27 @@ class IdeDevice(Device):
         with self.ctx.lock:
             if self.drive is not None:
                 self.drive.medium_resized()
+
+    def block_sizes(self, handle: DriveHandle) -> tuple[int, int]:
+        """Logical and physical block size in bytes. Raises UsageError."""
+        props = self.props
+        block, physical = block_sizes(self.type_name, props, handle)
+        io_size(self.type_name, "min_io_size", props.min_io_size, block, IO_BLOCKS_MAX[0])
+        io_size(self.type_name, "opt_io_size", props.opt_io_size, block, IO_BLOCKS_MAX[1])
+        unit = granularity(self.type_name, props.discard_granularity, SECTOR_BYTES)
+        # QEMU-COMPAT: the sentences
+        if unit % block:
+            raise UsageError("discard_granularity must be a multiple of logical_block_size", f"it is {unit}")
+        if block != SECTOR_BYTES:
+            raise UsageError("logical_block_size must be 512 for IDE", f"it is {block}")
+        if unit != SECTOR_BYTES:
+            raise UsageError("discard_granularity must be 512 for ide", f"it is {unit}")
+        self.resolved |= {
+            "logical_block_size": block,
+            "physical_block_size": physical,
+            "discard_granularity": unit,
+        }
+        return block, physical
 
     def serial(self, handle: DriveHandle) -> str:
         """The serial number: given, or one that says where the drive sits."""

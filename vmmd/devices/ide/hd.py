@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.core.props import U16, U32, enum_type, prop
-from vmmd.devices.disk_props import block_sizes, geometry, granularity, io_size
+from vmmd.devices.disk_props import geometry
 from vmmd.devices.ide.ata import AtaDrive
 from vmmd.devices.ide.device import FIRMWARE_VERSION, IdeDevice
 from vmmd.devices.ide.geometry import Chs, Translation, automatic, guess
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 MODEL = "QEMU HARDDISK"  # QEMU-COMPAT: guests and managers know a virtual disk by it
 GEOMETRY_MAX = (65535, 16, 255)
-IO_BLOCKS_MAX = (0xFFFF, 0xFFFF_FFFF)
 TRANSLATION = enum_type("BiosAtaTranslation", "auto", "none", "lba", "large", "rechs")
 
 
@@ -71,7 +70,7 @@ class IdeHd(IdeDevice):
         props, backend = self.props, handle.backend
         if backend.read_only:
             raise UsageError("Block node is read-only", "an IDE disk is written to; ide-cd and virtio-blk are not")
-        block, physical = self._block_sizes(handle)
+        block, physical = self.block_sizes(handle)
         self._find_geometry(handle)
         identity = DiskIdentity(
             serial=self.serial(handle),
@@ -86,26 +85,6 @@ class IdeHd(IdeDevice):
         cache = props.write_cache
         cached = not backend.writes_through if cache == "auto" else cache == "on"
         return AtaDrive(self.bus, self.unit, io, identity, write_cache=cached)
-
-    def _block_sizes(self, handle: DriveHandle) -> tuple[int, int]:
-        props = self.props
-        block, physical = block_sizes(self.type_name, props, handle)
-        io_size(self.type_name, "min_io_size", props.min_io_size, block, IO_BLOCKS_MAX[0])
-        io_size(self.type_name, "opt_io_size", props.opt_io_size, block, IO_BLOCKS_MAX[1])
-        unit = granularity(self.type_name, props.discard_granularity, SECTOR_BYTES)
-        # QEMU-COMPAT: the sentences
-        if unit % block:
-            raise UsageError("discard_granularity must be a multiple of logical_block_size", f"it is {unit}")
-        if block != SECTOR_BYTES:
-            raise UsageError("logical_block_size must be 512 for IDE", f"it is {block}")
-        if unit != SECTOR_BYTES:
-            raise UsageError("discard_granularity must be 512 for ide", f"it is {unit}")
-        self.resolved |= {
-            "logical_block_size": block,
-            "physical_block_size": physical,
-            "discard_granularity": unit,
-        }
-        return block, physical
 
     def _find_geometry(self, handle: DriveHandle) -> None:
         props = self.props
