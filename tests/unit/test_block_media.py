@@ -128,11 +128,11 @@ def test_a_medium_is_changed_step_by_step(run: Any) -> None:
         fresh = rig.graph.nodes["n0"]
         with pytest.raises(UsageError, match=r"^Tray of device 'cd0' is not open"):
             await changer.remove(drive, "cd0")
-        with pytest.raises(UsageError, match=r"^Tray of device 'cd0' is not open"):
+        with pytest.raises(UsageError, match=r"^Tray of the device is not open; 'cd0'"):
             await changer.insert(drive, "cd0", fresh)
         assert changer.open_tray(drive, "cd0", force=False)
         assert changer.open_tray(drive, "cd0", force=False)  # again means nothing
-        with pytest.raises(UsageError, match=r"^There already is a medium in device 'cd0'"):
+        with pytest.raises(UsageError, match=r"^There already is a medium in the device; 'cd0'"):
             await changer.insert(drive, "cd0", fresh)
         await changer.remove(drive, "cd0")
         await changer.remove(drive, "cd0")  # nothing is there

@@ -79,7 +79,10 @@ class MediaChanger:
 
     async def remove(self, drive: Drive, label: str) -> None:
         """Take the medium out, if there is one; the tray is open. Raises UsageError."""
-        media = self._check_open(drive, label)
+        media = _media(drive, label)
+        if not _is_open(media):
+            # QEMU-COMPAT: QEMU's sentence
+            raise UsageError(f"Tray of device '{label}' is not open", "blockdev-open-tray opens it")
         if drive.node is None:
             return
         drive.check_not_changing()
@@ -104,10 +107,14 @@ class MediaChanger:
 
     async def insert(self, drive: Drive, label: str, node: BlockNode) -> None:
         """Put ``node`` in, which nobody has; the tray is open. Raises UsageError, BackendError."""
-        media = self._check_open(drive, label)
+        media = _media(drive, label)
+        # QEMU-COMPAT: QEMU's sentences
+        if not _is_open(media):
+            raise UsageError("Tray of the device is not open", f"'{label}': blockdev-open-tray opens it")
         if drive.node is not None:
-            # QEMU-COMPAT: QEMU's sentence
-            raise UsageError(f"There already is a medium in device '{label}'", "blockdev-remove-medium takes it out")
+            raise UsageError(
+                "There already is a medium in the device", f"'{label}': blockdev-remove-medium takes it out"
+            )
         drive.check_not_changing()
         drive.is_changing, node.user = True, "a drive"
         try:
@@ -168,14 +175,6 @@ class MediaChanger:
                 f"Device '{label}' is locked and force was not specified, wait for tray to open and try again"
             )
 
-    def _check_open(self, drive: Drive, label: str) -> MediaDevice | None:
-        """The device, which is ready for another medium. Raises UsageError."""
-        media = _media(drive, label)
-        if media is not None and media.has_tray and not media.tray_open:
-            # QEMU-COMPAT: QEMU's sentence
-            raise UsageError(f"Tray of device '{label}' is not open", "blockdev-open-tray opens it")
-        return media
-
 
 def _media(drive: Drive, label: str) -> MediaDevice | None:
     """The device that has the drive; None without one. Raises UsageError when its medium stays."""
@@ -183,3 +182,8 @@ def _media(drive: Drive, label: str) -> MediaDevice | None:
         # QEMU-COMPAT: QEMU's sentence
         raise UsageError(f"Device '{label}' is not removable", f"{drive.user} keeps its medium")
     return drive.media
+
+
+def _is_open(media: MediaDevice | None) -> bool:
+    """The device, if there is one, is ready for another medium."""
+    return media is None or not media.has_tray or media.tray_open
