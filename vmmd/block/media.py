@@ -112,9 +112,7 @@ class MediaChanger:
         if not _is_open(media):
             raise UsageError("Tray of the device is not open", f"'{label}': blockdev-open-tray opens it")
         if drive.node is not None:
-            raise UsageError(
-                "There already is a medium in the device", f"'{label}': blockdev-remove-medium takes it out"
-            )
+            raise UsageError("There already is a medium in the device", f"'{label}': remove it first")
         drive.check_not_changing()
         drive.is_changing, node.user = True, "a drive"
         try:
