@@ -286,8 +286,11 @@ STEPS: tuple[tuple[str, dict[str, Any]] | Packet, ...] = (
     (0x1B, 0, 0, 0, 2),
     ("query-block", {}),
     ("blockdev-insert-medium", {"id": "cd0", "node-name": "nope"}),
+    ("eject", {"id": "cd0"}),
+    ("blockdev-close-tray", {"id": "cd0"}),
     ("system_reset", {}),
     ("query-block", {}),
+    (EVENT, 1, 0, 0, 0x10, 0, 0, 0, 8),
     (0,),
 )
 

@@ -23,6 +23,8 @@ class IdeCd(IdeDevice):
     type_name = "ide-cd"
     description = "virtual IDE CD-ROM"
     media = "cd"
+    # what happened to the medium, and transfer modes, as QEMU keeps them
+    KEPT_AT_RESET = ("drive.optical._new_medium", "drive.optical._eject_wanted", "drive._modes")
 
     class Props(IdeDevice.Props):
         """Names and defaults as QEMU 7.2 shows them."""
