@@ -4,8 +4,12 @@ reads another sector through the BIOS, writes it on COM1, and ends the emulator.
 
 from __future__ import annotations
 
+import os
+import re
+import select
 import struct
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kvm
 
 TIMEOUT_S = 60
+GRUB_TIMEOUT_S = 120
 EXIT_PORT, EXIT_VALUE, EXIT_STATUS = 0xF4, 0x10, 0x21
 TEXT = b"@read from the disc\n"
 FLOPPY_BYTES = 1_474_560
@@ -55,10 +60,10 @@ def bootable_floppy_on_cd() -> bytes:
     return iso9660.image({}, floppy.ljust(FLOPPY_BYTES, b"\0"))
 
 
-def boot(name: str, *arguments: str, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[bytes]:
+def boot(name: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     line = ["-nodefaults", "-display", "none", "-machine", "pc,accel=kvm", "-m", "32", "-serial", "stdio"]
     line += ["-device", f"isa-debug-exit,iobase={EXIT_PORT:#x},iosize=4", *arguments]
-    return subprocess.run([*emulator(name).command, *line], capture_output=True, timeout=timeout_s, check=False)
+    return subprocess.run([*emulator(name).command, *line], capture_output=True, timeout=TIMEOUT_S, check=False)
 
 
 @pytest.mark.parametrize("kind", [bootable_cd, bootable_floppy_on_cd], ids=["no-emulation", "floppy"])
@@ -80,19 +85,37 @@ def test_bootindex_chooses_the_drive(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.qemu
-def test_grub_gets_as_far_as_on_qemu(tmp_path: Path) -> None:
-    """Debian's rescue CD, with the BIOS's screen on COM1 (SeaBIOS's sercon)."""
+@pytest.mark.parametrize("name", ["qemu", "vmmd"])
+def test_grub_starts_from_debians_rescue_cd(name: str, tmp_path: Path) -> None:
+    """With the BIOS's screen on COM1 (SeaBIOS's sercon). What it reads until then is GRUB's core, by the BIOS."""
     disc = cache.package_file("grub-rescue-pc", "usr/lib/grub-rescue/grub-rescue-cdrom.iso")
     port = tmp_path / "sercon-port"
     port.write_bytes(struct.pack("<Q", 0x3F8))
-    screens = {}
-    for name in ("qemu", "vmmd"):
-        arguments = ["-cdrom", str(disc), "-fw_cfg", f"name=etc/sercon-port,file={port}"]
+    line = ["-nodefaults", "-display", "none", "-machine", "pc,accel=kvm", "-m", "128", "-serial", "stdio"]
+    line += ["-cdrom", str(disc), "-fw_cfg", f"name=etc/sercon-port,file={port}"]
+    with subprocess.Popen(
+        [*emulator(name).command, *line], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         try:
-            boot(name, *arguments, timeout_s=45)
-        except subprocess.TimeoutExpired as late:
-            screens[name] = late.stdout or b""
-    assert b"GNU GRUB" in screens["qemu"] or b"Welcome to GRUB" in screens["qemu"]
-    for text in (b"Booting from DVD/CD...", b"Welcome to GRUB", b"GNU GRUB"):
-        assert (text in screens["vmmd"]) == (text in screens["qemu"]), text
+            screen = read_screen(process, "Welcome to GRUB!", GRUB_TIMEOUT_S)
+        finally:
+            process.kill()
+    assert "Booting from DVD/CD..." in screen
+    assert "Welcome to GRUB!" in screen
+
+
+def read_screen(process: subprocess.Popen[bytes], until: str, timeout_s: float) -> str:
+    """What came, without what moves the cursor."""
+    assert process.stdout is not None
+    deadline, seen = time.monotonic() + timeout_s, b""
+    while time.monotonic() < deadline and until not in _plain(seen):
+        if select.select([process.stdout], [], [], 1)[0]:
+            data = os.read(process.stdout.fileno(), 4096)
+            if not data:
+                break
+            seen += data
+    return _plain(seen)
+
+
+def _plain(screen: bytes) -> str:
+    return re.sub(r"\x1b(\[[0-9;?]*[A-Za-z]|c)", "", screen.decode("latin-1"))

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["read_chardev"]
 
-_DEBUGCON_PORT = "0xe9"
-
 
 # --- devices ----------------------------------------------------------------------------------------------------------
 
@@ -71,7 +69,7 @@ def read_debugcon(draft: Draft, option: str, text: str) -> None:
             raise UsageError(f"{option} none: invalid character backend 'none'", "leave the option out")
         return
     draft.config.debugcon = chardev
-    items: Items = [("iobase", _DEBUGCON_PORT), ("chardev", chardev)]
+    items: Items = [("chardev", chardev)]  # no port: -global isa-debugcon.iobase= says another than the default
     draft.config.devices.append(DeviceOptions("isa-debugcon", None, None, items, made_from=f"{option} {shown(text)}"))
 
 
