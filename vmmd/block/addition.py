@@ -109,6 +109,9 @@ class Addition:
             node: BlockNode = self._null(config, driver, options)
         elif driver == "raw":
             return (yield from self._raw(config, options))
+        elif driver == opts.FAULT_DRIVER:
+            image = yield from self._child(getattr(options, "image", None), config)
+            return (yield from self._faulty(config, str(getattr(options, "config", "")), image))
         else:
             node = self._file(config, str(getattr(options, "filename", "")), driver, options)
         return (yield from self._open(node))
@@ -167,15 +170,27 @@ class Addition:
     def _raw(self, config: NodeConfig, options: object) -> Steps[BlockNode]:
         from vmmd.block.raw import RawNode
 
-        reference = getattr(options, "file", None)
-        if isinstance(reference, str):
-            below = self._graph.find(reference)
-        else:
-            below = yield from self._node(reference, config)
+        below = yield from self._child(getattr(options, "file", None), config)
         size = getattr(options, "size", None)
         if below.read_only and getattr(options, "auto_read_only", None):
             config.read_only = True
         node = RawNode(config, below, int(getattr(options, "offset", None) or 0), size)
+        return (yield from self._open_above(node, below))
+
+    def _child(self, reference: object, config: NodeConfig) -> Steps[BlockNode]:
+        """The node below, by its name or made from its own options."""
+        if isinstance(reference, str):
+            return self._graph.find(reference)
+        return (yield from self._node(reference, config))
+
+    def _faulty(self, config: NodeConfig, rules_path: str, image: BlockNode) -> Steps[BlockNode]:
+        from vmmd.block.blkdebug import BlkdebugNode
+
+        config.read_only = config.read_only or image.read_only
+        node = BlkdebugNode(config, self._graph.loop, rules_path, image)
+        return (yield from self._open_above(node, image))
+
+    def _open_above(self, node: BlockNode, below: BlockNode) -> Steps[BlockNode]:
         below.take(node)
         try:
             return (yield from self._open(node))
@@ -226,8 +241,19 @@ class Addition:
             return (yield from self._open(self._null(self._drive_config(options, cache), form, options)))
         if not text:
             return None
-        name = opts.split_file_name(str(text), where)
-        protocol = name.protocol or str(file_keys.get("driver") or "")
+        below = yield from self._drive_protocol(options, cache, str(text), where)
+        return (yield from self._stack(options, cache, below, form))
+
+    def _drive_protocol(self, options: object, cache: opts.CacheMode, text: str, where: str) -> Steps[BlockNode]:
+        """The node that ``file=`` means."""
+        name, form = opts.split_file_name(text, where), getattr(options, "format", None)
+        protocol = name.protocol or str(dict(getattr(options, "file_options", ())).get("driver") or "")
+        if protocol == opts.FAULT_DRIVER:
+            rules, _, image = name.path.partition(":")
+            config = self._drive_config(options, cache, top=False)
+            return (
+                yield from self._faulty(config, rules, (yield from self._drive_protocol(options, cache, image, where)))
+            )
         if protocol in opts.NULL_DRIVERS:
             config = self._drive_config(options, cache, top=form in opts.NULL_DRIVERS)
             below = self._null(config, protocol, getattr(options, "protocol", None))
@@ -235,8 +261,7 @@ class Addition:
             if not (protocol or form in opts.FILE_DRIVERS):
                 protocol = yield partial(_driver_for, name.path)
             below = self._drive_file(options, cache, name.path, protocol or str(form))
-        yield from self._open(below)
-        return (yield from self._stack(options, cache, below, form))
+        return (yield from self._open(below))
 
     def _drive_file(self, options: object, cache: opts.CacheMode, path: str, driver: str) -> FileNode:
         file_keys = dict(getattr(options, "file_options", ()))

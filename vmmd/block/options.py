@@ -32,6 +32,7 @@ INHERITED = {
 
 NULL_DRIVERS = ("null-co", "null-aio")
 FILE_DRIVERS = ("file", "host_device")
+FAULT_DRIVER = "blkdebug"  # blkdebug:CONFIG:IMAGE
 
 
 class CacheMode(NamedTuple):
@@ -64,7 +65,7 @@ def split_file_name(text: str, where: str) -> FileName:
     prefix, colon, rest = text.partition(":")
     if not colon or not prefix or "/" in prefix:
         return FileName("", text)
-    if prefix in FILE_DRIVERS:
+    if prefix in (*FILE_DRIVERS, FAULT_DRIVER):
         return FileName(prefix, rest)
     if prefix in NULL_DRIVERS:
         if rest != "//":
@@ -76,9 +77,9 @@ def split_file_name(text: str, where: str) -> FileName:
 
 def check_format(name: str, where: str) -> None:
     """Raises UsageError unless vmmd has the driver."""
-    if name in ("raw", *FILE_DRIVERS, *NULL_DRIVERS):
-        return
-    raise UsageError(f"Unknown driver '{name}'", f"{where}: known are raw, file, host_device, null-co, null-aio")
+    known = ("raw", *FILE_DRIVERS, *NULL_DRIVERS, FAULT_DRIVER)
+    if name not in known:
+        raise UsageError(f"Unknown driver '{name}'", f"{where}: known are {', '.join(known)}")
 
 
 def check_drive(options: object, where: str) -> None:

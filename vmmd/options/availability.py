@@ -27,7 +27,7 @@ SENTENCE = "not available in this version"
 DRIVE_FORMATS = ("raw",)
 #: ``file=PROTOCOL:…`` of -drive that a later version brings; any other colon is part of a path
 PROTOCOLS_LATER = (
-    "blkdebug", "blkverify", "fat", "ftp", "ftps", "gluster", "gluster+rdma", "gluster+tcp", "gluster+unix", "http",
+    "blkverify", "fat", "ftp", "ftps", "gluster", "gluster+rdma", "gluster+tcp", "gluster+unix", "http",
     "https", "iscsi", "iser", "json", "nbd", "nbd+tcp", "nbd+unix", "nfs", "nvme", "quorum", "rbd", "sheepdog", "ssh",
 )  # fmt: skip
 

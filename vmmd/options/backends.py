@@ -351,6 +351,12 @@ class BlockdevRaw(BlockdevOptions):
     size = prop(SIZE, None, "size of the disk")
 
 
+class BlockdevBlkdebug(BlockdevOptions):
+    driver = "blkdebug"
+    image = prop(BLOCK_CHILD, None, "node below", required=True)
+    config = prop(PATH, "", "file with the rules by which requests fail")
+
+
 class LaterBlockdev(BlockdevOptions):
     """A block driver of QEMU that this version does not have."""
 
@@ -361,10 +367,11 @@ class LaterBlockdev(BlockdevOptions):
 
 
 BLOCKDEVS: dict[str, type[BlockdevOptions]] = {
-    cls.driver: cls for cls in (BlockdevFile, BlockdevHostDevice, BlockdevNullCo, BlockdevNullAio, BlockdevRaw)
+    cls.driver: cls
+    for cls in (BlockdevFile, BlockdevHostDevice, BlockdevNullCo, BlockdevNullAio, BlockdevRaw, BlockdevBlkdebug)
 }
 BLOCKDEVS_LATER = (
-    "blkdebug", "blklogwrites", "blkreplay", "blkverify", "bochs", "cloop", "compress", "copy-before-write",
+    "blklogwrites", "blkreplay", "blkverify", "bochs", "cloop", "compress", "copy-before-write",
     "copy-on-read", "dmg", "ftp", "ftps", "gluster", "host_cdrom", "http", "https", "io_uring", "iscsi", "luks",
     "nbd", "nfs", "nvme", "nvme-io_uring", "parallels", "preallocate", "qcow", "qcow2", "qed", "quorum", "rbd",
     "replication", "snapshot-access", "ssh", "throttle", "vdi", "vhdx", "virtio-blk-vfio-pci",

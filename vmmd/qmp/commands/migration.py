@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmmd.errors import StateError
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
@@ -27,3 +28,10 @@ def migrate_set_capabilities(ctx: Context, *, capabilities: list[MigrationCapabi
     for each in capabilities:
         ctx.vm.migration_events = each["state"]
     return {}
+
+
+@command("migrate-pause", since="3.0", oob=True, example=Example(error="GenericError"))
+def migrate_pause(ctx: Context) -> dict[str, object]:
+    """Interrupt a postcopy migration whose network hangs."""
+    # QEMU-COMPAT: the sentence
+    raise StateError("migrate-pause is currently only supported during postcopy-active state", "no migration runs")
