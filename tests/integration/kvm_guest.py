@@ -16,13 +16,14 @@ from vmmd.core.bootstate import BootState, SegmentState
 from vmmd.core.memory import GuestAddressError, GuestMemory, make_region
 from vmmd.kvm.cpuid import Topology
 from vmmd.kvm.irqchip import KvmInterrupts
-from vmmd.kvm.system import CpuidEntry, Kvm
+from vmmd.kvm.system import Kvm
 from vmmd.machine.cpus import VcpuManager
 from vmmd.machine.user_chips import SplitChips, UserChips
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vmmd.kvm.cpuid_entry import CpuidEntry
 
 ENTRY = 0x1000
 REAL_MODE = {

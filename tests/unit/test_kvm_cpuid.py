@@ -11,8 +11,8 @@ from vmmd.errors import UsageError
 from vmmd.kvm.cpu_features import ALIASES, DEPENDENTS, NOT_BUILT, WORDS, bits_by_name
 from vmmd.kvm.cpu_models import ROWS
 from vmmd.kvm.cpuid import CpuConfig, Topology, cpu_model_names, resolve
+from vmmd.kvm.cpuid_entry import CpuidEntry
 from vmmd.kvm.host_cpu import HostCpu
-from vmmd.kvm.system import CpuidEntry
 
 INTEL = (0x756E6547, 0x6C65746E, 0x49656E69)  # EBX, ECX, EDX
 AMD = (0x68747541, 0x444D4163, 0x69746E65)

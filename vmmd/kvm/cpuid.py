@@ -18,8 +18,8 @@ from vmmd.kvm.msr import MSR_UCODE_REV
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from vmmd.kvm.cpuid_entry import CpuidEntry
     from vmmd.kvm.host_cpu import HostCpu
-    from vmmd.kvm.system import CpuidEntry
 
 #: switched on for named models under KVM, and off
 _KVM_ON = (

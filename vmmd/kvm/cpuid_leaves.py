@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from vmmd.kvm.cpu_features import WORDS
 from vmmd.kvm.cpu_models import AMD, LEGACY_AMD, LEGACY_INTEL, CacheShape
 from vmmd.kvm.cpuid import XSAVE_COMPONENTS
+from vmmd.kvm.cpuid_entry import CpuidEntry
 from vmmd.kvm.host_cpu import AMD_ALIASES
-from vmmd.kvm.system import CpuidEntry
 
 if TYPE_CHECKING:
     from vmmd.kvm.cpuid import CpuConfig

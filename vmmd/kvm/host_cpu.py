@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.kvm.cpu_features import EBX, ECX, EDX, MSR, NOT_BUILT, WORDS, bits_by_name
-from vmmd.kvm.system import CpuidEntry
+from vmmd.kvm.cpuid_entry import CpuidEntry
 
 if TYPE_CHECKING:
     from vmmd.kvm.system import Kvm

@@ -6,26 +6,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from vmmd.errors import BackendError, MissingKvmCapError
 from vmmd.kvm import abi
+from vmmd.kvm.cpuid_entry import CpuidEntry
 from vmmd.kvm.ioctl import KvmError, ioctl, raw_ioctl
 
 if TYPE_CHECKING:
     from vmmd.kvm.vm import KvmVm
-
-
-class CpuidEntry(NamedTuple):
-    """One CPUID leaf. ``indexed``: it is one of several sub-leaves chosen by ECX."""
-
-    function: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
-    indexed: bool
-    eax: int
-    ebx: int
-    ecx: int
-    edx: int
 
 
 class Kvm:

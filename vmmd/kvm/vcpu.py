@@ -20,8 +20,8 @@ from vmmd.kvm.system import pack_cpuid, read_cpuid
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from vmmd.kvm.cpuid_entry import CpuidEntry
     from vmmd.kvm.stats import Statistic, StatsFile
-    from vmmd.kvm.system import CpuidEntry
     from vmmd.kvm.userloop import UserApic
     from vmmd.kvm.vm import KvmVm
 

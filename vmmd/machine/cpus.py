@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from vmmd.core.device import SystemRequests
     from vmmd.core.notify import LoopPort
     from vmmd.kvm.cpuid import Topology
+    from vmmd.kvm.cpuid_entry import CpuidEntry
     from vmmd.kvm.runloop import HiddenMemory
     from vmmd.kvm.stats import Statistic
-    from vmmd.kvm.system import CpuidEntry
     from vmmd.kvm.vcpu import Vcpu
     from vmmd.kvm.vm import KvmVm
     from vmmd.machine.user_chips import RunLoops

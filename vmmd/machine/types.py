@@ -87,6 +87,7 @@ _OTHERS = {
     "virtio-pci-bus": "virtio-bus",
     "i440FX-pcihost": "pci-host-bridge",
     "kvm-accel": "accel",
+    "qtest-accel": "accel",
 }
 _CONCRETE_ACCEL = "accel"  # QEMU-COMPAT: a base that is not abstract
 _BUS_PARENTS = {

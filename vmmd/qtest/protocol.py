@@ -38,8 +38,14 @@ class LineSplitter:
     def feed(self, data: bytes) -> None:
         self._buffer += data
 
+    def end(self) -> None:
+        """The client has gone: what it did not finish does not count."""
+        del self._buffer[self._buffer.rfind(b"\n") + 1 :]
+        if not self._buffer:
+            self.clear()
+
     def clear(self) -> None:
-        """The client has gone; what it did not finish does not count."""
+        """Forget everything."""
         self._buffer.clear()
         self._scanned = 0
         self._dropping = False

@@ -58,11 +58,12 @@ class QtestServer:
 
     def handle_event(self, event: CharEvent) -> None:
         if event is CharEvent.OPENED:
+            self._splitter.clear()
+            self._out.clear()
             self._requests.forget_levels()
             self._note("OPENED")
         elif event is CharEvent.CLOSED:
-            self._splitter.clear()
-            self._out.clear()
+            self._splitter.end()  # whole requests are still served
             self._note("CLOSED")
 
     def write_ready(self) -> None:
