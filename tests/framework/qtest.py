@@ -19,7 +19,8 @@ client of both, as test programs in the wild have it; ``endianness`` is asked be
 
 QEMU of Debian comes without the qtest accelerator: it runs ``-accel tcg -S``. Ports, memory, IRQ capture and QMP work
 the same, its clock stands still at 0 and has no ``clock_step`` (``vm.has_clock`` is False), ``query-status`` says
-prelaunch, and a wrong request (a port above 0xffff, a missing word) ends it. There is no ``-nodefaults`` unless given.
+prelaunch, and a wrong request (a port above 0xffff, a missing word) ends it. ``VMMD_QTEST_QEMU`` names a QEMU with the
+accelerator, which is then used as vmmd is; tests that need it skip without. There is no ``-nodefaults`` unless given.
 Every wait has a deadline; a failure shows stderr and the last lines of traffic. vmmd opens no /dev/kvm here.
 ``accel=("tcg", "kvm", "qtest")`` gives several -accel options.
 """
@@ -46,9 +47,17 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 REPLY_TIMEOUT_S = 20.0
+#: names a QEMU that has the accelerator, with its arguments
+QEMU_WITH_QTEST = "VMMD_QTEST_QEMU"
 _LETTERS = {1: "b", 2: "w", 4: "l", 8: "q"}
 #: where bars go, as public drivers place them
 IO_BARS, MEMORY_BARS = 0xC000, 0xE000_0000
+
+
+def _find(name: str) -> Emulator:
+    """The emulator of that name; for QEMU the one with the accelerator, if there is one."""
+    command = os.environ.get(QEMU_WITH_QTEST) if name == "qemu" else None
+    return emulator(name) if command is None else Emulator(name, tuple(shlex.split(command)))
 
 
 class QtestError(AssertionError):
@@ -114,10 +123,10 @@ class Qtest:
         connect_qtest: bool = True,
     ) -> None:
         """``connect_qtest=False``: no -qtest is given, the arguments have one or do without."""
-        self.program = emulator(program) if isinstance(program, str) else program
+        self.program = _find(program) if isinstance(program, str) else program
         self.name = self.program.name
         #: the client moves virtual time
-        self.has_clock = self.name != "qemu"
+        self.has_clock = self.name != "qemu" or QEMU_WITH_QTEST in os.environ
         self.directory = Path(tempfile.mkdtemp(prefix=f"qtest-{self.name}-"))
         self.log_file = log
         self.events: deque[dict[str, Any]] = deque()

@@ -109,8 +109,11 @@ def test_minus_s_waits() -> None:
     with Qtest("vmmd", "-nodefaults", "-S") as vm:
         assert vm.qmp("query-status") == {"status": "prelaunch", "singlestep": False, "running": False}
         assert vm.inb(0x92) & 0xFC == 0
+        assert vm.clock_step() == 0  # QEMU: no timer runs before the machine does, so there is none to step to
+        assert vm.clock_step(1000) == 1000
         vm.qmp("cont")
         assert vm.qmp("query-status")["running"]
+        assert vm.clock_step() > 1000
 
 
 def test_preconfig() -> None:

@@ -235,3 +235,13 @@ def test_the_order_of_options_is_free(tmp_path: Path) -> None:
             assert vm.pci(slot).config_read(0, 4) == 0x1001_1AF4
             free = [each for each in (4, 6) if each != slot]
             assert not any(vm.pci(each).exists for each in free)
+
+
+def test_a_drive_may_be_nothing_at_all() -> None:
+    """``file=null-co://`` with keys of that driver, as public virtio-blk tests have it."""
+    drive = "if=none,id=drive1,file=null-co://,file.read-zeroes=on,file.size=1M,format=raw"
+    with Qtest("vmmd", "-nodefaults", "-drive", drive, "-device", "virtio-blk-pci,drive=drive1") as vm:
+        (block,) = vm.qmp("query-block")
+        image = block["inserted"]["image"]
+        assert image["virtual-size"] == 1 << 20
+        assert "read-zeroes" in image["filename"]

@@ -38,7 +38,7 @@ class ClientClock(ManualClock):
         self._loop = loop
         self._lock = lock
         self.on_failure: Callable[[str], None] | None = None
-        self._frozen = False
+        self._frozen = True  # until the machine runs for the first time
         self._due_posted = False
         self._moving_to = 0
         self._exact_left = EXACT_EXPIRIES  # of this move

@@ -94,7 +94,7 @@ class I440fx(PciDevice):
     # -- configuration mechanism 1 -------------------------------------------------------------------------
 
     def _confadd_read(self, offset: int, size: int) -> int:
-        return self._confadd >> (8 * offset)
+        return self._confadd  # QEMU-COMPAT: a narrow read gives the lowest bits, wherever it is
 
     def _confadd_write(self, offset: int, size: int, value: int) -> None:
         if offset == 0 and size == 4:  # only a double word cycle is meant for the register
