@@ -526,5 +526,10 @@ class PciFunction:
 
 def uses_kvm(vm: Qtest) -> bool:
     """The emulator has /dev/kvm open."""
-    fds = Path(f"/proc/{vm.process.pid}/fd")
-    return any(os.readlink(each) == "/dev/kvm" for each in fds.iterdir())
+    for each in Path(f"/proc/{vm.process.pid}/fd").iterdir():
+        try:
+            if os.readlink(each) == "/dev/kvm":
+                return True
+        except FileNotFoundError:  # closed meanwhile
+            pass
+    return False
