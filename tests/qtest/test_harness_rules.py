@@ -245,3 +245,17 @@ def test_a_drive_may_be_nothing_at_all() -> None:
         image = block["inserted"]["image"]
         assert image["virtual-size"] == 1 << 20
         assert "read-zeroes" in image["filename"]
+
+
+def test_machine_none_may_have_memory(tmp_path: Path) -> None:
+    """``-m``, or a file that says so, makes a backend called ram; a test program reads it by query-memdev."""
+    config = tmp_path / "config"
+    config.write_text('[memory]\nsize = "200"\n')
+    for options in (("-m", "200"), ("-readconfig", str(config))):
+        with Qtest("vmmd", "-nodefaults", "-machine", "none", *options) as vm:
+            (backend,) = vm.qmp("query-memdev")
+            assert (backend["id"], backend["size"]) == ("ram", 200 << 20)
+            assert vm.qmp("query-memory-size-summary")["base-memory"] == 200 << 20
+            vm.writel(0xA_0000, 5)  # flat: there is no PC around it
+            assert vm.readl(0xA_0000) == 5
+            assert vm.readl(200 << 20) == 0

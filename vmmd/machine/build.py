@@ -11,7 +11,7 @@ from vmmd.core.irq import GsiFanIn
 from vmmd.errors import named
 from vmmd.machine.accelerator import open_first
 from vmmd.machine.machine_tree import describe_board, describe_machine
-from vmmd.machine.memory_map import MemoryMap
+from vmmd.machine.memory_map import FlatMemory, MemoryMap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +79,9 @@ class Builder:
         """Open images and assemble. Raises VmmdError; ``vm.close`` then gives back what was opened."""
         self._open_disks()
         if self.plan.is_none:
+            if self.vm.ram_bytes:
+                self.vm.memory_map = FlatMemory(None, self._ram_blocks(), self.vm.memory)
+                self.vm.memory_map.commit()
             return
         vm = self.vm
         platform = self._accelerator.make_platform(vm)
@@ -102,9 +105,10 @@ class Builder:
         if config.machine.memory_backend:
             names = [config.machine.memory_backend]
         if not names:
-            own = MemoryBackendRam.from_items([("id", DEFAULT_RAM), ("size", str(config.memory.size_bytes))], "-m")
+            name = "ram" if self.plan.is_none else DEFAULT_RAM
+            own = MemoryBackendRam.from_items([("id", name), ("size", str(config.memory.size_bytes))], "-m")
             self.vm.objects.add(own)
-            names = [DEFAULT_RAM]
+            names = [name]
         blocks = []
         for name in names:
             backend = self.vm.objects.get(name)

@@ -82,7 +82,7 @@ class MemoryMap:
         self._sink = sink
         self.memory = memory
         self.ram_bytes = sum(block.size_bytes for block in ram)
-        self.low_bytes, self.high_bytes = split_ram(self.ram_bytes)
+        self.low_bytes, self.high_bytes = self._split(self.ram_bytes)
         memory.publish(self._ram_regions(ram))
         self.rom: RamBlock | None = None
         self.rom_file = ""
@@ -93,6 +93,11 @@ class MemoryMap:
         self._next_id = 0
         self._spans: tuple[Span, ...] | None = None  # None: to be made
         self._span_starts: list[int] = []
+
+    @staticmethod
+    def _split(size_bytes: int) -> tuple[int, int]:
+        """(bytes from 0 on, bytes from 4 GiB on)."""
+        return split_ram(size_bytes)
 
     def _ram_regions(self, ram: list[RamBlock]) -> list[RamRegion]:
         regions: list[RamRegion] = []
@@ -269,6 +274,21 @@ class MemoryMap:
             return []
         offset = self.rom.size_bytes - (PAM_END - base)
         return [Slot(base, size, self.rom.hva + offset, True, "isa-bios")]
+
+
+class FlatMemory(MemoryMap):
+    """RAM from 0 on and nothing else: machine ``none``."""
+
+    @staticmethod
+    def _split(size_bytes: int) -> tuple[int, int]:
+        return size_bytes, 0
+
+    def _make_spans(self) -> Iterator[Span]:
+        for region in self.memory.regions:
+            yield Span(region.gpa, region.end, region.bytes_, region.bytes_)
+
+    def _flatten(self) -> list[Slot]:
+        return [Slot(region.gpa, region.size_bytes, region.hva, False, region.name) for region in self.memory.regions]
 
 
 def _ram_span(ram: memoryview, start: int, end: int) -> Span:

@@ -205,8 +205,11 @@ class Vm:
 
     @property
     def ram_bytes(self) -> int:
-        """RAM of the guest."""
-        return 0 if self.config.machine.type == "none" else self.config.memory.size_bytes
+        """RAM of the guest; machine ``none`` has some only if it is asked for."""
+        config = self.config
+        if config.machine.type == "none" and not (config.memory.given or config.machine.memory_backend):
+            return 0
+        return config.memory.size_bytes
 
     # --- operations -----------------------------------------------------------------------------------------
 

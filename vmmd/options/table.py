@@ -10,6 +10,7 @@ from __future__ import annotations
 from vmmd.options import read_backends as backend
 from vmmd.options import read_machine as machine
 from vmmd.options.draft import OptionSpec
+from vmmd.options.read_config import read_config_file
 
 STANDARD = "Standard options"
 BLOCK = "Block devices"
@@ -132,6 +133,7 @@ OPTIONS: tuple[OptionSpec, ...] = (
     OptionSpec("watchdog-action", "ACTION", EXPERT, "when a watchdog fires", machine.read_watchdog_action),
     OptionSpec("rtc", "base=utc|localtime|DATE[,clock=,driftfix=]", EXPERT, "real-time clock", machine.read_rtc),
     OptionSpec("nodefaults", None, EXPERT, "no default devices", machine.read_nodefaults),
+    OptionSpec("readconfig", "FILE", EXPERT, "options from a file, one a section", read_config_file),
     OptionSpec("no-user-config", None, EXPERT, "read no configuration of the user", machine.read_no_user_config),
     OptionSpec(
         "preconfig", None, EXPERT, "build the machine when the monitor says x-exit-preconfig", machine.read_preconfig
@@ -162,7 +164,6 @@ OPTIONS: tuple[OptionSpec, ...] = (
             ("loadvm", "NAME", "start from a snapshot"),
             ("runas", "USER", "change the user"),
             ("chroot", "DIRECTORY", "change the root directory"),
-            ("readconfig", "FILE", "options from a file"),
             ("writeconfig", "FILE", "options to a file"),
             ("set", "GROUP.ID.ARG=VALUE", "change an option"),
             ("icount", "…", "count instructions"),
