@@ -100,6 +100,7 @@ def get(qmp: Qmp, path: str, name: str) -> Any:
 
 def test_types_have_qemus_parents(pair: tuple[Qmp, Qmp]) -> None:
     theirs, ours = ({each["name"]: each for each in qmp.cmd("qom-list-types", abstract=True)} for qmp in pair)
+    ours.pop("qtest-accel")  # QEMU has it, Debian leaves its module out
     assert {name: each for name, each in ours.items() if theirs.get(name) != each} == {}
     for base in ("device", "pci-device", "isa-device", "user-creatable", "cpu", "machine", "chardev", "nix"):
         their, our = ({each["name"] for each in qmp.cmd("qom-list-types", implements=base)} for qmp in pair)

@@ -85,6 +85,14 @@ def test_cpu_models_have_all_that_they_ask_for() -> None:
         assert vm.qmp("qom-get", path=path, property="unavailable-features") == []
 
 
+def test_leaves_that_only_one_maker_has_raise_their_own_limit() -> None:
+    """As public CPUID tests ask: a feature in 0xC0000001 raises ``xlevel2``, unless it is fixed."""
+    for cpu, level in (("486", 0), ("486,xstore=on", 0xC000_0001), ("486,xlevel2=0,xstore=on", 0)):
+        with Qtest("vmmd", "-nodefaults", "-cpu", cpu) as vm:
+            path = vm.qmp("query-cpus-fast")[0]["qom-path"]
+            assert vm.qmp("qom-get", path=path, property="xlevel2") == level
+
+
 def test_stop_cont_and_reset() -> None:
     with Qtest("vmmd", "-nodefaults") as vm:
         vm.outb(0x70, 0x0F)

@@ -68,3 +68,10 @@ def test_a_file_that_is_not_there() -> None:
     with pytest.raises(BackendError) as caught:
         parse(["-readconfig", "/nonexistent/x"])
     assert str(caught.value).startswith("-readconfig /nonexistent/x: Could not open '/nonexistent/x': No such file")
+
+
+def test_the_topology_may_stand_in_the_machine_option() -> None:
+    smp = parse(["-nodefaults", "-machine", "pc,smp.cpus=8,smp.sockets=2", "-accel", "qtest"]).smp
+    assert (smp.cpus, smp.sockets, smp.cores) == (8, 2, 4)
+    with pytest.raises(UsageError, match="Invalid parameter 'cpu'"):
+        parse(["-machine", "pc,smp.cpu=8"])

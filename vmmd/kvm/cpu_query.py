@@ -103,7 +103,7 @@ def all_properties(config: CpuConfig) -> dict[str, object]:
     found |= {alias: found[features.canonical(alias)] for alias in features.UNDERSCORED}
     found |= config.flags
     found |= config.numbers
-    found |= {key: _value(config, key) for key in (*TEXTS, "level", "xlevel")}
+    found |= {key: _value(config, key) for key in (*TEXTS, "level", "xlevel", "xlevel2")}
     if config.model not in ("host", "max"):
         del found["migratable"]
     return found
@@ -123,7 +123,8 @@ def _features(config: CpuConfig) -> Iterator[tuple[str, bool]]:
 def _value(config: CpuConfig, key: str) -> object:
     """A property that is no flag."""
     found: object = {
-        "vendor": config.vendor, "model-id": config.model_id, "level": config.level, "xlevel": config.xlevel
+        "vendor": config.vendor, "model-id": config.model_id, "level": config.level, "xlevel": config.xlevel,
+        "xlevel2": config.xlevel2,
     }.get(key)  # fmt: skip
     return config.numbers[key] if found is None else found
 

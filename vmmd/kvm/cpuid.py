@@ -34,7 +34,8 @@ BOOLEANS = {
     "vmware-cpuid-freq": True, "fill-mtrr-mask": True, "host-phys-bits": False, "x-force-features": False,
 }  # fmt: skip
 NUMBERS = (
-    "family", "model", "stepping", "level", "xlevel", "min-level", "min-xlevel", "phys-bits", "host-phys-bits-limit",
+    "family", "model", "stepping", "level", "xlevel", "xlevel2", "min-level", "min-xlevel", "min-xlevel2", "phys-bits",
+    "host-phys-bits-limit",
     "level-func7", "ucode-rev",
 )  # fmt: skip
 TEXTS = ("vendor", "model-id")
@@ -96,7 +97,7 @@ class CpuConfig:
         self.vendor = ""
         self.model_id = ""
         self.caches: tuple[CacheShape, ...] | None = None
-        self.level = self.xlevel = 0
+        self.level = self.xlevel = self.xlevel2 = 0
         self.warnings: list[str] = []
         #: wanted features that the host does not have, in QEMU's order; one that needs several bits comes several times
         self.unavailable: list[str] = []
@@ -373,7 +374,7 @@ class _Wanted:
         if not 0 <= number <= largest:
             raise UsageError(f"Property .{name} doesn't take value {value} (minimum: 0, maximum: {largest})")
         self.config.numbers[name] = number
-        if name in ("level", "xlevel"):
+        if name in ("level", "xlevel", "xlevel2"):
             self.fixed_levels.add(name)
 
     def _set_text(self, name: str, value: str) -> None:
@@ -439,6 +440,7 @@ class _Wanted:
             self._raise_levels()
         config.level = numbers["level" if "level" in self.fixed_levels else "min-level"]
         config.xlevel = numbers["xlevel" if "xlevel" in self.fixed_levels else "min-xlevel"]
+        config.xlevel2 = numbers["xlevel2" if "xlevel2" in self.fixed_levels else "min-xlevel2"]
 
     def _raise_levels(self) -> None:
         config = self.config
@@ -452,7 +454,8 @@ class _Wanted:
             level = max(level, 0x1F)
         if any(word.leaf == 7 and word.subleaf for word in used):
             numbers["level-func7"] = max(numbers["level-func7"], 1)
-        numbers |= {"min-level": level, "min-xlevel": xlevel}
+        xlevel2 = max([numbers["min-xlevel2"], *(word.leaf for word in used if word.leaf >= 0xC000_0000)])
+        numbers |= {"min-level": level, "min-xlevel": xlevel, "min-xlevel2": xlevel2}
 
     def _filter(self) -> None:
         """Take away what KVM does not support. Raises UsageError with ``enforce``."""

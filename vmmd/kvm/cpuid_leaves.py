@@ -70,7 +70,8 @@ class _Leaves:
         QEMU-COMPAT: leaf 7 is there also when it is empty. KVM's guests cannot tell on an ordinary host, but a software
         KVM may show features of its own through a leaf that it is given.
         """
-        limit = self.config.xlevel if leaf >= 0x8000_0000 else self.config.level
+        config = self.config
+        limit = config.xlevel2 if leaf >= 0xC000_0000 else config.xlevel if leaf >= 0x8000_0000 else config.level
         if leaf > limit and not 0x4000_0000 <= leaf < 0x5000_0000:
             return
         if any(registers) or leaf == 7:
@@ -206,6 +207,8 @@ class _Leaves:
             node = socket << topology.package_offset - topology.die_offset | die
             ebx = topology.threads - 1 << 8 | core
             self.add(0x8000_001E, (self.apic_id, ebx, topology.dies - 1 << 8 | node, 0))
+        self.add(0xC000_0000, (config.xlevel2, 0, 0, 0))  # VIA's own
+        self.add(0xC000_0001, (0, 0, 0, self.word(0xC000_0001, 3)))
 
     def _amd_cache_summary(self) -> None:
         """0x80000005 and 6: TLBs (all-associative, 255 entries; 512 entries in the second level) and caches."""

@@ -148,6 +148,10 @@ def read_machine(draft: Draft, option: str, text: str) -> None:
     if lexer.wants_help(last):
         raise HelpRequested("machine", _machine_type(option, head.partition(",")[0].removeprefix("type=")))
     items = keyval.parse(option, text, "type", strict=True).items
+    topology = [(key.removeprefix("smp."), value) for key, value in items if key.startswith("smp.")]
+    if topology:  # the keys of -smp
+        draft.config.smp.take(topology, option)
+        items = [(key, value) for key, value in items if not key.startswith("smp.")]
     draft.config.machine.take([(key.replace("_", "-"), value) for key, value in items], option)
     name = next((value for key, value in items if key == "type"), None)
     if name is not None:
