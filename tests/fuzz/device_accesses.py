@@ -197,19 +197,43 @@ class Accesses:
             self.do(ConfigWrite(self.function or 0, offset, size, value), records)
 
     def _sweep(self, limit: int | None) -> list[Access]:
-        found: list[Access] = []
-        for space, sizes in ((self.rig.machine.pio, (1, 2, 4)), (self.rig.machine.mmio, (1, 2, 4, 8))):
-            for entry in space.ranges:
-                for at in range(entry.base, min(entry.end, entry.base + RANGE_SHOWN_BYTES)):
-                    found += [self._access(space, at, size, write=write) for size in sizes for write in (False, True)]
+        """Every access there is in random order, or ``limit`` of them."""
+        places: list[tuple[AddressSpace | None, range]] = [
+            (space, range(entry.base, min(entry.end, entry.base + RANGE_SHOWN_BYTES)))
+            for space in (self.rig.machine.pio, self.rig.machine.mmio)
+            for entry in space.ranges
+        ]
         if self.function is not None:
-            for at in range(256):
-                for size in (1, 2, 4):
-                    found.append(ConfigRead(self.function, at, size))
-                    if not 0x04 <= at + size - 1 <= 0x28:  # where BARs and decoding are: at random later
-                        found.append(ConfigWrite(self.function, at, size, self._value(size)))
+            places.append((None, range(256)))
+        if limit is not None:
+            sizes = [len(addresses) for _, addresses in places]
+            chosen = self.rng.choices(places, sizes, k=limit) if places else []
+            return [self._swept(space, self.rng.choice(addresses)) for space, addresses in chosen]
+        found = [
+            self._swept(space, at, size, write=write)
+            for space, addresses in places
+            for at in addresses
+            for size in self._sizes(space)
+            for write in (False, True)
+        ]
         self.rng.shuffle(found)
-        return found if limit is None else found[:limit]
+        return found
+
+    def _sizes(self, space: AddressSpace | None) -> tuple[int, ...]:
+        return (1, 2, 4, 8) if space is self.rig.machine.mmio else (1, 2, 4)
+
+    def _swept(
+        self, space: AddressSpace | None, at: int, size: int | None = None, *, write: bool | None = None
+    ) -> Access:
+        """One of the sweep; ``space`` None: the configuration space."""
+        size = size or self.rng.choice(self._sizes(space))
+        write = self.rng.random() < 0.5 if write is None else write
+        if space is not None:
+            return self._access(space, at, size, write=write)
+        function = self.function or 0
+        if not write or 0x04 <= at + size - 1 <= 0x28:  # where BARs and decoding are: written at random later
+            return ConfigRead(function, at, size)
+        return ConfigWrite(function, at, size, self._value(size))
 
     def do(self, access: Access, records: _Records) -> None:
         """One access, timed and judged."""
