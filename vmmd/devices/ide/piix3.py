@@ -18,8 +18,6 @@ from vmmd.devices.pci.device import PciDevice
 from vmmd.devices.pci.regs import FIRST_CAPABILITY, REG_STATUS, STATUS_DEVSEL_MEDIUM, STATUS_FAST_BACK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from vmmd.core.device import DeviceContext, ResetKind
     from vmmd.core.memory import GuestMemory
     from vmmd.core.props import PropSet
@@ -73,24 +71,7 @@ class Piix3Ide(PciDevice):
             channel.reset()
 
     def _read_bus_master(self, offset: int, size: int) -> int:
-        value = 0
-        for at, width in _aligned(offset, size):
-            part = self.channels[at // REGISTER_BYTES].dma.read(at % REGISTER_BYTES, width)
-            value |= part << 8 * (at - offset)
-        return value
+        return self.channels[offset // REGISTER_BYTES].dma.read(offset % REGISTER_BYTES, size)
 
     def _write_bus_master(self, offset: int, size: int, value: int) -> None:
-        for at, width in _aligned(offset, size):
-            part = value >> 8 * (at - offset) & (1 << 8 * width) - 1
-            self.channels[at // REGISTER_BYTES].dma.write(at % REGISTER_BYTES, width, part)
-
-
-def _aligned(offset: int, size: int) -> Iterator[tuple[int, int]]:
-    """(offset, size) of the aligned accesses that make up one, the largest possible."""
-    end = offset + size
-    while offset < end:
-        width = 4
-        while offset % width or offset + width > end:
-            width //= 2
-        yield offset, width
-        offset += width
+        self.channels[offset // REGISTER_BYTES].dma.write(offset % REGISTER_BYTES, size, value)
