@@ -56,7 +56,7 @@ class Disk(Rig):
             self.out(COMMAND_BLOCK + register, value)
         return self.status
 
-    def dma(self, code: int, lba: int = 0, count: int = 1) -> int:
+    def by_dma(self, code: int, lba: int = 0, count: int = 1) -> int:
         entry = BUFFER | ((count * 512 | 1 << 31) << 32)
         self.machine.memory.write(TABLE, entry.to_bytes(8, "little"))
         self.out(BUS_MASTER + 4, TABLE, 4)
@@ -133,12 +133,12 @@ def test_a_stopping_error_parks_the_request_and_cont_tries_again() -> None:
 def test_an_ignored_error_is_a_success() -> None:
     disk = Disk(werror="ignore")
     disk.disk.fail["write"] = errno.EIO
-    assert disk.dma(WRITE_DMA) == ST_READY
+    assert disk.by_dma(WRITE_DMA) == ST_READY
 
 
 def test_no_space_stops_only_with_enospc(disk: Disk) -> None:
     disk.disk.fail["write"] = errno.ENOSPC  # werror's default is enospc
-    disk.dma(WRITE_DMA)
+    disk.by_dma(WRITE_DMA)
     assert disk.drive.io_status == "nospace"
     disk.disk.fail["write"] = errno.EIO
     disk.cont()
@@ -147,7 +147,7 @@ def test_no_space_stops_only_with_enospc(disk: Disk) -> None:
 
 def test_stopped_nothing_begins_until_cont(disk: Disk) -> None:
     assert disk.stop()
-    disk.dma(READ_DMA, lba=5)
+    disk.by_dma(READ_DMA, lba=5)
     assert not disk.disk.calls
     disk.cont()
     assert disk.status == ST_READY
@@ -156,7 +156,7 @@ def test_stopped_nothing_begins_until_cont(disk: Disk) -> None:
 
 def test_stop_waits_for_what_is_in_flight(disk: Disk) -> None:
     disk.disk.hold = True
-    disk.dma(READ_DMA)
+    disk.by_dma(READ_DMA)
     assert not disk.stop()
     disk.disk.hold = False
     disk.disk.complete()
@@ -166,7 +166,7 @@ def test_stop_waits_for_what_is_in_flight(disk: Disk) -> None:
 @pytest.mark.parametrize("how", ["machine", "software"])
 def test_what_was_in_flight_at_a_reset_is_never_heard_of_again(disk: Disk, how: str) -> None:
     disk.disk.hold = True
-    disk.dma(READ_DMA, lba=7)
+    disk.by_dma(READ_DMA, lba=7)
     if how == "machine":
         with disk.machine.lock:
             disk.device.reset(ResetKind.COLD)
@@ -187,7 +187,7 @@ def test_what_was_in_flight_at_a_reset_is_never_heard_of_again(disk: Disk, how: 
 
 def test_without_write_cache_a_write_is_flushed_before_it_ends() -> None:
     disk = Disk(write_cache="off")
-    assert disk.dma(WRITE_DMA) == ST_READY
+    assert disk.by_dma(WRITE_DMA) == ST_READY
     assert [call[0] for call in disk.disk.calls] == ["write", "flush"]
 
 
