@@ -194,6 +194,7 @@ def firmware_view(program: str, arguments: tuple[str, ...]) -> Iterator[object]:
         yield fw_cfg_file(vm, "bootorder")
         yield cmos(vm, 0x10)
         yield cmos(vm, 0x14)
+        yield cmos(vm, 0x38) & 1  # no check of boot sectors
         yield [
             {key: each.get(key) for key in ("device", "removable", "locked", "type", "tray_open")}
             for each in vm.qmp("query-block")
@@ -205,7 +206,7 @@ def firmware_view(program: str, arguments: tuple[str, ...]) -> Iterator[object]:
     "arguments",
     [
         (),
-        ("-nodefaults",),
+        ("-nodefaults", "-no-fd-bootchk"),
         ("-nodefaults", "-device", "floppy,unit=1"),
         ("-nodefaults", "-device", "floppy,drive-type=120", "-device", "floppy,drive-type=144"),
         ("-nodefaults", "-device", "floppy,drive-type=none", "-global", "isa-fdc.bootindexB=3"),

@@ -14,6 +14,7 @@ from tests.framework.floppy_host import (
     DIR,
     DOR,
     DRIVE_SPECIFICATION,
+    DUMP,
     FIFO,
     FROM_MEMORY,
     MSR,
@@ -102,7 +103,8 @@ def test_an_empty_default_drive_and_what_cmos_says_of_it(empty: Qtest) -> None:
 def test_read_without_media_ends_at_once(empty: Qtest) -> None:
     host = FloppyHost(empty)
     assert host.run(READ, 0, 0, 0, 1, 2, 18, 0x1B, 0xFF) == [0x40, 0, 0, 0, 0, 1, 2]
-    assert host.run(VERIFY, 0, 0, 0, 1, 2, 18, 0x1B, 0xFF)[0] == 0x40
+    assert host.run(VERIFY, 0, 5, 0, 1, 2, 18, 0x1B, 0xFF)[0] == 0x40
+    assert host.run(DUMP)[0] == 5  # but the head has moved
 
 
 def test_media_change_and_the_change_line(empty: Qtest, image: Path) -> None:

@@ -183,7 +183,7 @@ class PcI440fx:
         """Tell firmware in CMOS which drives to try: ``-boot once=`` at first, ``order=`` from the first reset on."""
         first, second, third = boot_nibbles(order)
         self.rtc.cmos_set(0x3D, first | second << 4)
-        self.rtc.cmos_set(0x38, third << 4)
+        self.rtc.cmos_set(0x38, third << 4 | (not self.config.floppy_boot_check))
 
     def _plug_ioapic(self, host: Node) -> None:
         user = self._user_interrupts

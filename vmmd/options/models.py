@@ -454,8 +454,9 @@ class Config:
 
     __slots__ = (
         "accels", "action", "add_fds", "append", "audiodevs", "bios", "blockdevs", "boot", "chardevs", "cpu",
-        "daemonize", "data_dirs", "debugcon", "devices", "display", "drives", "fw_cfg", "globals", "initrd", "kernel",
-        "keyboard", "later", "log_file", "log_file_option", "log_items", "machine", "memory", "monitors", "msg", "name",
+        "daemonize", "data_dirs", "debugcon", "devices", "display", "drives", "floppy_boot_check", "fw_cfg", "globals",
+        "initrd", "kernel", "keyboard", "later", "log_file", "log_file_option", "log_items", "machine", "memory",
+        "monitors", "msg", "name",
         "netdevs", "nodefaults", "nographic", "notices", "numa", "numa_cpus", "numa_distances", "objects", "overcommit",
         "paused", "pidfile", "preconfig", "qtest", "qtest_log", "realtime", "rtc", "sandbox", "serials", "smbios",
         "smp", "traces", "uuid", "vga", "vnc",
@@ -498,6 +499,7 @@ class Config:
         self.keyboard: str | None = None  # -k
         self.nographic = False
         self.nodefaults = False
+        self.floppy_boot_check = True  # firmware looks for the signature of a floppy's boot sector
         self.add_fds: list[AddFdOptions] = []
         self.action = ActionOptions()
         self.paused = False  # -S

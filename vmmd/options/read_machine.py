@@ -379,6 +379,10 @@ def read_nographic(draft: Draft, _option: str, _text: str) -> None:
     draft.config.display = "none"
 
 
+def read_no_fd_bootchk(draft: Draft, _option: str, _text: str) -> None:
+    draft.config.floppy_boot_check = False
+
+
 def read_no_hpet(draft: Draft, option: str, _text: str) -> None:
     draft.config.machine.take([("hpet", "off")], option)
 

@@ -107,10 +107,13 @@ class Transfer:
     def start(self) -> None:
         """Check (§6) and begin."""
         drive, place, form = self.drive, self._place, self.drive.format
-        if (not drive.inserted and form.sectors) or not drive.reaches(place.track, place.head):
+        if not drive.reaches(place.track, place.head):
             self.fail()
         elif place.sector > form.sectors:
             self.fail(ST0_ABNORMAL, ST1_END_OF_CYLINDER)
+        elif not drive.inserted:
+            self._stand_at(place)  # QEMU-COMPAT: the head moves all the same
+            self.fail()
         else:
             self._begin_at(place)
 
