@@ -159,6 +159,13 @@ def test_without_extended_state_answers_queue_up_in_the_devices() -> None:
     assert found == [(False, 0x03), (True, 0x34)] * 16
 
 
+def test_after_firmware_keys_are_translated(rig: Rig) -> None:
+    rig.kbc.skip_firmware()
+    assert rig.status & SYSTEM
+    assert rig.ask(0x20) == 0x61
+    assert rig.kbc.keyboard.translated
+
+
 def test_output_port_a20_and_reset(rig: Rig) -> None:
     assert rig.ask(0xD0) == 0xCF
     rig.command(0xDD)

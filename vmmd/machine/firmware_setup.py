@@ -108,14 +108,16 @@ class FirmwareSetup:
     # --- -kernel ----------------------------------------------------------------------------------------------
 
     def start_kernel(self, direct_boot: DirectBoot) -> tuple[BootState, int]:
-        """Program PCI and fill RAM as firmware would; returns the boot CPU's state and the level-triggered interrupts.
-        vCPUs paused, DeviceLock held. Raises VmmdError."""
+        """Program PCI and the keyboard controller and fill RAM as firmware would; returns the boot CPU's state and the
+        level-triggered interrupts. vCPUs paused, DeviceLock held. Raises VmmdError."""
         from vmmd.firmware import direct_boot as boot
         from vmmd.firmware import pci_setup
         from vmmd.firmware.mptable import MpConfig
 
         low, high = self.memory_map.low_bytes, self.memory_map.high_bytes
         pci = pci_setup.assign(self.board.bus.devices, low, self.memory_map.end_of_ram)
+        if self.board.keyboard_controller is not None:
+            self.board.keyboard_controller.skip_firmware()
         cpu = self.cpu_config
         platform = boot.Platform(
             memory=self.vm.memory,

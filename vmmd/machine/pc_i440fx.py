@@ -97,6 +97,7 @@ class PcI440fx:
         self.hpet: Hpet | None = None
         self.isa_dma: IsaDma
         self.fdc: IsaFdc
+        self.keyboard_controller: I8042 | None = None
         self.pm: Piix4Pm
         self.rtc: Mc146818Rtc
         self.fw_cfg: FwCfg
@@ -155,6 +156,7 @@ class PcI440fx:
     def _plug_keyboard(self) -> None:
         """The keyboard controller, and what is plugged into it."""
         controller: I8042 = self._make("i8042")  # type: ignore[assignment]
+        self.keyboard_controller = controller
         node = self._plug(controller)
         self._plug(controller.keyboard, (node, "ps2kbd"))
         self._plug(controller.mouse, (node, "ps2mouse"))

@@ -61,6 +61,8 @@ CB_RESET = CB_KEYBOARD_INTERRUPT | CB_AUX_INTERRUPT
 CB_KEYBOARD_DISABLE = 0x10
 CB_AUX_DISABLE = 0x20
 CB_TRANSLATE = 0x40
+#: as SeaBIOS leaves it
+CB_AFTER_FIRMWARE = CB_KEYBOARD_INTERRUPT | CB_AUX_DISABLE | CB_TRANSLATE
 
 # output port
 OUT_NOT_RESET = 0x01
@@ -183,6 +185,11 @@ class I8042(Device):
             self._throttle.cancel()
         self._lower()
         self._fill()
+
+    def skip_firmware(self) -> None:
+        """To the state that firmware leaves: tested, keys translated to set 1. DeviceLock held."""
+        self._status |= STATUS_SYSTEM
+        self._set_command_byte(CB_AFTER_FIRMWARE)
 
     # -- output buffer -------------------------------------------------------------------------------------
 
