@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ UBOOT_COMMANDS = (
     "iod.b 3f8 8",
 )
 UBOOT_WRITE_SECTOR, UBOOT_WRITE_SECTORS = 0x10, 8
-EVDEV_BYTES = 24  # struct input_event: time (16 bytes), type, code, value
+EVDEV_BYTES, EVDEV_TIME_BYTES = 24, 16  # struct input_event: time, then type, code, value
 MOUSE_EVENTS = [
     {"type": "btn", "data": {"button": "right", "down": True}},
     {"type": "btn", "data": {"button": "wheel-up", "down": True}},
@@ -344,14 +345,14 @@ def linux_input(program: Emulator) -> GuestRun:
             node = re.search(rf'N: Name="{name}".*?H: Handlers=[^\n]*(event\d+)', devices, re.DOTALL)
             assert node is not None, devices
             # opened before anything is sent, so that it is queued however slowly `head` starts
-            read = f'head -c {events * EVDEV_BYTES} <&3 | hexdump -v -e \'8/2 "%04x " 1/2 "%d " 1/2 "%d " 1/4 "%d\\n"\''
+            read = f'head -c {events * EVDEV_BYTES} <&3 | hexdump -v -e \'24/1 "%02x" "\\n"\''
             vm.serial.send(f"exec 3</dev/input/{node[1]}; echo wait''ing; {read}; echo re''ad\n")
             vm.serial.expect("waiting", COMMAND_TIMEOUT_S)
             vm.qmp.cmd(what[0], **what[1])
             text = vm.serial.expect_until("read", COMMAND_TIMEOUT_S)
-            run.outputs[name] = "\n".join(
-                re.findall(r"^(?:[0-9a-f]{4} ){8}(-?\d+ -?\d+ -?\d+)\r?$", text, re.MULTILINE)
-            )
+            rows = re.findall(rf"^[0-9a-f]{{{2 * EVDEV_BYTES}}}$", text, re.MULTILINE)
+            fields = (struct.unpack_from("<HHi", bytes.fromhex(row), EVDEV_TIME_BYTES) for row in rows)
+            run.outputs[name] = "\n".join(" ".join(map(str, each)) for each in fields)
             vm.serial.expect(LINUX_PROMPT, COMMAND_TIMEOUT_S)
         run.mark(vm, "events")
         vm.serial.send("poweroff -f\n")
