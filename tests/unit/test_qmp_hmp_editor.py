@@ -146,7 +146,7 @@ def test_search_goes_back_through_the_history() -> None:
     type_all(made, b"info block\ninfo status\nstop\ninfo name\n")
     assert type_all(made, b"\x12sta\r") == ["info status"]
     assert type_all(made, b"\x12info\x12\x12\r") == ["info block"]
-    assert type_all(made, b"\x12nothing\x7f\x01x\r") == ["x"]
+    assert type_all(made, b"\x12zero\x7f\x01x\r") == ["x"]
     assert type_all(made, b"draft\x12sto\x1b[D!\r") == ["sto!p"]
     made.take_output()
     assert type_all(made, b"\x12na") == []
@@ -194,6 +194,15 @@ KEYS = st.sampled_from(
      b"\x0b", b"\x10", b"\x0e", b"\t", b"\x0c", b"\x1b[A", b"\x1b[B", b"\x1b[C", b"\x1b[D", b"\x1b[3~", b"\x1bb",
      b"\x1bf", b"\x1bd", b"\x1b[1;5C", b"\r", b"\x03", b"\x12"]
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("pieces", [[b"aa"], [b"a", b"a"]])
+def test_search_takes_what_is_pasted_as_if_it_were_typed(pieces: list[bytes]) -> None:
+    made = editor()
+    assert type_all(made, b"a\r") == ["a"]
+    for each in (b"\x12", *pieces):
+        type_all(made, each)
+    assert type_all(made, b"\r") == ["a"]  # the line with the first a; there is none with two
 
 
 @given(st.lists(KEYS, max_size=40), st.integers(1, 7))

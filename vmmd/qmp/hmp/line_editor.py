@@ -260,7 +260,7 @@ class LineEditor:
             self._sought = sought[:-1]
         elif token.isprintable():
             self._sought = (sought + token)[:MAX_LINE_CHARACTERS]
-            self._find(self._sought, self._recalled)
+            self._find_further(len(sought))
         else:
             self._sought = None
             self._show("\r\x1b[K")
@@ -269,14 +269,23 @@ class LineEditor:
         self._show_search()
         return True
 
-    def _find(self, sought: str, start: int) -> None:
+    def _find_further(self, known: int) -> None:
+        """Look for what is sought, of which ``known`` characters were looked for before: character by character, as if
+        each came alone."""
+        sought = self._sought or ""
+        for end in range(known + 1, len(sought) + 1):
+            if not self._find(sought[:end], self._recalled):
+                return  # nor is there a line with more of it
+
+    def _find(self, sought: str, start: int) -> bool:
         """Take the latest line with ``sought`` in it, from index ``start`` back; without one the line stays."""
         for index in range(min(start, len(self.history) - 1), -1, -1):
             if sought in self.history[index]:
                 self._recalled = index
                 self._line = self.history[index]
                 self._cursor = len(self._line)
-                return
+                return True
+        return False
 
     def _show_search(self) -> None:
         self._show(f"\r\x1b[K(search) {self._sought}: {self._line}")
