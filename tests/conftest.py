@@ -21,7 +21,7 @@ from tests.framework.vm import emulator
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
-#: the same examples each time, or others with VMMD_RANDOM=1; how long one takes says nothing on a machine that others use
+#: the same examples each time, others with VMMD_RANDOM=1; how long one takes says nothing on a machine that others use
 settings.register_profile("vmmd", deadline=None, derandomize=os.environ.get("VMMD_RANDOM") != "1")
 settings.load_profile("vmmd")
 
