@@ -185,6 +185,40 @@ def test_what_was_in_flight_at_a_reset_is_never_heard_of_again(disk: Disk, how: 
     assert disk.data_in() == b"\x09" * 512
 
 
+def test_a_read_that_was_given_up_does_not_get_into_the_next_write(disk: Disk) -> None:
+    readv = disk.disk.readv
+    held = []
+    disk.disk.readv = lambda *read: held.append(read)  # type: ignore[method-assign]
+    disk.command(READ, lba=7, count=8)
+    disk.out(CONTROL, 4)
+    disk.out(CONTROL, 0)
+    disk.command(WRITE, lba=100)
+    for word in range(256):
+        if word == 200:
+            readv(*held.pop())
+        disk.out(COMMAND_BLOCK, 0xEEEE, 2)
+    assert disk.status == ST_READY
+    assert disk.disk.data[100 * 512 : 101 * 512] == b"\xee" * 512
+
+
+def test_a_write_that_was_given_up_keeps_its_data(disk: Disk) -> None:
+    writev = disk.disk.writev
+    held = []
+    disk.disk.writev = lambda *write: held.append(write)  # type: ignore[method-assign]
+    for lba in (5, 9):
+        disk.out(CONTROL, 4)
+        disk.out(CONTROL, 0)
+        disk.command(WRITE, lba=lba)
+        for _ in range(256):
+            disk.out(COMMAND_BLOCK, 0x101 * lba, 2)
+    while held:
+        writev(*held.pop())
+        disk.loop.run()
+    assert disk.status == ST_READY
+    for lba in (5, 9):
+        assert disk.disk.data[lba * 512 : (lba + 1) * 512] == bytes([lba]) * 512
+
+
 def test_without_write_cache_a_write_is_flushed_before_it_ends() -> None:
     disk = Disk(write_cache="off")
     assert disk.by_dma(WRITE_DMA) == ST_READY

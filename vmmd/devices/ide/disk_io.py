@@ -86,9 +86,10 @@ class DiskIo:
             self._posted = True
             self._ctx.loop.post(self._begin)
 
-    def cancel(self) -> None:
-        """Nothing that was submitted is heard of again."""
+    def cancel(self) -> bool:
+        """Nothing that was submitted is heard of again. True when a request is in flight: its view stays in use."""
         self._waiting = self._current = None
+        return self._in_flight
 
     # -- the loop --------------------------------------------------------------------------------------------
 

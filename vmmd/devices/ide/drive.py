@@ -252,5 +252,6 @@ class Drive(Unit):
 
     def stop_transfer(self) -> None:
         super().stop_transfer()
-        self.io.cancel()
+        if self.io.cancel():
+            self.buffer = bytearray(BUFFER_BYTES)  # the other one is the backend's until it has done
         self.channel.dma.cancel(self)
