@@ -11,6 +11,7 @@ import pytest
 from vmmd.core.clock import ManualClock
 from vmmd.devices.apic import LocalApic
 from vmmd.devices.apic_bus import ApicBus
+from vmmd.devices.apic_timer import ApicTimer
 
 ID, VERSION, TPR, APR, PPR, END, LDR, DFR, SVR = 0x20, 0x30, 0x80, 0x90, 0xA0, 0xB0, 0xD0, 0xE0, 0xF0
 ISR, TMR, IRR, ESR, ICR_LOW, ICR_HIGH = 0x100, 0x180, 0x200, 0x280, 0x300, 0x310
@@ -223,6 +224,25 @@ def test_one_shot_timer(m: Machine, apic: LocalApic) -> None:
     m.clock.advance(1)
     assert (m.pending()[0], apic.read(CURRENT_COUNT, 4), apic.read(INITIAL_COUNT, 4)) == ({0x40}, 0, 100)
     assert m.clock.next_deadline() is None
+
+
+def test_a_count_whose_end_has_passed_when_it_is_armed_still_ends() -> None:
+    """Time goes on between two looks at the clock: a short count, or a thread that had to wait."""
+
+    class PassingClock(ManualClock):
+        def now_ns(self) -> int:
+            self.advance(1000)
+            return super().now_ns()
+
+    ends: list[int] = []
+    clock = PassingClock()
+    timer = ApicTimer(clock, lambda: ends.append(1))
+    timer.set_divide(3)
+    timer.start(15)
+    clock.advance(1)
+    assert (ends, timer.current_count, clock.next_deadline()) == ([1], 0, None)
+    timer.set_divide(0xA)  # it has ended: no count begins
+    assert (timer.current_count, clock.next_deadline()) == (0, None)
 
 
 @pytest.mark.parametrize(("code", "divisor"), [(0, 2), (1, 4), (2, 8), (3, 16), (8, 32), (9, 64), (10, 128), (11, 1)])

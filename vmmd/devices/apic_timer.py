@@ -26,6 +26,7 @@ class ApicTimer:
         self._fired = fired
         self._timer = clock.timer(self._expired)
         self._started_ns = 0
+        self._ended = False  # a single count has come to its end
         self.initial_count = 0
         self.divide = 0  # the register
         self.periodic = False
@@ -33,11 +34,12 @@ class ApicTimer:
     def reset(self) -> None:
         self._timer.cancel()
         self.initial_count = self.divide = 0
-        self.periodic = False
+        self.periodic = self._ended = False
 
     def start(self, count: int) -> None:
         """The initial count is written; 0 stops."""
         self.initial_count = count
+        self._ended = False
         self._started_ns = self._clock.now_ns()
         self._aim()
 
@@ -53,7 +55,7 @@ class ApicTimer:
     @property
     def current_count(self) -> int:
         """What is left of the count under way."""
-        if not self.initial_count:
+        if not self.initial_count or self._ended:
             return 0
         counts = (self._clock.now_ns() - self._started_ns) // self._divisor
         if self.periodic:
@@ -71,10 +73,10 @@ class ApicTimer:
         return max(length_ns, MIN_PERIOD_NS) if self.periodic else length_ns
 
     def _aim(self) -> None:
-        """Arm for the end of the count under way; a single one that has ended already stays so."""
-        end_ns = self._started_ns + self._length_ns
-        if self.initial_count and (self.periodic or end_ns > self._clock.now_ns()):
-            self._timer.arm(end_ns)
+        """Arm for the end of the count under way, which may have passed already: every count that begins ends."""
+        self._ended = self._ended and not self.periodic
+        if self.initial_count and not self._ended:
+            self._timer.arm(self._started_ns + self._length_ns)
         else:
             self._timer.cancel()
 
@@ -83,4 +85,6 @@ class ApicTimer:
             length_ns = self._length_ns
             self._started_ns += (self._clock.now_ns() - self._started_ns) // length_ns * length_ns
             self._timer.arm(self._started_ns + length_ns)
+        else:
+            self._ended = True
         self._fired()
