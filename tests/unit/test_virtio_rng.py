@@ -14,7 +14,7 @@ from tests.unit.fakes import ImmediateLoop, make_context, props
 from vmmd.core.device import ResetKind
 from vmmd.devices.pci.bus import PciBus
 from vmmd.devices.virtio.rng.device import VirtioRngPci
-from vmmd.devices.virtio.rng.worker import REQUEST_BYTES_MAX
+from vmmd.devices.virtio.rng.worker import REQUEST_BYTES_MAX, TURN_CHAINS
 from vmmd.errors import UsageError
 from vmmd.machine.objects.rng import FileEntropy
 from vmmd.units import NS_PER_MS
@@ -91,6 +91,15 @@ def test_chain_without_room_comes_back_empty_at_once() -> None:
     bench.ask(4)
     assert bench.got() == [0, 4]
     assert bench.source.asked == [4]
+
+
+def test_chains_without_room_do_not_keep_the_loop() -> None:
+    bench = Bench()
+    for _ in range(2 * TURN_CHAINS):
+        bench.ring.add([Buffer(DATA, 8)], [])
+    bench.ring.kick()
+    assert len(bench.ring.collect()) == TURN_CHAINS
+    assert bench.got() == [0] * TURN_CHAINS
 
 
 def test_a_request_is_bounded_whatever_the_chain_holds() -> None:

@@ -67,6 +67,9 @@ class RngWorker:
             return False
         if self._head is None and not self._take():
             return False
+        if not self._buffers:  # no room: given back, and it counts, since the guest may publish as fast as we take
+            self._give_back(0)
+            return True
         count = self._rng.grant(min(total(self._buffers), REQUEST_BYTES_MAX))
         if not count:
             return False  # the rate limit's timer looks again
@@ -75,17 +78,14 @@ class RngWorker:
         return not self._asked
 
     def _take(self) -> bool:
-        """The next chain with room; those without are given back."""
-        while True:
+        """Take the next chain; False when there is none."""
+        chains = self.ring.pop_batch(1)
+        if not chains and self.ring.enable_notify():  # one that came meanwhile
             chains = self.ring.pop_batch(1)
-            if not chains:
-                if self.ring.enable_notify():
-                    continue
-                return False
-            self._head, (_, self._buffers) = chains[0][0], split(chains[0])
-            if self._buffers:
-                return True
-            self._give_back(0)
+        if not chains:
+            return False
+        self._head, (_, self._buffers) = chains[0][0], split(chains[0])
+        return True
 
     def _arrived(self, data: bytes) -> None:
         """Random bytes, at least one."""
