@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.cd_rig import COMMAND, COUNT, DATA, FEATURES, HIGH, MID, RAM_BYTES, SECTOR, CdRig, Registers, image
+from tests.unit.virtio_rig import MemoryDisk
 from vmmd.core.events import DeviceTrayMovedEvent
 from vmmd.devices.ide.drive import ST_BSY, ST_DRQ
 
@@ -248,6 +249,19 @@ def test_an_image_that_ends_inside_a_block_is_filled_with_zeroes() -> None:
     rig.drive.backend.data = bytearray(b"\xaa" * (2 * SECTOR - 100))
     assert rig.packet(0x25)[0][:4] == bytes([0, 0, 0, 1])
     assert rig.packet(*read_10(1, 1))[0] == b"\xaa" * (SECTOR - 100) + bytes(100)
+
+
+def test_a_medium_beyond_8_tib_ends_where_commands_do() -> None:
+    class Huge(MemoryDisk):
+        size_bytes = 1 << 44
+
+    rig = CdRig()
+    rig.put_in(Huge())
+    last = b"\xff\xff\xff\xff"
+    assert rig.packet(0x43, 0, 0, 0, 0, 0, 0, 0, 20)[0][-4:] == last  # READ TOC
+    assert rig.packet(0x43, 0, 0, 0, 0, 0, 0, 0, 64, 0x80)[0][4 + 22 + 7 : 4 + 22 + 11] == last
+    assert rig.packet(0xAD, 0, 0, 0, 0, 0, 0, 0, 0, 20)[0][12:16] == b"\xff\xff\xff\xfe"  # READ DVD STRUCTURE
+    assert rig.packet(0x25)[0][:4] == b"\xff\xff\xff\xfe"
 
 
 def test_resets_close_the_tray_and_forget() -> None:

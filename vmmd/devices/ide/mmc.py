@@ -129,9 +129,9 @@ class OpticalUnit:
 
     @property
     def sectors(self) -> int:
-        """Blocks of 2048 bytes."""
+        """Blocks of 2048 bytes, as many as commands can count."""
         size = -(-self.handle.backend.size_bytes // _GUEST_SECTOR_BYTES) * _GUEST_SECTOR_BYTES
-        return size // data.SECTOR_BYTES
+        return min(size // data.SECTOR_BYTES, data.SECTORS_MAX)
 
     @property
     def ready(self) -> bool:

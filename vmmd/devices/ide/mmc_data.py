@@ -18,6 +18,8 @@ PREGAP_FRAMES = 2 * FRAMES_PER_SECOND  # LBA 0 is at 00:02:00
 #: what is larger is no CD: 80 minutes
 CD_SECTORS_MAX = 80 * SECONDS_PER_MINUTE * FRAMES_PER_SECOND
 
+SECTORS_MAX = 0xFFFF_FFFF  # 8 TiB
+
 LEAD_OUT = 0xAA
 DATA_TRACK = 0x14  # ADR 1: Q channel has positions; control 4: data
 DATA_TRACK_LEAD_OUT = 0x16
