@@ -67,6 +67,15 @@ class Vmmd:
     def set_input(self, chip: int, number: int, level: int) -> None:
         (*self.rig.pics, self.rig.ioapic)[chip].set_input(number, level)
 
+    @property
+    def input_to_drive_again(self) -> int | None:
+        """The input of the entry that is selected, when it is up."""
+        ioapic = self.rig.ioapic
+        pin = ioapic._selected - 0x10 >> 1
+        if pin == 2 and ioapic._levels & 1:
+            return 0
+        return pin if 0 < pin < 24 and ioapic._up >> pin & 1 else None
+
 
 def pic_step(dice: random.Random, both: tuple[Qemu, Vmmd]) -> list[int]:
     """One step on the 8259 pair; what was read on each."""
@@ -94,7 +103,8 @@ def pic_step(dice: random.Random, both: tuple[Qemu, Vmmd]) -> list[int]:
 
 
 def ioapic_step(dice: random.Random, both: tuple[Qemu, Vmmd]) -> list[int]:
-    """One step on the I/O APIC; what was read on each."""
+    """One step on the I/O APIC; what was read on each. QEMU takes no notice of an input that is up when its
+    entry becomes level-triggered: one that is up is driven again when its entry was written."""
     kind = dice.random()
     if kind < 0.3:
         number, level = dice.randrange(24), dice.randrange(2)
@@ -114,6 +124,8 @@ def ioapic_step(dice: random.Random, both: tuple[Qemu, Vmmd]) -> list[int]:
         )
         for each in both:
             each.mem_write(IOAPIC + offset, size, value)
+            if offset & 0xFF == 0x10 and (number := both[1].input_to_drive_again) is not None:
+                each.set_input(2, number, 1)
     return []
 
 

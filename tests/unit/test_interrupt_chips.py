@@ -210,6 +210,13 @@ def test_a_level_at_a_masked_entry_waits_for_the_mask_to_go(rig: Rig) -> None:
     assert rig.messages == [(0xFEE0_0000, 0x8060)]
 
 
+def test_an_input_that_is_up_when_its_entry_becomes_level_triggered_is_delivered(rig: Rig) -> None:
+    """As after kexec, when a PCI device asks before its driver does: entries are masked edges after a reset."""
+    rig.interrupts.set_gsi(21, 1)
+    rig.redirect(21, 0x60 | LEVEL)
+    assert rig.messages == [(0xFEE0_0000, 0x8060)]
+
+
 def test_who_tells_ends_of_interrupts_is_told_what_level_triggered_pins_send(rig: Rig) -> None:
     told: list[tuple[int, tuple[int, int] | None]] = []
     rig.ioapic.routed = lambda pin, message: told.append((pin, message))

@@ -8,7 +8,8 @@ The polarity bit is kept and has no effect: inputs are driven asserted or not.
 
 QEMU-COMPAT, as measured: input 0 is wired to entry 2 (ISA interrupt 0 is the timer, firmware's tables say so). An edge
 at a masked entry is lost (data sheet: it is not signalled); a level that is still there after its EOI is delivered
-again.
+again. Unlike QEMU's, an input that is up when its entry becomes level-triggered is delivered, as the data sheet and KVM
+have it: nobody would take its interrupt otherwise.
 
 Reset: all entries masked, inputs forgotten. A stopped machine changes nothing. DeviceLock held throughout.
 """
@@ -78,6 +79,7 @@ class Ioapic(Device):
         #: the vector for an entry of mode ExtINT: the 8259 pair's
         self.acknowledge: Callable[[], int] = lambda: 0
         self._levels = 0  # of the inputs, as driven
+        self._up = 0  # the pins whose input is up
         self._id = 0
         self._selected = 0
         self._irr = 0
@@ -104,6 +106,7 @@ class Ioapic(Device):
         self._levels = self._levels | bit if level else self._levels & ~bit
         pin = TIMER_PIN if number == TIMER_INPUT else number
         bit, entry = 1 << pin, self._entries[pin]
+        self._up = self._up | bit if level else self._up & ~bit
         if entry & ENTRY_LEVEL:
             self._irr = self._irr | bit if level else self._irr & ~bit
         elif level and not entry & ENTRY_MASKED:
@@ -180,7 +183,9 @@ class Ioapic(Device):
         else:
             kept = entry & ENTRY_READ_ONLY
             entry = entry & ~0xFFFF_FFFF | value & ~ENTRY_READ_ONLY | kept
-            if not entry & ENTRY_LEVEL:  # remote IRR has no meaning for edges
+            if entry & ENTRY_LEVEL:
+                self._irr |= self._up & 1 << pin
+            else:  # remote IRR has no meaning for edges
                 entry &= ~ENTRY_REMOTE_IRR
         self._entries[pin] = entry
         self._tell_route(pin)
