@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from vmmd.devices.ide.dma import Scatter
 
 BUFFER_SECTORS = BUFFER_BYTES // SECTOR_BYTES
-TRIM_LBA_MASK = (1 << 48) - 1
+TRIM_COUNT_SHIFT = 48
+TRIM_LBA_MASK = (1 << TRIM_COUNT_SHIFT) - 1
 
 
 class SectorDrive(Drive):
@@ -252,24 +253,26 @@ class SectorDrive(Drive):
             return
         view = self._sectors_view(self._left)  # 255 at most
         scatter.load(0, view)
-        ranges = [(entry & TRIM_LBA_MASK, entry >> 48) for entry in view.cast("Q").tolist() if entry >> 48]
-        if not all(self._inside(*each) for each in ranges):
+        # up to 16320 entries, with the lock held: whole lists, no calls for each
+        entries = [entry for entry in view.cast("Q").tolist() if entry >> TRIM_COUNT_SHIFT]
+        if max([(entry & TRIM_LBA_MASK) + (entry >> TRIM_COUNT_SHIFT) for entry in entries], default=0) > self.sectors:
             self._dma_failed(scatter, Kind.DISCARD)
             return
-        self._trim_next(scatter, ranges[::-1])
+        self._trim_next(scatter, entries[::-1])
 
-    def _trim_next(self, scatter: Scatter, ranges: list[tuple[int, int]]) -> None:
-        """``ranges``: those that are left, the next one last."""
-        if not ranges:
+    def _trim_next(self, scatter: Scatter, entries: list[int]) -> None:
+        """``entries``: those that are left, the next one last."""
+        if not entries:
             self._dma_done(scatter)
             return
-        start, count = ranges.pop()
+        entry = entries.pop()
+        start, count = entry & TRIM_LBA_MASK, entry >> TRIM_COUNT_SHIFT
 
         def trimmed(error: int) -> None:
             if error:
                 self._dma_failed(scatter)
             else:
-                self._trim_next(scatter, ranges)
+                self._trim_next(scatter, entries)
 
         self.io.submit(discard(start * SECTOR_BYTES, count * SECTOR_BYTES, trimmed))
 
