@@ -77,6 +77,16 @@ def test_a_command_finds_room_behind_a_full_queue(rig: Ps2Rig) -> None:
     assert rig.reports() == "02 00 " + "08 02 00 " * 4 + "fa 20 02 64 08 02 00"
 
 
+def test_an_answer_of_the_controller_waits_for_a_byte_of_a_mouse_that_has_more(rig: Ps2Rig) -> None:
+    """As Linux does it at start-up, with a mouse that moves: it reads the command byte, and writes it back."""
+    rig.mouse(0xF4)
+    rig.command(0x60, 0x47)
+    for _ in range(8):
+        rig.move(3)  # more than the queue has room for
+    rig.command(0x20)
+    assert rig.drain().startswith("m08 47 m03 m00 ")
+
+
 def test_disabled_it_tells_nothing(rig: Ps2Rig) -> None:
     rig.mouse(0xF5)
     rig.move(5)

@@ -234,12 +234,12 @@ class I8042(Device):
         self._aux_irq.set(1 if is_aux and control & CB_AUX_INTERRUPT else 0)
 
     def _data_read(self, offset: int, size: int) -> int:
-        source, self._source = self._source, _Source.NONE
-        value = self._data
+        source, value = self._source, self._data
         if source is not _Source.NONE:
             self._output_port &= ~(OUT_BUFFER_FULL | OUT_AUX_BUFFER_FULL)
             self._lower()  # each byte is an edge of its own
             value = self._taken(source)
+            self._source = _Source.NONE  # and not before: a device may queue more while its byte is taken
             self._fill(source)
         if PCKBD_KBD_READ_DATA.on:
             PCKBD_KBD_READ_DATA(value)
