@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -197,6 +198,22 @@ def test_scan(command: int, byte: int, status: int) -> None:
     bench.put(bytes((byte,)) * SECTOR)
     result = bench.dma(*rw(command, 0, 0, 1), mode=FROM_MEMORY)
     assert (result[0] & 0xC0, result[2]) == (0, status)
+
+
+def test_a_scan_where_the_image_has_nothing_goes_sector_by_sector() -> None:
+    """As deep in calls with 128 sectors as with one: word channels can do 256."""
+    bench = Bench(b"", drive_type="288")
+    bench.outb(CCR, 3)
+    bench.put(b"\1" * (128 * SECTOR))
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(usual // 2)
+    try:
+        result = bench.dma(*rw(0x91, 0, 0, 1, last=36, size=7), count=128 * SECTOR, mode=FROM_MEMORY)
+    finally:
+        sys.setrecursionlimit(usual)
+    assert (result[0] & 0xC0, result[2]) == (0, 0x04)
+    assert not bench.disk.calls
+    assert bench.drive.stats.unmap_ops == 0
 
 
 def test_a_masked_channel_makes_the_controller_wait(bench: Bench) -> None:

@@ -31,7 +31,7 @@ from vmmd.devices.floppy.registers import (
     ST2_SCAN_EQUAL,
     ST2_SCAN_NOT_SATISFIED,
 )
-from vmmd.devices.ide.disk_io import Kind, Request
+from vmmd.devices.ide.disk_io import Kind, Request, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -305,8 +305,7 @@ class Transfer:
         elif self.job is Job.FORMAT:
             self._format_back()
         elif self.job in _SCANS:
-            medium = bytearray(len(self._buffer))
-            self._read_runs(self._runs(len(medium)), medium, lambda: self._compare(bytes(medium)))
+            self._fetch_medium()
         else:
             self._after_chunk()
 
@@ -346,6 +345,16 @@ class Transfer:
         runs = _grouped(sorted(numbers), self.drive.image_sectors)
         self._buffer = bytearray((self.fill,)) * (len(numbers) * SECTOR_BYTES)
         self._write_runs(runs, self._after_chunk)
+
+    def _fetch_medium(self) -> None:
+        """The sector that the host's is compared with. One a turn of the loop, also where the image has none."""
+        assert self.drive.io is not None  # a drive that is none has no format
+        medium = bytearray(len(self._buffer))
+        runs = self._runs(len(medium))
+        if runs:
+            self._read_runs(runs, medium, lambda: self._compare(bytes(medium)))
+        else:
+            self.drive.io.submit(nothing(lambda _: self._compare(bytes(medium))))
 
     def _compare(self, medium: bytes) -> None:
         """§5.1.6: by bytes, of which FFh from the host fits any."""

@@ -31,6 +31,7 @@ class Kind(enum.Enum):
     WRITE = "write"
     FLUSH = "flush"
     DISCARD = "discard"
+    NOTHING = "nothing"  # but a turn of the loop
 
 
 class Request(NamedTuple):
@@ -56,6 +57,11 @@ def flush(then: Callable[[int], None]) -> Request:
 def discard(offset: int, length: int, then: Callable[[int], None]) -> Request:
     """These bytes are no longer needed."""
     return Request(Kind.DISCARD, offset, _NO_DATA, then, length)
+
+
+def nothing(then: Callable[[int], None]) -> Request:
+    """A turn of the loop, as any request costs: what has no data on the disk neither recurs nor keeps the lock."""
+    return Request(Kind.NOTHING, 0, _NO_DATA, then)
 
 
 class DiskIo:
@@ -111,7 +117,7 @@ class DiskIo:
             backend.writev(request.offset, [request.view], last)
         elif request.kind is Kind.FLUSH:
             backend.flush(done)
-        elif backend.supports_discard:
+        elif request.kind is Kind.DISCARD and backend.supports_discard:
             backend.discard(request.offset, request.length, done)
         else:
             done(0)
@@ -213,7 +219,7 @@ class DiskIo:
         elif request.kind is Kind.FLUSH:
             stats.flush_ops += 1
             stats.flush_ns += elapsed_ns
-        else:
+        elif request.kind is Kind.DISCARD:
             stats.unmap_ops += 1
             stats.unmap_bytes += request.length
             stats.unmap_ns += elapsed_ns
