@@ -87,6 +87,14 @@ def test_an_answer_of_the_controller_waits_for_a_byte_of_a_mouse_that_has_more(r
     assert rig.drain().startswith("m08 47 m03 m00 ")
 
 
+def test_its_own_reset_forgets_what_nobody_has_read(rig: Ps2Rig) -> None:
+    rig.mouse(0xF4)
+    rig.move(2)
+    rig.read()
+    rig.command(0xD4, 0xFF)
+    assert rig.reports() == "fa aa 00"
+
+
 def test_disabled_it_tells_nothing(rig: Ps2Rig) -> None:
     rig.mouse(0xF5)
     rig.move(5)

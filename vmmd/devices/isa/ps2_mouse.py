@@ -221,6 +221,7 @@ class Ps2Mouse(Ps2Device):
         self._reply(ACKNOWLEDGE)
 
     def _self_test(self) -> None:
+        self._queue.clear()
         self._clear()
         self._reply(ACKNOWLEDGE, SELF_TEST_PASSED, self._identity)
 
