@@ -13,6 +13,7 @@ only, so the guest never sees a torn index (docs/adr/0005).
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from vmmd.core.memory import GuestAddressError
@@ -79,13 +80,17 @@ class VirtQueue:
         indirect: bool,
         notify_on_empty: bool = False,
     ) -> None:
-        """``rings``: guest addresses of the descriptor table, available ring and used ring. Raises RingError when
-        the size is no power of two up to 32768, or a ring is misaligned or not wholly in one RAM region."""
+        """``rings``: guest addresses of the descriptor table, available and used ring. Raises RingError when the
+        size is no power of two up to 32768, a ring is misaligned or not wholly in one RAM region, or two overlap."""
         if not 0 < size <= QUEUE_SIZE_MAX or size & (size - 1):
             raise RingError(f"queue size {size} is not a power of two up to {QUEUE_SIZE_MAX}")
         desc_gpa, avail_gpa, used_gpa = rings
         if desc_gpa & 15 or avail_gpa & 1 or used_gpa & 3:
             raise RingError(f"rings at {desc_gpa:#x}, {avail_gpa:#x}, {used_gpa:#x} are misaligned")
+        # what the device stores would change what it reads next; the event fields at the ends may not be there
+        parts = sorted(((desc_gpa, 16 * size), (avail_gpa, 4 + 2 * size), (used_gpa, 4 + 8 * size)))
+        if any(gpa + length > following for (gpa, length), (following, _) in pairwise(parts)):
+            raise RingError(f"rings at {desc_gpa:#x}, {avail_gpa:#x}, {used_gpa:#x} overlap")
         self._memory = memory
         self.size = size
         self.mask = size - 1
