@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.framework.device_rig import Rig
+from tests.framework.device_rig import Rig, ide_channel
+from tests.unit.fakes import make_context
 from vmmd.core.device import ResetKind
 from vmmd.core.events import BlockIoErrorEvent
 from vmmd.devices.ide.drive import ST_BSY, ST_DRDY, ST_DRQ, ST_ERR, ST_READY
@@ -17,6 +18,8 @@ from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from vmmd.devices.ide.dma import Scatter
 
 COMMAND_BLOCK, CONTROL, BUS_MASTER = 0x1F0, 0x3F6, 0xC000
 READ, WRITE, READ_DMA, WRITE_DMA, FLUSH = 0x20, 0x30, 0xC8, 0xCA, 0xE7
@@ -217,6 +220,23 @@ def test_a_write_that_was_given_up_keeps_its_data(disk: Disk) -> None:
     assert disk.status == ST_READY
     for lba in (5, 9):
         assert disk.disk.data[lba * 512 : (lba + 1) * 512] == bytes([lba]) * 512
+
+
+def test_a_drive_that_is_reset_lets_the_bus_master_go_for_the_other() -> None:
+    channel = ide_channel(make_context())
+    master, (first, second) = channel.dma, channel.units
+    runs: list[tuple[str, Scatter]] = []
+    master.write(0, 1, 1)
+    master.request(first, lambda scatter: runs.append(("first", scatter)))
+    master.request(second, lambda scatter: runs.append(("second", scatter)))
+    master.cancel(first)
+    assert not master.status & 1
+    master.write(0, 1, 0)
+    master.write(0, 1, 1)
+    assert [name for name, _ in runs] == ["first", "second"]
+    master.request(first, lambda scatter: runs.append(("first", scatter)))
+    master.finish(runs[1][1], 0)  # descriptors are left: the engine stays active
+    assert [name for name, _ in runs] == ["first", "second", "first"]
 
 
 def test_without_write_cache_a_write_is_flushed_before_it_ends() -> None:

@@ -124,9 +124,9 @@ class BusMaster:
         self.command = 0
         self.status = 0
         self.table = 0
-        self._owner: Unit | None = None  # the drive that has asked
-        self._waiting: Callable[[Scatter], None] | None = None  # what it wants called when the host starts
-        self._running: Scatter | None = None
+        # each with its drive: one of a channel may ask while the other's data are in flight
+        self._waiting: tuple[Unit, Callable[[Scatter], None]] | None = None  # what is called when the host starts
+        self._running: tuple[Unit, Scatter] | None = None
         self._stopping = self._restarted = False
 
     # -- registers -------------------------------------------------------------------------------------------
@@ -177,24 +177,26 @@ class BusMaster:
 
     def request(self, unit: Unit, run: Callable[[Scatter], None]) -> None:
         """A drive has data to move: ``run(scatter)`` when the host starts the engine, or at once when it has."""
-        self._owner, self._waiting = unit, run
+        self._waiting = unit, run
         self._try()
 
     def _try(self) -> None:
         if self.status & ST_ACTIVE and self._waiting is not None and self._running is None:
-            run, self._waiting = self._waiting, None
-            scatter = self._running = Scatter(self._memory, read_table(self._memory(), self.table))
+            (unit, run), self._waiting = self._waiting, None
+            scatter = Scatter(self._memory, read_table(self._memory(), self.table))
+            self._running = unit, scatter
             run(scatter)
 
     def finish(self, scatter: Scatter, moved_bytes: int) -> None:
         """The transfer over ``scatter`` has ended. Descriptors that are left keep the engine active (SFF-8038i 3.1)."""
-        if self._running is not scatter:
+        if self._running is None or self._running[1] is not scatter:
             return
         left = scatter.total > moved_bytes and not self._stopping
         if not (left or self._restarted):
             self.status &= ~ST_ACTIVE
         self._running = None
         self._stopping = self._restarted = False
+        self._try()
 
     def note_interrupt(self) -> None:
         """The drive has raised INTRQ."""
@@ -202,17 +204,15 @@ class BusMaster:
 
     def cancel(self, unit: Unit) -> None:
         """The drive's transfer, if there is one, is over: it was reset, or has another command."""
-        if self._owner is not unit:
-            return
-        if self._running is not None:
+        if self._waiting is not None and self._waiting[0] is unit:
+            self._waiting = None
+        if self._running is not None and self._running[0] is unit:
             self.status &= ~ST_ACTIVE
-        self._forget()
+            self._running = None
+            self._stopping = self._restarted = False
 
     def reset(self) -> None:
         """Registers to zero; nothing runs."""
         self.command = self.status = self.table = 0
-        self._forget()
-
-    def _forget(self) -> None:
-        self._owner = self._waiting = self._running = None
+        self._waiting = self._running = None
         self._stopping = self._restarted = False
