@@ -7,11 +7,19 @@ from typing import Any
 
 import pytest
 
-from tests.unit.qmp_support import Monitor
+from tests.unit.qmp_support import ManualLoop, Monitor
 from tests.unit.test_qmp_connection import Rig
 from tests.unit.test_qmp_fds import Client
 from vmmd.core.event_ring import EventRing
-from vmmd.core.events import BlockIoErrorEvent, ResetEvent, RtcChangeEvent
+from vmmd.core.events import (
+    BlockIoErrorEvent,
+    DeviceTrayMovedEvent,
+    GuestCrashloadedEvent,
+    GuestPanickedEvent,
+    ResetEvent,
+    RtcChangeEvent,
+)
+from vmmd.qmp.events import EventRouter
 
 QUERY = "__org.vmmd_query-events"
 
@@ -69,6 +77,23 @@ def test_disk_errors_are_limited_unless_they_stop_the_machine(action: str, sent:
     for _turn in range(5):
         rig.server.emit(io_error(action))
     assert len(rig.stream.messages()) == sent
+
+
+def test_a_guest_makes_no_more_events_than_the_loop_comes_to() -> None:
+    """From other threads: the last of those about one thing; of panics one a second while the guest goes on."""
+    loop = ManualLoop()
+    sent: list[dict[str, Any]] = []
+    router = EventRouter(loop, sent.append)
+    loop.on_loop_thread = lambda: False  # type: ignore[method-assign]
+    for is_open in (True, False) * 3:
+        for each in ("cd0", "cd1"):
+            router.emit(DeviceTrayMovedEvent("", each, is_open))
+    for _turn in range(3):
+        router.emit(GuestPanickedEvent("run"))
+        router.emit(GuestCrashloadedEvent("run"))
+    loop.run_posted()
+    assert [each["event"] for each in sent] == 2 * ["DEVICE_TRAY_MOVED"] + ["GUEST_PANICKED", "GUEST_CRASHLOADED"]
+    assert not any(each["data"]["tray-open"] for each in sent[:2])  # type: ignore[index]
 
 
 def test_what_is_held_back_is_sent_before_a_reset_and_not_after_it() -> None:

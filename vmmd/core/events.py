@@ -24,7 +24,8 @@ class EventInfo(NamedTuple):
     """Registration of one event type."""
 
     wire_name: str
-    #: minimum distance of two sent events with equal ``rate_key`` fields; 0: every one is sent
+    #: minimum distance of two sent events with equal ``rate_key`` fields; 0: every one is sent, but of those that other
+    #: threads emit before the loop comes to them only the last, if there is a key: a guest makes any number of them
     rate_limit_ns: int
     rate_key: tuple[str, ...]
     doc: str
@@ -132,7 +133,7 @@ class DeviceDeletedEvent(NamedTuple):
     path: str
 
 
-@event("DEVICE_TRAY_MOVED")
+@event("DEVICE_TRAY_MOVED", rate_key=("id",))
 class DeviceTrayMovedEvent(NamedTuple):
     """The tray of a drive has opened or closed, by the guest or by a command. ``id`` is the device's, or its path."""
 
@@ -141,14 +142,15 @@ class DeviceTrayMovedEvent(NamedTuple):
     tray_open: bool
 
 
-@event("GUEST_PANICKED")
+# a guest may say so as often as it likes when it goes on
+@event("GUEST_PANICKED", rate_limit_ns=NS_PER_S, rate_key=("action",), never_limited=("action", "pause"))
 class GuestPanickedEvent(NamedTuple):
     """The guest has panicked and said so (pvpanic); ``action`` is what follows."""
 
     action: Annotated[str, Literal["pause", "poweroff", "run"]]
 
 
-@event("GUEST_CRASHLOADED")
+@event("GUEST_CRASHLOADED", rate_limit_ns=NS_PER_S)
 class GuestCrashloadedEvent(NamedTuple):
     """The guest has panicked and runs its crash kernel now (pvpanic); it goes on."""
 

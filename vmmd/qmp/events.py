@@ -33,7 +33,7 @@ class EventRouter:
         self._deliver = deliver
         #: keys whose limit runs: value is the message that waits, or None
         self._limited: dict[_Key, dict[str, object] | None] = {}
-        #: rate-limited events posted by other threads, last one per key: a guest cannot flood the loop with them
+        #: events with a key or limit posted by other threads, last one per key: a guest cannot flood the loop with them
         self._posted: dict[_Key, tuple[int, _Instance]] = {}
         self._posted_lock = threading.Lock()
 
@@ -44,7 +44,7 @@ class EventRouter:
             self._route(now_ns, instance)
             return
         info = EVENTS[type(instance)]
-        if not _is_limited(info, instance):
+        if not _has_successors(info, instance):
             self._loop.post(self._route, now_ns, instance)
             return
         key = _key(info, instance)
@@ -119,6 +119,11 @@ def _is_limited(info: EventInfo, instance: _Instance) -> bool:
         return False
     exempt = info.never_limited
     return exempt is None or getattr(instance, exempt[0]) != exempt[1]
+
+
+def _has_successors(info: EventInfo, instance: _Instance) -> bool:
+    """Whether a later event of the same key makes it needless."""
+    return _is_limited(info, instance) or bool(info.rate_key and not info.rate_limit_ns)
 
 
 def _key(info: EventInfo, instance: _Instance) -> _Key:
