@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.framework import cache, images
+from tests.framework import cache, images, iso9660
 from tests.framework.images import MIB, SECTOR_BYTES
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ class DiskImage:
     def payload_crc32(self) -> str:
         """CRC-32 of the payload as eight hexadecimal digits."""
         return f"{zlib.crc32(self.payload):08x}"
+
+    @property
+    def md5(self) -> str:
+        """MD5 of the whole image, as md5sum prints it."""
+        return hashlib.md5(self.path.read_bytes(), usedforsecurity=False).hexdigest()
 
     def copy_to(self, directory: Path) -> Path:
         """A private, writable copy in *directory*."""
@@ -245,6 +250,12 @@ def random_disk() -> DiskImage:
     """A 1 MiB disk of random bytes."""
     data = images.random_bytes(3, MIB)
     return DiskImage(_image("random", lambda path, _scratch: _write(path, data), data))
+
+
+def random_cd(seed: int) -> DiskImage:
+    """A CD with a file of random bytes."""
+    data = iso9660.image({"RANDOM.BIN": images.random_bytes(seed, MIB)})
+    return DiskImage(_image("cd", lambda path, _scratch: _write(path, data), data))
 
 
 def _build_linux(directory: Path) -> None:

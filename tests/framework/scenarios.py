@@ -10,10 +10,11 @@ limits allow for about a million instructions a second.
 
 from __future__ import annotations
 
-import hashlib
+import calendar
 import re
 import shutil
 import struct
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,8 @@ LINUX_COMMAND_LINE = (
 )
 FIRMWARE_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 30.0
-LINUX_TIMEOUT_S = 240.0
+LINUX_TIMEOUT_S = 400.0  # a minute or so on a machine that has nothing else to do
+LINUX_COMMAND_TIMEOUT_S = 90.0
 GRUB_PROMPT = r"[\r\n]grub> +\x1b\[\d+;7H"
 UBOOT_PROMPT = r"\n=> "
 LINUX_PROMPT = r"^/ # "
@@ -52,6 +54,7 @@ UBOOT_COMMANDS = (
     "iod.b 3f8 8",
 )
 UBOOT_WRITE_SECTOR, UBOOT_WRITE_SECTORS = 0x10, 8
+KEYBOARD_NAME, MOUSE_NAME = "AT Translated Set 2 keyboard", "ImExPS/2 Generic Explorer Mouse"
 EVDEV_BYTES, EVDEV_TIME_BYTES = 24, 16  # struct input_event: time, then type, code, value
 MOUSE_EVENTS = [
     {"type": "btn", "data": {"button": "right", "down": True}},
@@ -328,68 +331,117 @@ def linux_devices(program: Emulator) -> GuestRun:
     return run
 
 
-def linux_input(program: Emulator) -> GuestRun:
-    """Linux with its PS/2 drivers: what it finds, and what reaches evdev of keys and movements sent by QMP."""
-    run = GuestRun("linux-input", program.name)
-    linux = guests.linux_full()
-    with Vm(program, linux_args(linux.vmlinux, linux.initramfs, "shell")) as vm:
+class LinuxShell:
+    """The shell on the serial port of a Linux that was started with ``shell`` on its command line."""
+
+    def __init__(self, vm: Vm) -> None:
+        self.vm = vm
         vm.serial.expect("INIT: done", LINUX_TIMEOUT_S)
-        run.mark(vm, "shell")
         vm.serial.expect(LINUX_PROMPT, COMMAND_TIMEOUT_S)
-        vm.serial.send("cat /proc/bus/input/devices\n")
-        devices = run.outputs["devices"] = vm.serial.expect_until(LINUX_PROMPT, COMMAND_TIMEOUT_S)
-        for name, events, what in (
-            ("AT Translated Set 2 keyboard", 6, ("send-key", {"keys": [{"type": "qcode", "data": "f5"}]})),
-            ("ImExPS/2 Generic Explorer Mouse", 5, ("input-send-event", {"events": MOUSE_EVENTS})),
-        ):
-            node = re.search(rf'N: Name="{name}".*?H: Handlers=[^\n]*(event\d+)', devices, re.DOTALL)
-            assert node is not None, devices
-            # opened before anything is sent, so that it is queued however slowly `head` starts
-            read = f'head -c {events * EVDEV_BYTES} <&3 | hexdump -v -e \'24/1 "%02x" "\\n"\''
-            vm.serial.send(f"exec 3</dev/input/{node[1]}; echo wait''ing; {read}; echo re''ad\n")
-            vm.serial.expect("waiting", COMMAND_TIMEOUT_S)
-            vm.qmp.cmd(what[0], **what[1])
-            text = vm.serial.expect_until("read", COMMAND_TIMEOUT_S)
-            rows = re.findall(rf"^[0-9a-f]{{{2 * EVDEV_BYTES}}}$", text, re.MULTILINE)
-            fields = (struct.unpack_from("<HHi", bytes.fromhex(row), EVDEV_TIME_BYTES) for row in rows)
-            run.outputs[name] = "\n".join(" ".join(map(str, each)) for each in fields)
-            vm.serial.expect(LINUX_PROMPT, COMMAND_TIMEOUT_S)
-        run.mark(vm, "events")
-        vm.serial.send("poweroff -f\n")
-        run.end(vm, COMMAND_TIMEOUT_S)
-    return run
+
+    def run(self, command: str) -> str:
+        """What *command* prints, behind its echo."""
+        self.vm.serial.send(f"{command}\n")
+        return self.vm.serial.expect_until(LINUX_PROMPT, LINUX_COMMAND_TIMEOUT_S)
+
+    def input_events(self, node: str, count: int, cause: Callable[[], object]) -> str:
+        """The next *count* events of /dev/input/*node*, read when *cause* has been called: type, code, value."""
+        # opened before the cause, so that they are queued however slowly `head` starts
+        read = f'head -c {count * EVDEV_BYTES} <&3 | hexdump -v -e \'{EVDEV_BYTES}/1 "%02x" "\\n"\''
+        self.vm.serial.send(f"exec 3</dev/input/{node}; echo wait''ing; {read}; echo re''ad\n")
+        self.vm.serial.expect("waiting", LINUX_COMMAND_TIMEOUT_S)
+        cause()
+        text = self.vm.serial.expect_until("read", LINUX_COMMAND_TIMEOUT_S)
+        self.vm.serial.expect(LINUX_PROMPT, COMMAND_TIMEOUT_S)
+        rows = re.findall(rf"^[0-9a-f]{{{2 * EVDEV_BYTES}}}$", text, re.MULTILINE)
+        fields = (struct.unpack_from("<HHi", bytes.fromhex(row), EVDEV_TIME_BYTES) for row in rows)
+        return "\n".join(" ".join(map(str, each)) for each in fields)
 
 
-def linux_ide(program: Emulator) -> GuestRun:
-    """Linux with its ATA driver: what it finds on the first channel, a checksum of the disk, and blocks written."""
-    run = GuestRun("linux-ide", program.name)
-    linux, disk = guests.linux_full(), guests.random_disk()
+def linux_pc(program: Emulator) -> GuestRun:
+    """Linux with its own drivers for what a PC has: IDE disk, CD-ROM with its media changed, RTC, PS/2 in evdev."""
+    run = GuestRun("linux-pc", program.name)
+    linux, disk, discs = guests.linux_full(), guests.random_disk(), [guests.random_cd(seed) for seed in (11, 12)]
     vm = Vm(program, linux_args(linux.vmlinux, linux.initramfs, "shell"))
     image = disk.copy_to(vm.directory)
-    vm.argv += ["-drive", f"file={image},format=raw,if=ide"]
+    vm.argv += ["-drive", f"file={image},format=raw,if=ide", "-cdrom", str(discs[0].path)]
     with vm:
-        vm.serial.expect("INIT: done", LINUX_TIMEOUT_S)
+        shell = LinuxShell(vm)
         run.mark(vm, "shell")
-        vm.serial.expect(LINUX_PROMPT, COMMAND_TIMEOUT_S)
-        where = f"bs={LINUX_BLOCK_BYTES} count={LINUX_COPY_BLOCKS} seek={LINUX_COPY_BLOCK}"
-        for name, command in (
-            ("kernel", "dmesg | grep -E 'ata[0-9]|sda'"),
-            ("checksum", "md5sum /dev/sda"),
-            ("copy", f"dd if=/dev/sda of=/dev/sda {where} conv=fsync"),
-            ("interrupts", "grep ata_piix /proc/interrupts"),
-        ):
-            vm.serial.send(f"{command}\n")
-            run.outputs[name] = vm.serial.expect_until(LINUX_PROMPT, COMMAND_TIMEOUT_S)
+        run.outputs["kernel"] = shell.run("dmesg | grep -E 'ata[0-9]|sd 0|sr0|sr 1|rtc'")
+        _linux_ide_disk(run, shell, disk, image)
+        run.mark(vm, "disk")
+        _linux_cdrom(run, shell, discs)
+        run.mark(vm, "CD-ROM")
+        _linux_rtc(run, shell)
+        _linux_input(run, shell)
+        run.mark(vm, "input")
+        run.outputs["interrupts"] = shell.run("cat /proc/interrupts")
         vm.serial.send("poweroff -f\n")
-        run.end(vm, COMMAND_TIMEOUT_S)
-        size, start = LINUX_COPY_BLOCKS * LINUX_BLOCK_BYTES, LINUX_COPY_BLOCK * LINUX_BLOCK_BYTES
-        original = disk.path.read_bytes()
-        checksum = hashlib.md5(original, usedforsecurity=False).hexdigest()
-        run.checks = {
-            "checksum of the disk": checksum in run.outputs["checksum"],
-            "blocks written": image.read_bytes() == original[:start] + original[:size] + original[start + size :],
-        }
+        run.end(vm, LINUX_COMMAND_TIMEOUT_S)
     return run
+
+
+def _linux_ide_disk(run: GuestRun, shell: LinuxShell, disk: guests.DiskImage, image: Path) -> None:
+    """A checksum of the disk, and blocks of it copied to another place of it."""
+    checksum = shell.run("md5sum /dev/sda")
+    where = f"bs={LINUX_BLOCK_BYTES} count={LINUX_COPY_BLOCKS} seek={LINUX_COPY_BLOCK}"
+    shell.run(f"dd if=/dev/sda of=/dev/sda {where} conv=fsync")
+    size, start = LINUX_COPY_BLOCKS * LINUX_BLOCK_BYTES, LINUX_COPY_BLOCK * LINUX_BLOCK_BYTES
+    original = disk.path.read_bytes()
+    run.checks |= {
+        "checksum of the disk": disk.md5 in checksum,
+        "blocks written": image.read_bytes() == original[:start] + original[:size] + original[start + size :],
+    }
+
+
+def _linux_cdrom(run: GuestRun, shell: LinuxShell, discs: list[guests.DiskImage]) -> None:
+    """A CD is read, taken out by QMP, another put in and read; then the guest opens the tray itself."""
+    qmp, read = shell.vm.qmp, "md5sum /dev/sr0"
+    run.checks["checksum of the CD"] = discs[0].md5 in shell.run(read)
+    qmp.cmd("eject", device="ide1-cd0")
+    run.outputs["no medium"] = shell.run(read)
+    qmp.cmd("blockdev-change-medium", device="ide1-cd0", filename=str(discs[1].path), format="raw")
+    by_host = len(qmp.events)
+    run.outputs["tray moved by the host"] = _tray_movements(qmp.events)
+    # the drive tells of the new medium by errors, and Linux passes some of them on
+    run.checks["checksum of the next CD"] = discs[1].md5 in shell.run(f"{read} || {read} || {read}")
+    shell.run(f"echo 1 >/proc/sys/dev/cdrom/autoeject; {read}")
+    run.outputs["tray moved by the guest"] = _tray_movements(qmp.events[by_host:])
+    (drive,) = [each for each in qmp.cmd("query-block") if each["device"] == "ide1-cd0"]
+    run.checks["tray is open"] = drive["tray_open"]
+
+
+def _tray_movements(events: list[dict[str, Any]]) -> str:
+    """What the DEVICE_TRAY_MOVED events among *events* tell."""
+    moved = [event["data"]["tray-open"] for event in events if event["event"] == "DEVICE_TRAY_MOVED"]
+    return ", ".join("open" if is_open else "closed" for is_open in moved)
+
+
+def _linux_rtc(run: GuestRun, shell: LinuxShell) -> None:
+    """The date in the RTC, between two looks at the host's clock, and an alarm two seconds later."""
+    earliest_s = int(time.time())
+    found = re.search(r"^\w{3} (\w{3} .*\d{4})  0\.0", shell.run("hwclock -u -r -f /dev/rtc0"), re.MULTILINE)
+    assert found is not None
+    date_s = calendar.timegm(time.strptime(found[1], "%b %d %H:%M:%S %Y"))
+    run.checks["RTC tells the host's time"] = earliest_s - 1 <= date_s <= time.time() + 1
+    alarm = "/sys/class/rtc/rtc0/wakealarm"  # empty when there is none, or none any more
+    text = shell.run(f'echo +2 >{alarm} && sleep 4 && [ -z "$(cat {alarm})" ] && echo "alarm: over"')
+    run.checks["RTC alarm"] = re.search(r"^alarm: over$", text, re.MULTILINE) is not None
+
+
+def _linux_input(run: GuestRun, shell: LinuxShell) -> None:
+    """What Linux finds at the PS/2 ports, and what reaches evdev of keys and movements sent by QMP and HMP."""
+    qmp = shell.vm.qmp
+    devices = run.outputs["devices"] = shell.run("cat /proc/bus/input/devices")
+    for what, name, count, cause in (
+        ("send-key", KEYBOARD_NAME, 6, lambda: qmp.cmd("send-key", keys=[{"type": "qcode", "data": "f5"}])),
+        ("sendkey", KEYBOARD_NAME, 12, lambda: qmp.hmp("sendkey shift-a")),
+        ("mouse", MOUSE_NAME, 5, lambda: qmp.cmd("input-send-event", events=MOUSE_EVENTS)),
+    ):
+        node = re.search(rf'N: Name="{re.escape(name)}".*?H: Handlers=[^\n]*(event\d+)', devices, re.DOTALL)
+        assert node is not None, devices
+        run.outputs[what] = shell.input_events(node[1], count, cause)
 
 
 SCENARIOS: dict[str, Callable[[Emulator], GuestRun]] = {
@@ -406,10 +458,9 @@ SCENARIOS: dict[str, Callable[[Emulator], GuestRun]] = {
     "uboot": uboot,
     "syslinux": syslinux,
     "linux-min": linux_min,
-    "linux-ide": linux_ide,
     "linux-bzimage": lambda program: linux_min(program, bzimage=True),
     "linux-devices": linux_devices,
-    "linux-input": linux_input,
+    "linux-pc": linux_pc,
 }
 
 

@@ -59,6 +59,7 @@ def test_grub_legacy_on_an_ide_disk(boot: Callable[..., Vm]) -> None:
     assert "Filesystem type is fat" in text
 
 
+@pytest.mark.slow  # the same path as GRUB's
 def test_syslinux_on_an_ide_disk(boot: Callable[..., Vm]) -> None:
     vm = boot(guests.syslinux_disk(), "pc,pit=off")
     vm.serial.expect("boot: ", FIRMWARE_TIMEOUT_S)
