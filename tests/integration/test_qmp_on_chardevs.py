@@ -64,6 +64,17 @@ def test_stdio(start: Any) -> None:
     assert process.wait(20) == 0
 
 
+def test_stdio_whose_input_ends_at_once(start: Any) -> None:
+    """``printf … | vmmd -qmp stdio``: what was sent is run and answered."""
+    process = start("-qmp", "stdio")
+    output, _ = process.communicate(NEGOTIATE + STATUS + QUIT, timeout=20)
+    greeting, negotiated, status, *_rest = map(json.loads, output.splitlines())
+    assert "QMP" in greeting
+    assert negotiated == {"return": {}}
+    assert status["return"]["status"] == "prelaunch"
+    assert process.returncode == 0
+
+
 def test_a_terminal_that_is_opened_twice(start: Any) -> None:
     process = start("-chardev", "pty,id=p", "-mon", "chardev=p,mode=control")
     line = process.stdout.readline().decode()

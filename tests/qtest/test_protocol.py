@@ -271,6 +271,62 @@ def test_a_client_may_go_and_come_back(tmp_path: Path) -> None:
         assert vm.qmp("query-status")["running"]
 
 
+def _listening(path: Path) -> Qtest:
+    return Qtest("vmmd", "-nodefaults", "-qtest", f"unix:{path},server=on,wait=off", connect_qtest=False)
+
+
+def test_the_next_client_gets_no_reply_of_the_last(tmp_path: Path) -> None:
+    """A client that leaves in the middle of a long step, and of requests behind it."""
+    path = tmp_path / "q"
+    with _listening(path) as vm:
+        client = _Client(path)
+        for setting in ("0x70 0x0a", "0x71 0x23", "0x70 0x0b", "0x71 0x42"):  # the RTC interrupts at 8 kHz
+            assert client.ask(f"outb {setting}") == ["OK"]
+        client.socket.sendall(b"clock_step 3600000000000\n" + b"inb 0x80\n" * 9)
+        client.close()
+        client = _Client(path)
+        assert client.ask("endianness") == ["OK little"]
+        assert client.ask("readb 0x100000") == ["OK 0x0000000000000000"]
+        client.close()
+        assert vm.qmp("query-status")["running"]
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["closes", "half-closes"])
+def test_what_a_client_has_sent_is_served_though_it_leaves(tmp_path: Path, half: bool) -> None:
+    """... before the next client is; and answered, when it still reads."""
+    path = tmp_path / "q"
+    with _listening(path):
+        client = _Client(path)
+        client.socket.sendall(b"".join(b"writeb %d 7\n" % (0x10_0000 + at) for at in range(100)))
+        if half:
+            client.socket.sendall(b"read 0x200000 0x200000\n")  # more than the buffers on the way
+            client.socket.shutdown(socket.SHUT_WR)
+            replies = client.lines.read().splitlines()
+            assert replies == [b"OK"] * 100 + [b"OK 0x" + b"00" * 0x20_0000]
+        client.close()
+        client = _Client(path)
+        assert client.ask("read 0x100000 100") == ["OK 0x" + "07" * 100]
+        client.close()
+
+
+def test_a_client_that_does_not_read_costs_bounded_memory() -> None:
+    """12 replies of 8 MiB: none is made while another waits."""
+    with Qtest("vmmd", "-nodefaults") as vm:
+        before = _resident_bytes(vm)
+        vm.send_raw(b"read 0x100000 0x400000\n" * 12)
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            vm.qmp("query-status")
+        assert _resident_bytes(vm) - before < 64 << 20
+        for _ in range(12):
+            assert len(vm.reply_line()) == len("OK 0x") + 2 * 0x40_0000
+
+
+def _resident_bytes(vm: Qtest) -> int:
+    with open(f"/proc/{vm.process.pid}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096
+
+
 def test_a_dropped_connection_ends_nothing() -> None:
     with Qtest("vmmd", "-nodefaults") as vm:
         vm.send_raw(b"read 0 0x100000\n" * 20)

@@ -115,9 +115,22 @@ class SocketChardev(StreamChardev):
         if self._closed or self._retiring:
             return
         if self.config.server:
-            self._listen()
+            self._listen_again()
         elif self.config.reconnect:
             self._loop.call_later(self.config.reconnect * NS_PER_S, self._try_connect)
+
+    def _listen_again(self) -> None:
+        """For the next peer, once the requests of the last one have been served."""
+        with self._lock:
+            self._ending = self._answering()
+        if not self._ending:
+            self._listen()
+
+    def _resume(self) -> None:
+        was_ending = self._ending
+        super()._resume()
+        if was_ending and self._connection is None and self.config.server and not (self._closed or self._retiring):
+            self._listen_again()
 
     def _listen(self) -> None:
         sock = self.listen_socket.sock

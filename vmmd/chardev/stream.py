@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vmmd.chardev.base import CHUNK_BYTES, PACE_NS, Chardev
-from vmmd.core.backend import CharEvent
+from vmmd.core.backend import CharEvent, OrderedFrontend
 
 if TYPE_CHECKING:
     import threading
@@ -41,6 +41,7 @@ class StreamChardev(Chardev):
         self._may_block = False  # reading without input would wait: the descriptor's flags are not ours
         self._reading = False  # _read_fd is watched
         self._paused = False  # the frontend took nothing
+        self._ending = False  # the peer's end of input, or the next peer, waits for the frontend's answers
         self._resume_posted = False
         self._writing = -1  # the descriptor watched for room, or -1
         self._inbox = bytearray()
@@ -53,7 +54,7 @@ class StreamChardev(Chardev):
     # -- host to guest -----------------------------------------------------------------------------------------
 
     def accept_input(self) -> None:
-        if self._paused and not self._resume_posted:
+        if (self._paused or self._ending) and not self._resume_posted:
             self._resume_posted = True
             self._loop.post(self._resume)
 
@@ -65,7 +66,7 @@ class StreamChardev(Chardev):
         self._resume_posted = False
         if self._closed:
             return
-        self._paused = False
+        self._paused = self._ending = False
         if self._inbox:
             self._deliver_inbox()
         if not self._paused and self._read_fd >= 0:
@@ -118,6 +119,8 @@ class StreamChardev(Chardev):
                 data = self._receive(min(room, CHUNK_BYTES))
                 if data:
                     frontend.receive(data)
+                elif data == b"" and self._answering():
+                    self._paused = self._ending = True  # the end is read again when all has been answered
         if self._paused:
             self._unwatch_input()
             self._watch_hangup()
@@ -162,6 +165,16 @@ class StreamChardev(Chardev):
                 del self._inbox[: len(data)]
                 self.frontend.receive(data)
 
+    def _answering(self) -> bool:
+        """The frontend has not answered all yet, or the peer has not taken all of it. DeviceLock held."""
+        frontend = self.frontend
+        return isinstance(frontend, OrderedFrontend) and (frontend.answering() or len(self._out) > 0)
+
+    def _emit_all(self) -> None:
+        super()._emit_all()
+        if self._ending and not self._out:
+            self.accept_input()
+
     def _emit_rest(self) -> None:
         """The peer sends no more, but may still read: what it was answered goes out before it is dropped."""
         if self._out and not self._blocked and self._write_fd >= 0:
@@ -185,6 +198,10 @@ class StreamChardev(Chardev):
         self._unwatch_hangup()
         while len(self._inbox) < INBOX_BYTES and (data := self._receive(CHUNK_BYTES)):
             self._inbox += data
+        with self._lock:
+            if self._inbox and isinstance(self.frontend, OrderedFrontend):
+                self.frontend.receive(bytes(self._inbox))
+                self._inbox.clear()
         self._hung_up()
 
     def _hung_up(self) -> None:

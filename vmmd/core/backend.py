@@ -43,6 +43,16 @@ class SwappableFrontend(CharFrontend, Protocol):
         """Use ``backend`` from now on, which has been attached already. DeviceLock held."""
 
 
+@runtime_checkable
+class OrderedFrontend(CharFrontend, Protocol):
+    """A front end that serves requests: what a peer has sent comes before its CLOSED, also when it leaves while there
+    is no room (a bounded part more than ``can_receive`` said)."""
+
+    def answering(self) -> bool:
+        """Requests of the peer are still served: the end of its input, if it may still read, and the next peer wait
+        until ``accept_input``. Loop thread, DeviceLock held."""
+
+
 class CharBackend(Protocol):
     """The host's side of a character device. A backend has at most one frontend."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ChardevMonitor:
-    """Implements ``core.backend.CharFrontend``."""
+    """Implements ``core.backend.OrderedFrontend``."""
 
     def __init__(self, server: QmpServer, chardev: CharBackend, *, pretty: bool) -> None:
         self._server = server
@@ -52,6 +52,9 @@ class ChardevMonitor:
             self._server.loop.post(self._serve, self._stream)
         elif event is CharEvent.CLOSED:
             self._end_session()
+
+    def answering(self) -> bool:
+        return False  # a session ends with its client
 
     def write_ready(self) -> None:
         if self._stream is not None:
@@ -91,9 +94,10 @@ class ChardevStream:
         self._loop.post(self._tell_input)
 
     def hang_up(self) -> None:
-        """The peer has gone: what it had sent is still run, what it is sent is dropped."""
+        """The peer sends no more: what it had sent is still run. Unless it reads on (stdio) the replies are dropped."""
         self._ended = True
-        self._chardev = None
+        if self._chardev is not None and not self._chardev.connected:
+            self._chardev = None
         self._loop.post(self._tell_input)
         self._loop.post(self._tell_room)
         self._loop.post(self._tell_hang_up)

@@ -24,10 +24,14 @@ log = get_logger("vmmd.qtest")
 
 #: bytes taken from the client at once
 _ROOM = 1 << 20
+#: no request is served while more than this waits for a client that does not read
+_BACKLOG_BYTES = 1 << 20
+#: handed to the character device at once
+_PIECE_BYTES = 1 << 18
 
 
 class QtestServer:
-    """Serves one client at a time. Implements ``core.backend.CharFrontend``."""
+    """Serves one client at a time. Implements ``core.backend.OrderedFrontend``."""
 
     def __init__(self, vm: Vm, loop: LoopPort, backend: Chardev, traffic: TrafficLog | None) -> None:
         self._vm = vm
@@ -39,6 +43,7 @@ class QtestServer:
         self._out = bytearray()  # lines for the client
         self._work_posted = False
         self._full = False  # the client is not read from until there is room
+        self._stalled = False  # requests wait for the client to read its replies
         self._target_ns: int | None = None  # where virtual time is on its way to
 
     def attach(self) -> None:
@@ -60,11 +65,15 @@ class QtestServer:
         if event is CharEvent.OPENED:
             self._splitter.clear()
             self._out.clear()
+            self._target_ns = None  # the step of a client that is gone is answered to nobody
             self._requests.forget_levels()
             self._note("OPENED")
         elif event is CharEvent.CLOSED:
             self._splitter.end()  # whole requests are still served
             self._note("CLOSED")
+
+    def answering(self) -> bool:
+        return self._work_posted or self._target_ns is not None or bool(self._out)
 
     def write_ready(self) -> None:
         self._loop.post(self._send)
@@ -79,14 +88,16 @@ class QtestServer:
     def _work(self) -> None:
         """Serve one request, or go on with one that takes several turns."""
         self._work_posted = False
+        if len(self._out) > _BACKLOG_BYTES:
+            self._stalled = True  # ``_send`` goes on with it
+            return
         with self._vm.lock:
             served = self._go_on() if self._target_ns is not None else self._serve_next()
         if self._target_ns is not None or (served and self._splitter):
             self._work_soon()
         if self._full and len(self._splitter) <= LINE_BYTES_MAX:
             self._backend.accept_input()
-        if self._out:
-            self._send()
+        self._send()
 
     def _serve_next(self) -> bool:
         """False: no request is there."""
@@ -125,8 +136,19 @@ class QtestServer:
             self._out += b"\n"
 
     def _send(self) -> None:
-        taken = self._backend.write_now(bytes(self._out))
-        del self._out[:taken]
+        """Out with what the client takes now; serve on when it has caught up, or has gone."""
+        out = self._out
+        while out:
+            piece = bytes(out[:_PIECE_BYTES])
+            taken = self._backend.write_now(piece)
+            del out[:taken]
+            if taken < len(piece):
+                return
+        if self._stalled:
+            self._stalled = False
+            self._work_soon()
+        elif not self._work_posted:
+            self._backend.accept_input()  # the end of input may have waited for it
 
     def _note(self, event: str) -> None:
         if self._traffic is not None:
