@@ -4,8 +4,8 @@
 Moving it to a point runs what is due on the way, one deadline at a time and in order, each timer seeing the time at
 which it was due; one that arms itself again on the way runs again. That may be many: ``advance_to`` works in slices,
 and the loop gets a turn between them. While the machine is stopped time can be moved too, but no timer runs, as in
-QEMU: what has become due meanwhile runs when the machine does. Behind ``EXACT_EXPIRIES`` of one move the rest is
-one step, so that a timer of 10 ns does not make an hour of a second; devices catch up, counters stay exact.
+QEMU: what has become due meanwhile runs when the machine does. Behind ``exact_expiries`` of one move the rest is one
+step, which is logged: a timer of 10 ns would make an hour of a second. Devices catch up, counters stay exact.
 """
 
 from __future__ import annotations
@@ -28,6 +28,14 @@ log = get_logger("vmmd.qtest")
 #: one slice of ``advance_to`` ends after so many timers, or so much time of the host
 _SLICE_TIMERS = 256
 _SLICE_NS = 5_000_000
+#: timers of at most this frequency run one by one however long the move is, up to so many
+_EXACT_PERIOD_NS = 50_000
+EXACT_EXPIRIES_MAX = 250_000
+
+
+def exact_expiries(move_ns: int) -> int:
+    """How many timers of a move that far run one by one."""
+    return min(EXACT_EXPIRIES + max(0, move_ns) // _EXACT_PERIOD_NS, EXACT_EXPIRIES_MAX)
 
 
 class ClientClock(ManualClock):
@@ -79,16 +87,25 @@ class ClientClock(ManualClock):
         stop_ns = time.monotonic_ns() + _SLICE_NS
         left = _SLICE_TIMERS
         if target_ns != self._moving_to:
-            self._moving_to, self._exact_left = target_ns, EXACT_EXPIRIES
+            self._moving_to, self._exact_left = target_ns, exact_expiries(target_ns - self._now)
         while (due := self.next_deadline()) is not None and due <= target_ns:
             if not left or time.monotonic_ns() > stop_ns:
                 return False
             left -= 1
-            self._exact_left -= 1
+            if self._exact_left > 0:
+                self._exact_left -= 1
+                if not self._exact_left:
+                    log.warning(
+                        "timers every few ns: from %d ns to %d ns is one step, take smaller ones", due, target_ns
+                    )
             self._now = max(self._now, due if self._exact_left > 0 else target_ns)
             self._expire(self._pop())
         self._now = max(self._now, target_ns)
         return True
+
+    def hurry(self) -> None:
+        """The client has gone: nobody sees the edges of what is left of the move."""
+        self._exact_left = 0
 
     def _expire(self, timer: ClockTimer) -> None:
         try:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Handler = Callable[[Words], bytes]
 
 LAST_PORT = 0xFFFF
+#: time is a signed 64-bit number on the wire
+LAST_NS = (1 << 63) - 1
 #: QEMU's name of the list of inputs that has none
 UNNAMED_INPUTS = b"unnamed-gpio-in"
 _WIDTHS = (("b", 1), ("w", 2), ("l", 4), ("q", 8))
@@ -165,7 +167,10 @@ class Requests:
     def _clock_step(self, words: Words) -> bytes:
         clock = self.clock
         if words:
-            raise TimePasses(clock.now_ns() + signed(words[0]))
+            target_ns = clock.now_ns() + signed(words[0])
+            if target_ns > LAST_NS:
+                raise RequestError(f"ERR virtual time ends at {LAST_NS}")
+            raise TimePasses(target_ns)
         due = clock.next_deadline()
         raise TimePasses(clock.now_ns() if due is None else due)
 

@@ -70,6 +70,8 @@ class QtestServer:
             self._note("OPENED")
         elif event is CharEvent.CLOSED:
             self._splitter.end()  # whole requests are still served
+            if self._target_ns is not None and not self._backend.connected:
+                self._requests.clock.hurry()
             self._note("CLOSED")
 
     def answering(self) -> bool:
