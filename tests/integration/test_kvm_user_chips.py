@@ -21,7 +21,7 @@ pytestmark = pytest.mark.kvm
 
 GDT, IDT, COUNTER, SEEN, HANDLER = 0x600, 0x4000, 0x500, 0x504, 0x3000
 APIC = 0xFEE0_0000
-TPR, END, SPURIOUS, ICR, LVT_TIMER, INITIAL_COUNT, DIVIDE = 0x80, 0xB0, 0xF0, 0x300, 0x320, 0x380, 0x3E0
+VERSION, TPR, END, SPURIOUS, ICR, LVT_TIMER, INITIAL_COUNT, DIVIDE = 0x30, 0x80, 0xB0, 0xF0, 0x300, 0x320, 0x380, 0x3E0
 TO_ITSELF, TO_OTHERS = 1 << 18, 3 << 18
 STI, HALT = b"\xfb", b"\xf4"
 FINISH = bytes.fromhex("e6f4 fa f4 ebfc")  # out 0xf4, al; cli; hlt; jmp back
@@ -63,7 +63,7 @@ class Machine:
 
     def __init__(self, *code: bytes, count: int = 1, end: bytes = put(END, 0) + RETURN) -> None:
         self.clock = ManualClock()
-        self.chips = UserChips(self.clock)
+        self.chips = UserChips(self.clock, apic_version=0x11)
         self.vm = vm = TinyVm(b"".join(code), count=count, boot=BOOT, chips=self.chips)
         prepare(vm, end)
         self.apics = self.chips.apics
@@ -113,6 +113,13 @@ def test_the_timer_wakes_a_halted_cpu(machine: Callable[..., Machine]) -> None:
         m.clock.advance(1)
     m.wait_finished()
     assert (m.counted, m.apic.isr, m.apic.irr) == (1, 0, 0)
+
+
+def test_the_guest_sees_the_version_that_was_asked_for(machine: Callable[..., Machine]) -> None:
+    m = machine(copy(APIC + VERSION, SEEN), FINISH)
+    m.vm.cpus.resume()
+    m.wait_finished()
+    assert m.vm.memory.u32(SEEN) == 0x5_0011
 
 
 def test_the_8259_pair_comes_through_lint0(machine: Callable[..., Machine]) -> None:

@@ -4,8 +4,9 @@
 Intel SDM vol. 3 chapter 11 "Advanced Programmable Interrupt Controller", xAPIC mode. Implemented: the
 register page, IRR, ISR and TMR with priorities, TPR, IPIs with all shorthands and destinations, INIT and start-up
 IPIs, NMI, lowest priority, ExtINT, LVT with LINT0 and LINT1, one-shot and periodic timer, ESR, EOI broadcast. Not:
-x2APIC and the TSC deadline (CPUID does not offer them), SMI (there is no SMM), focus processors, CMCI. The performance
-and thermal entries of the LVT keep what is written; nothing raises them.
+x2APIC and the TSC deadline (CPUID does not offer them), SMI (there is no SMM), focus processors, CMCI, remote IRR of a
+level-triggered LINT0 or LINT1 (their interrupts are delivered as edges). The performance and thermal entries of the LVT
+keep what is written; nothing raises them.
 
 A reset is power-on state, an INIT the same but for the id. While the machine is stopped virtual time stands, the timer
 with it.
@@ -38,7 +39,7 @@ INITIAL_COUNT, CURRENT_COUNT, DIVIDE = 0x38, 0x39, 0x3E
 
 SVR_ENABLED = 1 << 8
 SVR_WRITABLE = 0x3FF
-LVT_MASKED, LVT_LEVEL, LVT_REMOTE_IRR, LVT_ACTIVE_LOW, LVT_PERIODIC = 1 << 16, 1 << 15, 1 << 14, 1 << 13, 1 << 17
+LVT_MASKED, LVT_LEVEL, LVT_ACTIVE_LOW, LVT_PERIODIC = 1 << 16, 1 << 15, 1 << 13, 1 << 17
 LVT_MODE_SHIFT = 8
 _LVT_WRITABLE = {
     TIMER: LVT_PERIODIC | LVT_MASKED | 0xFF,
@@ -54,6 +55,7 @@ ICR_SHORTHAND_SHIFT = 18
 NO_SHORTHAND, TO_ITSELF, TO_ALL, TO_OTHERS = range(4)
 ESR_SEND_ILLEGAL, ESR_RECEIVED_ILLEGAL, ESR_ILLEGAL_REGISTER = 1 << 5, 1 << 6, 1 << 7
 FIRST_VECTOR = 16  # those below are illegal
+APIC_VERSION = 0x14
 MAX_LVT = 5  # the version register shows the number of LVT entries less one
 BASE_ENABLED = 1 << 11  # in IA32_APIC_BASE
 
@@ -67,14 +69,14 @@ class Apic(Device):
 
     class Props(Device.Props):
         apic_id = prop(U32, None, "APIC id", wire="id")
-        version = prop(U8, 0x14, "what the version register shows")
+        version = prop(U8, APIC_VERSION, "what the version register shows")
         vapic = prop(BOOL, True, "of TPR accesses under KVM; has no effect with a local APIC in user space")
 
 
 class LocalApic:
     """One. ``wake()`` is called, with the bus's lock held, when its CPU has something new to look at."""
 
-    def __init__(self, bus: ApicBus, clock: Clock, apic_id: int, *, is_bsp: bool, version: int = 0x14) -> None:
+    def __init__(self, bus: ApicBus, clock: Clock, apic_id: int, *, is_bsp: bool, version: int = APIC_VERSION) -> None:
         self.bus = bus
         self.is_bsp = is_bsp
         self.wake: Callable[[], None] = lambda: None

@@ -65,13 +65,15 @@ class KvmAccelerator:
         return Platform(chips.interrupts, chips.interrupts, doorbells, kvm_vm)
 
     def _make_user_chips(self, vm: Vm) -> UserChips | SplitChips:
+        from vmmd.devices.apic import Apic
+        from vmmd.machine.device_plan import new_props
         from vmmd.machine.user_chips import SplitChips, UserChips
 
         if self._irqchip == "split":
             self._kvm_vm.create_split_irqchip()
             return SplitChips(self._kvm_vm)
         self._kvm_vm.reserve_pages()
-        return UserChips(vm.clock)
+        return UserChips(vm.clock, new_props(Apic, vm.config.globals).version)
 
     def _make_kernel_chips(self, vm: Vm) -> tuple[KvmInterrupts, KernelChips]:
         from vmmd.devices.kernel_chips import KvmPit

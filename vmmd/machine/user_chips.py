@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from vmmd.core.irq import ChipTypes
-from vmmd.devices.apic import LocalApic
+from vmmd.devices.apic import APIC_VERSION, LocalApic
 from vmmd.devices.apic_bus import ApicBus
 from vmmd.devices.user_interrupts import UserInterrupts
 from vmmd.kvm.irqchip import KvmMessages
@@ -40,10 +40,11 @@ class RunLoops(Protocol):
 
 
 class UserChips:
-    """Nothing is in the kernel. ``clock`` is the local APICs' time."""
+    """Nothing is in the kernel. ``clock`` is the local APICs' time, ``apic_version`` what they say they are."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, apic_version: int = APIC_VERSION) -> None:
         self._clock = clock
+        self._apic_version = apic_version
         self.bus = ApicBus()
         self.interrupts = UserInterrupts(self.bus.deliver)
         self.interrupts.intr = self.bus.set_intr
@@ -56,7 +57,9 @@ class UserChips:
 
     def make(self, vcpu: Vcpu, dispatch: Dispatch, kick: Callable[[], None], *, signature: int) -> RunLoop:
         is_bsp = not self.apics
-        apic = vcpu.local_apic = LocalApic(self.bus, self._clock, vcpu.apic_id, is_bsp=is_bsp)
+        apic = vcpu.local_apic = LocalApic(
+            self.bus, self._clock, vcpu.apic_id, is_bsp=is_bsp, version=self._apic_version
+        )
         return UserLoop(vcpu, dispatch, apic, kick, signature=signature, is_bsp=is_bsp)
 
     def reset(self, boot: BootState | None) -> None:
