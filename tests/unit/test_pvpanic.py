@@ -10,6 +10,9 @@ from vmmd.core.events import GuestCrashloadedEvent
 from vmmd.devices.isa.pvpanic import Pvpanic
 from vmmd.devices.pci.bus import PciBus
 from vmmd.devices.pci.pvpanic import PvpanicPci
+from vmmd.errors import UsageError
+from vmmd.machine.device_plan import check_single, plan
+from vmmd.options.models import DeviceOptions
 
 PANIC = [("panic", None)]
 
@@ -56,3 +59,9 @@ def test_pci_register_is_byte_0_of_the_bar() -> None:
     assert machine.requests.asked == []
     machine.mmio.write(0xE000_0000, 1, 1)
     assert machine.requests.asked == PANIC
+
+
+def test_two_of_them_are_refused() -> None:
+    plans = [plan(DeviceOptions("pvpanic", name, None, []), ()) for name in ("a", "b")]
+    with pytest.raises(UsageError, match="at most one pvpanic device is permitted"):
+        check_single(plans)

@@ -18,6 +18,7 @@ class Pvpanic(Device):
     category = "misc"
     bus_type = "ISA"
     user_creatable = True
+    single = True  # one fw_cfg file tells its port
 
     class Props(Device.Props):
         """Where it is, and what it knows."""
