@@ -86,9 +86,10 @@ def _place(drive: DriveOptions, taken: set[tuple[str, int, int]]) -> tuple[int, 
         index = bus * units + unit if units else unit
         raise UsageError(f"{where}: drive with bus={bus}, unit={unit} (index={index}) exists")
     if bus >= BUSES.get(interface, bus + 1) or (interface == "floppy" and unit >= FLOPPIES):
+        last = BUSES[interface] * (units or FLOPPIES) - 1
         raise UsageError(
             f"{where}: machine type does not support if={interface},bus={bus},unit={unit}",
-            f"the board has {BUSES[interface]} channels",
+            f"the board has room for index=0 to index={last}",
         )
     return bus, unit
 
