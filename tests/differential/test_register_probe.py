@@ -12,7 +12,6 @@ import pytest
 
 from tests.differential.allowed_registers import ALLOWED
 from tests.framework.register_map import compare, probe
-from vmmd.core.registry import DEVICES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +27,5 @@ def test_only_what_is_listed_differs(tmp_path: Path) -> None:
     for each in surprises:
         print(each)
     assert not surprises, f"{len(surprises)} registers differ that may not"
-    expected = [allowed for allowed in ALLOWED if allowed.until not in DEVICES]
-    unused = [allowed for allowed in expected if not any(allowed.covers(each) for each in differences)]
+    unused = [allowed for allowed in ALLOWED if not any(allowed.covers(each) for each in differences)]
     assert not unused, "these differences are no more"
