@@ -96,10 +96,6 @@ class StdioChardev(StreamChardev):
             return super()._emit(chunk)
         return self._emit_politely(chunk)
 
-    def _hung_up_while_paused(self) -> None:
-        """No other peer comes: the front end finds the end of input when it has read what is before it."""
-        self._unwatch_hangup()
-
     def _hung_up(self) -> None:
         """End of input: the output goes on."""
         output = self._write_fd
