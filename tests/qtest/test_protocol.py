@@ -168,7 +168,7 @@ def test_a_longer_line_is_refused_and_not_kept(vm: Qtest) -> None:
 def test_requests_may_come_in_pieces_and_together(vm: Qtest) -> None:
     for piece in (b"end", b"ianness\nre", b"adb 0x", b"10\nfoo\nendianness\n"):
         vm.send_raw(piece)
-        time.sleep(0.002)
+        vm.qmp("query-status")  # the loop has taken what was there
     assert vm.reply_line() == "OK little"
     assert vm.reply_line().startswith("OK 0x")
     assert vm.reply_line() == "FAIL Unknown command 'foo'"
@@ -186,7 +186,8 @@ def test_without_the_accelerator_there_is_no_clock_to_step() -> None:
 
 def test_time_stands_still_but_for_the_client(vm: Qtest) -> None:
     before = vm.clock_step(0)
-    time.sleep(0.02)
+    for _ in range(10):
+        vm.qmp("query-status")
     assert vm.clock_step(0) == before
     assert vm.clock_step(12_345) == before + 12_345
     assert vm.clock_step(-1) == before + 12_345
@@ -235,9 +236,13 @@ def test_a_long_step_leaves_the_monitor_alive() -> None:
         vm.outb(0x70, 0x0B)
         vm.outb(0x71, 0x42)
         vm.send_raw(b"clock_step 3600000000000\n")
-        begin = time.monotonic()
-        assert vm.qmp("query-status")["running"]
-        assert time.monotonic() - begin < 2
+        waits_s = []
+        for _ in range(20):
+            begin = time.monotonic()
+            assert vm.qmp("query-status")["running"]
+            waits_s.append(time.monotonic() - begin)
+        assert sorted(waits_s)[len(waits_s) // 2] < 0.1
+        assert max(waits_s) < 1
 
 
 # --- clients ---

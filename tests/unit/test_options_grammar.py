@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmmd.errors import UsageError
+from vmmd.errors import BackendError, UsageError
 from vmmd.options import lexer
 from vmmd.options.cmdline import parse
 from vmmd.options.fields import shown
@@ -315,7 +315,7 @@ def test_any_argument_gives_a_config_or_one_line(name, text):
         parse([f"-{name}", text] if BY_NAME[name].metavar is not None else [f"-{name}"])
     except HelpRequested:
         return
-    except UsageError as error:
+    except (UsageError, BackendError) as error:  # -readconfig opens its file
         sentence = str(error)
     else:
         return

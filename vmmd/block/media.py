@@ -151,7 +151,8 @@ class MediaChanger:
         self, drive: Drive, label: str, path: str, form: str | None, *, read_only: bool | None, force: bool
     ) -> None:
         """Open an image, put it in instead of what is there, and close the tray. ``read_only``: None for as the last
-        one was opened. Raises UsageError, StateError, BackendError; what is wrong with the image leaves the old one in.
+        one was opened. Raises UsageError, StateError, BackendError; an image that cannot be opened leaves the old one
+        in; one that another process has locked leaves the drive open and empty (as with QEMU).
         """
         if read_only is None:
             read_only = drive.next_medium.read_only if drive.node is None else drive.node.read_only
