@@ -185,7 +185,7 @@ class Builder:
             with named(f"-blockdev node-name={node.node_name}"):
                 graph.add(node)
         for drive in self.config.drives:
-            with named(f"-drive id={drive.id}"):
+            with named(drive.where):
                 graph.add_drive(drive)
 
     def _make_firmware(self, board: PcI440fx, chips: Chips) -> None:

@@ -213,7 +213,7 @@ class PcI440fx:
             self.tree.add_bus(channel.name, node, "IDE")
         for drive in self.config.drives:
             if drive.interface == "ide":
-                with named(f"-drive id={drive.id}"):
+                with named(drive.where):
                     self._plug_drive(drive)
 
     def _plug_drive(self, drive: DriveOptions) -> None:
@@ -260,7 +260,7 @@ class PcI440fx:
         self.tree.add_bus(fdc.bus_of_drives, node, "floppy-bus")
         for drive in self.config.drives:
             if drive.interface == "floppy":
-                with named(f"-drive id={drive.id}"):
+                with named(drive.where):
                     floppy: Floppy = self._make("floppy")  # type: ignore[assignment]
                     floppy.props.unit, floppy.props.drive = drive.unit, drive.id
                     self._plug(floppy)

@@ -134,7 +134,7 @@ def _chardev(chardev: ChardevOptions) -> Iterator[str]:
 
 
 def _drive(drive: DriveOptions) -> Iterator[str]:
-    where = f"-drive id={shown(drive.id)}"
+    where = drive.where
     yield from _keys(where, drive)
     if drive.format is not None and drive.format not in DRIVE_FORMATS:
         yield f"{where},format={shown(drive.format)}"

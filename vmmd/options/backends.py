@@ -263,6 +263,12 @@ class DriveOptions(OptionSet):
         self.file_options: Items = []
         self.throttling: Items = []
         self.protocol: BlockdevOptions | None = None  # the node that file.KEY=… keys describe
+        self.made_from = ""  # another option (-hda FILE)
+
+    @property
+    def where(self) -> str:
+        """The option, for errors."""
+        return self.made_from or (f"-drive id={shown(self.id)}" if self.id else f"-drive if={self.interface}")
 
     def check(self, where: str) -> None:
         super().check(where)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.errors import UsageError
-from vmmd.options.fields import shown
 from vmmd.options.models import DeviceOptions
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def _place(drive: DriveOptions, taken: set[tuple[str, int, int]]) -> tuple[int, 
     """Bus and unit: those that are given, or the first that is free from there on."""
     interface = drive.interface
     units = UNITS.get(interface, 0)
-    where = f"-drive id={shown(drive.id)}" if drive.id else f"-drive if={interface}"
+    where = drive.where
     bus, unit = drive.bus or 0, drive.unit
     # QEMU-COMPAT: the sentences
     if drive.index is not None:

@@ -144,19 +144,26 @@ def read_hd(draft: Draft, option: str, text: str) -> None:
     """``-hda FILE`` to ``-hdd FILE``: the IDE disk with that number."""
     number = "abcd".index(option[-1])
     items = [("index", str(number)), ("file", text), ("media", "disk")]
-    draft.config.drives.append(backends.DriveOptions.from_items(items, f"{option} {shown(text)}"))
+    _add_short_form(draft, f"{option} {shown(text)}", items)
 
 
 def read_fd(draft: Draft, option: str, text: str) -> None:
     """``-fda FILE`` and ``-fdb FILE``: a diskette in drive A or B."""
     items = [("if", "floppy"), ("index", str("ab".index(option[-1]))), ("file", text)]
-    draft.config.drives.append(backends.DriveOptions.from_items(items, f"{option} {shown(text)}"))
+    _add_short_form(draft, f"{option} {shown(text)}", items)
 
 
 def read_cdrom(draft: Draft, option: str, text: str) -> None:
     """``-cdrom FILE``: the third IDE drive, which is a CD-ROM."""
     items = [("index", "2"), ("file", text), ("media", "cdrom")]
-    draft.config.drives.append(backends.DriveOptions.from_items(items, f"{option} {shown(text)}"))
+    _add_short_form(draft, f"{option} {shown(text)}", items)
+
+
+def _add_short_form(draft: Draft, where: str, items: list[tuple[str, str]]) -> None:
+    """A drive of another option than ``-drive``, which errors name."""
+    made: backends.DriveOptions = backends.DriveOptions.from_items(items, where)
+    made.made_from = where
+    draft.config.drives.append(made)
 
 
 def drive_options(option: str, text: str) -> backends.DriveOptions:
