@@ -179,13 +179,14 @@ def test_smart_pages_logs_and_switches(hosts: list[IdeHost]) -> None:
 
 
 def test_data_port_by_every_width(hosts: list[IdeHost]) -> None:
-    """Not with four bytes at an unaligned register: vmmd splits them as everywhere, QEMU here does not."""
+    """Not with four bytes at an unaligned register: vmmd splits them as everywhere, QEMU here does not. Nor does it two
+    at 3F6h, of which the second is the floppy controller's."""
 
     def script(host: IdeHost) -> list[Any]:
         vm, base = host.vm, host.base
         host.command(0x20, lba=7, count=2)
         seen: list[Any] = [vm.inl(base), vm.inb(base), vm.inw(base + 1), vm.inw(base + 6)]
-        seen += [vm.inw(base + 7), vm.inw(base + 0x206), vm.inl(base + 4)]
+        seen += [vm.inw(base + 7), vm.inw(base + 0x206) & 0xFF, vm.inl(base + 4)]
         vm.outw(base, 1)
         seen += [host.pio_in(253)[-8:], host.wait(), vm.inl(base), state(host)]
         vm.outb(base + 2, 0x77)
