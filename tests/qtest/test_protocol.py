@@ -210,19 +210,20 @@ def test_a_plain_step_goes_to_the_next_timer() -> None:
 
 
 def test_no_edge_is_lost_in_a_long_step() -> None:
-    """The PIT's 1000 counts for 30 s: 35,795 interrupts."""
+    """The PIT's 1000 counts for 20 s: 23,863 interrupts."""
     with Qtest("vmmd", "-nodefaults") as vm:
         vm.irq_intercept_in("ioapic")
         for port, value in ((0x43, 0x34), (0x40, 1000 & 0xFF), (0x40, 1000 >> 8)):
             vm.outb(port, value)
         vm.irq_edges.clear()
-        vm.clock_step(30_000_000_000)
-        assert abs(vm.irq_edges.count((0, 1)) - 30 * 1_193_182 // 1000) <= 1
+        vm.clock_step(20_000_000_000)
+        assert abs(vm.irq_edges.count((0, 1)) - 20 * 1_193_182 // 1000) <= 1
 
 
 def test_time_ends_with_64_bits() -> None:
     with Qtest("vmmd", "-nodefaults") as vm:
         last_ns = (1 << 63) - 1
+        vm.qmp("stop")  # no timer runs on the way
         assert vm.clock_set(last_ns) == last_ns
         assert vm.ask_line("clock_step 1") == f"ERR virtual time ends at {last_ns}"
         assert vm.clock_step(0) == last_ns
