@@ -134,6 +134,7 @@ class Bench:
         self.turns = 0
         self.log = _Log()
         root = logging.getLogger("vmmd")
+        self._handlers = root.handlers[:], root.propagate
         root.handlers[:], root.propagate = [self.log], False
         self.shadow = bytearray(machine.ram)
         self.driver: Driver
@@ -281,6 +282,8 @@ class Bench:
         self.act("late completions", self.rig.complete)
 
     def close(self) -> None:
+        root = logging.getLogger("vmmd")
+        root.handlers[:], root.propagate = self._handlers
         self.rig.unplug()
 
 
