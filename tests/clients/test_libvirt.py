@@ -108,9 +108,11 @@ def test_libvirt_sees_what_is_there_and_nothing_else(wrapper: Path, tmp_path: Pa
     assert values(found, "devices/disk/enum[@name='bus']/value") == {"ide", "fdc", "scsi", "virtio"}
     assert values(found, "devices/graphics/enum[@name='type']/value") == set()
     assert values(found, "devices/video/enum[@name='modelType']/value") == {"none"}
-    assert values(found, "devices/rng/enum[@name='model']/value") == set()
+    rng_models = {"virtio", "virtio-transitional", "virtio-non-transitional"}
+    assert values(found, "devices/rng/enum[@name='model']/value") == rng_models
     assert values(found, "memoryBacking/enum[@name='sourceType']/value") == {"file", "anonymous", "memfd"}
-    for absent in ("devices/tpm", "devices/redirdev", "features/genid", "features/vmcoreinfo", "features/sev"):
+    assert [element.get("supported") for element in found.findall("features/genid")] == ["yes"]
+    for absent in ("devices/tpm", "devices/redirdev", "features/vmcoreinfo", "features/sev"):
         assert [element.get("supported") for element in found.findall(absent)] == ["no"], absent
     older = ET.fromstring(session.outputs[domcapabilities(str(wrapper), "pc-i440fx-2.5")])
     assert older.findtext("machine") == "pc-i440fx-2.5"
@@ -134,10 +136,11 @@ def test_what_is_not_there_is_refused_with_vmmds_sentence(wrapper: Path, tmp_pat
     disk, domain = tmp_path / "disk.img", tmp_path / "domain.xml"
     disk.write_bytes(bytes(1 << 20))
     text = DOMAIN.format(emulator=wrapper, disk=disk, serial=tmp_path / "serial.log", uuid=UUID)
-    domain.write_text(text.replace("dev='vda' bus='virtio'", "dev='hda' bus='ide'"))
+    network = "<interface type='user'><model type='virtio'/></interface>"
+    domain.write_text(text.replace("<memballoon", network + "<memballoon"))
     start = "virsh start probe 2>&1 && exit 1"
     session = run(tmp_path, f"virsh define {domain}", start)
-    assert "-device ide-hd: not available in this version" in session.outputs[start]
+    assert "-netdev user: not available in this version" in session.outputs[start]
 
 
 def test_a_domain_lives_and_ends(wrapper: Path, tmp_path: Path) -> None:

@@ -110,13 +110,13 @@ def test_mmio_write_to_ram_behind_a_readonly_slot_goes_to_the_fallback(tiny: Cal
 
 
 def test_mmio_access_across_the_end_of_a_range_is_split(tiny: Callable[..., TinyVm]) -> None:
-    # ds=0xffff; mov dword [0x8016],0x12345678: 0x108006-0x108009, half of it in the range at 0x108008
+    # ds=0xffff; mov dword [0x8016],0x12345678: 0x108006-0x108009, its aligned second half in the range at 0x108008
     vm = tiny("b8ffff 8ed8 66c7061680785634 12")
     writes: Writes = []
     read, write = recorder(writes)
     vm.mmio.add(IoRange(0x108008, 4096, read, write, name="test"))  # type: ignore[arg-type]
     vm.run()
-    assert [(offset, value) for offset, _, value in writes] == [(0, 0x34), (1, 0x12)]
+    assert writes == [(0, 2, 0x1234)]  # (QEMU) in the largest pieces that are aligned
 
 
 def test_range_added_while_the_guest_runs_is_seen_by_its_next_access(tiny: Callable[..., TinyVm]) -> None:
