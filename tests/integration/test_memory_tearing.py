@@ -95,6 +95,10 @@ class Shared:
         os.close(self.fd)
 
 
+#: on a busy machine one of the two may not run while the other does
+ATTEMPTS = 4
+
+
 @pytest.fixture
 def shared(tmp_path: Path) -> Iterator[Shared]:
     made = Shared(tmp_path)
@@ -106,10 +110,12 @@ def shared(tmp_path: Path) -> Iterator[Shared]:
 def test_guest_memory_stores_are_whole(shared: Shared, width: int) -> None:
     store = {2: shared.memory.store_u16, 4: shared.memory.store_u32, 8: shared.memory.store_u64}[width]
     place, ones = PLACES[width], int.from_bytes(b"\1" * width, "little")
-    seen, changes, torn = shared.watch(place, width, lambda byte: store(place, byte * ones))
-    assert seen > 1_000_000
-    assert changes > 10_000  # it looked while stores were made
-    assert torn == 0
+    for _ in range(ATTEMPTS):
+        seen, changes, torn = shared.watch(place, width, lambda byte: store(place, byte * ones))
+        assert torn == 0
+        if seen > 1_000_000 and changes > 10_000:  # it looked while stores were made
+            return
+    pytest.fail(f"the observer and the stores never ran together: {seen} looks, {changes} changes")
 
 
 def test_the_used_index_of_a_ring_is_whole(shared: Shared) -> None:
