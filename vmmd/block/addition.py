@@ -10,7 +10,7 @@ from __future__ import annotations
 import stat
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vmmd.block import options as opts
 from vmmd.block.base import BlockNode, NodeConfig
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 NODE_NAME_MAX = 31
 
+MadeT = TypeVar("MadeT")
+
 
 class Addition:
-    """One addition; ``node`` or ``drive`` is called once."""
+    """One addition; ``node``, ``drive`` or ``medium`` is called once."""
 
     def __init__(self, graph: BlockGraph) -> None:
         self._graph = graph
@@ -36,44 +38,39 @@ class Addition:
 
     def node(self, options: object) -> Steps[BlockNode]:
         """A ``-blockdev``. Raises UsageError, BackendError."""
-        try:
-            made = yield from self._node(options, None)
-            made.is_monitors = True
-            self._enter()
-        except BaseException:
-            yield from self._take_back()
-            raise
-        finally:
-            self._graph.reserved -= self._names
+        made = yield from self._all_or_nothing(self._node(options, None))
+        made.is_monitors = True
         return made
 
     def drive(self, options: object) -> Steps[Drive]:
         """A ``-drive``. Raises UsageError, BackendError."""
-        try:
-            made = yield from self._drive(options)
-            self._enter()
-            self._graph.drives[made.name] = made
-            self._graph.disks.append(made)
-        except BaseException:
-            yield from self._take_back()
-            raise
-        finally:
-            self._graph.reserved -= self._names
+        made = yield from self._all_or_nothing(self._drive(options))
+        self._graph.drives[made.name] = made
+        self._graph.disks.append(made)
         return made
 
     def medium(self, drive: Drive, path: str, form: str | None, *, read_only: bool) -> Steps[BlockNode]:
         """What is going to be put into ``drive`` (blockdev-change-medium). Raises UsageError, BackendError."""
+        made = yield from self._all_or_nothing(self._medium(drive, path, form, read_only=read_only))
+        made.user = "a drive"
+        return made
+
+    def _medium(self, drive: Drive, path: str, form: str | None, *, read_only: bool) -> Steps[BlockNode]:
         mode = drive.next_medium
         cache = opts.CacheMode(drive.cache_writeback, mode.cache_direct, mode.cache_no_flush)
         options = SimpleNamespace(
             file=path, format=form, read_only=read_only, discard="unmap" if mode.discard else "ignore"
         )
+        made = yield from self._drive_node(options, cache, "blockdev-change-medium")
+        if made is None:
+            # QEMU-COMPAT: QEMU's sentence
+            raise BackendError(f"Could not open '{path}': No such file or directory")
+        return made
+
+    def _all_or_nothing(self, steps: Steps[MadeT]) -> Steps[MadeT]:
+        """Whatever was opened enters the graph together, or is closed again."""
         try:
-            made = yield from self._drive_node(options, cache, "blockdev-change-medium")
-            if made is None:
-                # QEMU-COMPAT: QEMU's sentence
-                raise BackendError(f"Could not open '{path}': No such file or directory")
-            made.user = "a drive"
+            made = yield from steps
             self._enter()
         except BaseException:
             yield from self._take_back()
