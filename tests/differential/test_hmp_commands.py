@@ -30,7 +30,7 @@ ROWS = (
     Row("!info network"), Row("!info balloon"), Row("!info tpm"), Row("!info vm-generation-id"), Row("!info chardev"),
     Row("!info iothreads"), Row("!info hotpluggable-cpus"), Row("!info cpus"), Row("!info mem"), Row("!info tlb"),
     Row("!info status x"), Row("!info bogus"), Row("!bogus"), Row("!"), Row("!cpu 1"), Row("!cpu 7"), Row("!cpu"),
-    Row("!i/b 0x80"), Row("!i /w 0xcf8"), Row("!i/xb 0x70"), Row("!i/2b 0x70"), Row("!i/b 0x70.2"), Row("!i/g 0x70"),
+    Row("!i/b 0x80"), Row("!i /w 0xcf8"), Row("!i/xb 0x70"), Row("!i/2b 0x70"), Row("!i/b 0x70.0x0b"), Row("!i/g 0x70"),
     Row("!i/b 0xcf8cf"), Row("!i"), Row("!i/q 0"), Row("!o/b 0x80 0x12"), Row("!o 0x80"), Row("!o/w 0x80 1 2"),
     Row("!nmi"), Row("!nmi 1"),
     Row("!sendkey a"), Row("!sendkey ctrl-alt-delete 100"), Row("!sendkey 0x1e-0xffff"), Row("!sendkey a -1"),

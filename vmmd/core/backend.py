@@ -111,6 +111,87 @@ class BlockBackend(Protocol):
         """Call ``callback`` on the loop when ``size_bytes`` changed."""
 
 
+class NetFrontend(Protocol):
+    """The NIC's side of one queue pair of a netdev. On the loop, without the lock."""
+
+    def readable(self) -> None:
+        """Frames wait: take a bounded number by ``NetQueue.read``. Called again in the loop's next turn while some are
+        left and ``NetQueue.watch`` is on."""
+
+    def writable(self) -> None:
+        """Room again after ``NetQueue.write`` gave False."""
+
+
+class NetQueue(Protocol):
+    """One queue pair of a netdev. On the loop, without the lock. A frame begins with the vnet header (virtio 1.2
+    §5.1.6.1) of ``NetBackend.set_header`` length when that is not 0, else with the destination address."""
+
+    def attach(self, frontend: NetFrontend) -> None:
+        """``frontend`` is told from now on; nothing is watched yet."""
+
+    def detach(self) -> None:
+        """It is not told any more."""
+
+    def read(self, buffers: Sequence[memoryview]) -> int:
+        """The next frame into ``buffers``, in one system call and without a copy where the host can: how many bytes it
+        had; 0 when none waits. What has no room is lost, as with readv(2)."""
+
+    def write(self, buffers: Sequence[memoryview]) -> bool:
+        """Send a frame. False: the host has no room now, nothing was sent, ``writable`` will be called. A frame that
+        the host refuses, or that nobody is there for, is gone and counted: True."""
+
+    def watch(self, wanted: bool) -> None:
+        """Whether ``readable`` is to be called; off while the guest has posted no buffers."""
+
+
+class NetBackend(Protocol):
+    """A netdev as a NIC sees it. A netdev has at most one NIC. On the loop, without the lock, unless stated."""
+
+    id: str
+    queues: Sequence[NetQueue]
+    #: lengths that ``set_header`` takes besides 0; empty: the netdev knows no vnet header, and no offloads
+    header_lengths: frozenset[int]
+    #: NetOffload bits that the host can take over; frames given to it may use them once a header is set
+    offloads: NetOffload
+
+    @property
+    def link_up(self) -> bool:
+        """The netdev's own end: set_link on it, and its peer's life."""
+
+    def set_header(self, length_bytes: int) -> None:
+        """Length of the vnet header that precedes each frame, both ways (little endian)."""
+
+    def set_offloads(self, accepted: NetOffload) -> None:
+        """What the guest takes in frames it receives."""
+
+    def enable_queues(self, count: int) -> None:
+        """The guest uses the first ``count`` queue pairs."""
+
+
+class NetOffload(enum.IntFlag):
+    """Work left to whoever gets a frame (virtio 1.2 §5.1.3, by their meaning for the receiver)."""
+
+    CSUM = 1
+    TSO4 = 2
+    TSO6 = 4
+    TSO_ECN = 8
+    UFO = 16
+    USO4 = 32
+    USO6 = 64
+
+
+class Nic(Protocol):
+    """A NIC as the network layer and the monitor see it. DeviceLock held, on the loop."""
+
+    name: str  # the device's id, or MODEL.N
+
+    def link_changed(self, up: bool) -> None:
+        """set_link on the NIC or its netdev, or the netdev's peer came or went."""
+
+    def backend_removed(self) -> None:
+        """netdev_del took the netdev away; nothing of it may be used from now on. The NIC stays, without a link."""
+
+
 class EntropySource(Protocol):
     """Random bytes for one device. On the loop, without the lock."""
 
