@@ -70,7 +70,8 @@ class Vm:
     """One run of an emulator; use as a context manager.
 
     *args* are passed as they are, after `-display none`. `serial=True` adds `-serial stdio`, `debugcon=True` a debug
-    console at port 0x402, `qmp=True` a monitor socket that is connected and negotiated by `start()`.
+    console at port 0x402, `qmp=True` a monitor socket that is connected and negotiated by `start()`. The emulator
+    inherits *pass_fds* under the numbers they have here.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class Vm:
         serial: bool = True,
         debugcon: bool = False,
         qmp: bool = True,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix=f"vmmd-test-{program.name}-"))
         self.argv = [*program.command, "-display", "none", *args]
         self.reactor = Reactor()
         self.started_at_s = 0.0
         self._want_serial, self._want_debugcon, self._want_qmp = serial, debugcon, qmp
+        self._pass_fds = tuple(pass_fds)
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
         self._exit_status: int | None = None
@@ -124,8 +127,9 @@ class Vm:
         with (self.directory / "stderr").open("wb") as stderr:
             self.started_at_s = time.monotonic()
             self._process = subprocess.Popen(
-                self.argv, stdin=pipe, stdout=pipe, stderr=stderr, cwd=self.directory, env=environment
-            )
+                self.argv, stdin=pipe, stdout=pipe, stderr=stderr, cwd=self.directory, env=environment,
+                pass_fds=self._pass_fds,
+            )  # fmt: skip
         self._pidfd = os.pidfd_open(self._process.pid)
         self.reactor.add(self._pidfd, self._reap)
         if self._process.stdout is not None and self._process.stdin is not None:
