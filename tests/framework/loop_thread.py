@@ -4,8 +4,10 @@ interleave as in the real machine. ``LoopThread.settle`` waits until nothing is 
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -90,12 +92,12 @@ class LoopDoorbells:
         self.rings = 0
 
     def attach(
-        self, space: str, address: int, size: int, datamatch: int | None, callback: Callable[[], None]
+        self, space: str, address: int, size: int, datamatch: int | None, ring: Callable[[], None] | int
     ) -> LoopDoorbell:
         key = (space, address, datamatch)
         if key in self.attached:
             raise ValueError(f"two doorbells at {key}")
-        self.attached[key] = callback
+        self.attached[key] = partial(os.eventfd_write, ring, 1) if isinstance(ring, int) else ring
         return LoopDoorbell(self, key)
 
     def ring(self, space: str, address: int, value: int) -> bool:

@@ -114,16 +114,20 @@ def test_irqfd_reaches_the_guest(tiny: Callable[..., TinyVm], eventfd: int) -> N
 
 def test_message_eventfds_get_routes_of_their_own_and_give_them_back(tiny: Callable[..., TinyVm]) -> None:
     vm = tiny(FINISH)
-    routes = [vm.interrupts.msi_eventfd(0xFEE0_0000, 0x40 + number) for number in range(3)]
+    fds = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(3)]
+    routes = [vm.interrupts.bind_msi(fd, 0xFEE0_0000, 0x40 + number) for number, fd in enumerate(fds)]
     assert [route.gsi for route in routes] == [24, 25, 26]
     routes[1].update(0xFEE0_0000, 0x80)
     routes[1].close()
     routes[1].close()
-    again = vm.interrupts.msi_eventfd(0xFEE0_0000, 0x90)
+    os.eventfd_write(fds[1], 1)
+    assert os.eventfd_read(fds[1]) == 1  # nobody else takes it
+    again = vm.interrupts.bind_msi(fds[1], 0xFEE0_0000, 0x90)
     assert again.gsi == 25
-    for route in (routes[0], routes[2], again):
-        os.eventfd_write(route.fd, 1)  # nobody listens: must not fail
+    for fd, route in zip(fds, (routes[0], again, routes[2]), strict=True):
+        os.eventfd_write(fd, 1)  # no APIC listens: must not fail
         route.close()
+        os.close(fd)
 
 
 def test_message_reaches_the_local_apic(tiny: Callable[..., TinyVm]) -> None:

@@ -11,7 +11,9 @@ assert machine.interrupts.levels[4] == 1
 
 from __future__ import annotations
 
+import os
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vmmd.core.address_space import AddressSpace
@@ -39,6 +41,7 @@ class RecordingInterrupts:
         self.levels: dict[int, int] = {}
         self.edges: list[tuple[int, int]] = []  # (gsi, level) in order
         self.messages: list[tuple[int, int]] = []  # (address, data) in order
+        self.bound: dict[int, BoundMessage] = {}  # by eventfd
 
     def set_gsi(self, gsi: int, level: int) -> None:
         self.levels[gsi] = level
@@ -47,12 +50,30 @@ class RecordingInterrupts:
     def signal_msi(self, address: int, data: int) -> None:
         self.messages.append((address, data))
 
-    def msi_eventfd(self, address: int, data: int) -> Any:
-        raise NotImplementedError("no eventfds in unit tests")
+    def bind_msi(self, fd: int, address: int, data: int) -> BoundMessage:
+        bound = BoundMessage(self, address, data)
+        self.bound[fd] = bound
+        return bound
 
     def raised(self, gsi: int) -> int:
         """How many rising edges ``gsi`` had."""
         return self.edges.count((gsi, 1))
+
+
+class BoundMessage:
+    """MsiRoute: what it says now."""
+
+    def __init__(self, owner: RecordingInterrupts, address: int, data: int) -> None:
+        self._owner = owner
+        self.message = (address, data)
+
+    def update(self, address: int, data: int) -> None:
+        self.message = (address, data)
+
+    def close(self) -> None:
+        bound = self._owner.bound
+        for fd in [fd for fd, each in bound.items() if each is self]:
+            del bound[fd]
 
 
 class _Cancel:
@@ -122,10 +143,10 @@ class FakeDoorbells:
         self.attached: dict[tuple[str, int, int, int | None], Callable[[], None]] = {}
 
     def attach(
-        self, space: str, address: int, size: int, datamatch: int | None, callback: Callable[[], None]
+        self, space: str, address: int, size: int, datamatch: int | None, ring: Callable[[], None] | int
     ) -> FakeDoorbell:
         key = (space, address, size, datamatch)
-        self.attached[key] = callback
+        self.attached[key] = partial(os.eventfd_write, ring, 1) if isinstance(ring, int) else ring
         return FakeDoorbell(self, key)
 
     def ring(self, space: str, address: int, value: int) -> bool:

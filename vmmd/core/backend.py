@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from vmmd.core.vhost import VhostBackend
+
 
 class CharEvent(enum.Enum):
     OPENED = "opened"  # a peer is connected
@@ -153,6 +155,9 @@ class NetBackend(Protocol):
     header_lengths: frozenset[int]
     #: NetOffload bits that the host can take over; frames given to it may use them once a header is set
     offloads: NetOffload
+
+    #: who serves the rings of a virtio NIC outside vmmd; None: frames go through ``queues``
+    vhost: VhostBackend | None
 
     @property
     def link_up(self) -> bool:

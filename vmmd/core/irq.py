@@ -23,20 +23,19 @@ class InterruptController(Protocol):
     def signal_msi(self, address: int, data: int) -> None:
         """Deliver one message-signalled interrupt. Any thread, no lock needed."""
 
-    def msi_eventfd(self, address: int, data: int) -> MsiRoute:
-        """An eventfd whose write delivers this message (irqfd): for data planes outside Python (vhost)."""
+    def bind_msi(self, fd: int, address: int, data: int) -> MsiRoute:
+        """Let every write to the caller's eventfd deliver this message (irqfd): for data planes outside Python (vhost).
+        A write that came before counts. DeviceLock held. Raises BackendError when that cannot be."""
 
 
 class MsiRoute(Protocol):
     """A message with an eventfd bound to it by irqfd."""
 
-    fd: int
-
     def update(self, address: int, data: int) -> None:
-        """Change the message."""
+        """Change the message. DeviceLock held."""
 
     def close(self) -> None:
-        """Unbind and close the eventfd."""
+        """Unbind; from now on writes stay in the eventfd. DeviceLock held."""
 
 
 class PicState(NamedTuple):

@@ -67,11 +67,12 @@ class Doorbell(Protocol):
 
 class DoorbellFactory(Protocol):
     def attach(
-        self, space: str, address: int, size: int, datamatch: int | None, callback: Callable[[], None]
+        self, space: str, address: int, size: int, datamatch: int | None, ring: Callable[[], None] | int
     ) -> Doorbell:
-        """Ring ``callback`` on the loop for every guest write of ``size`` bytes (0: any size, MMIO only) at
-        ``address`` of ``space`` ("pio" or "mmio"), restricted to ``datamatch`` when given. DeviceLock held.
-        Raises BackendError when the kernel refuses; the device then serves the register by exits."""
+        """Call ``ring`` on the loop for every guest write of ``size`` bytes (0: any size, MMIO only) at ``address`` of
+        ``space`` ("pio" or "mmio"), restricted to ``datamatch`` when given. ``ring`` may be an eventfd of the caller's
+        instead, which somebody outside reads (vhost). DeviceLock held. Raises BackendError when the kernel refuses; the
+        device then serves the register by exits."""
 
 
 class Handshake:

@@ -72,7 +72,7 @@ class UserInterrupts:
     def signal_msi(self, address: int, data: int) -> None:
         self._deliver(address, data)
 
-    def msi_eventfd(self, address: int, data: int) -> MsiRoute:
+    def bind_msi(self, fd: int, address: int, data: int) -> MsiRoute:
         raise BackendError("no eventfd delivers interrupts to controllers in user space")
 
     # -- the CPU's side --------------------------------------------------------------------------------------------

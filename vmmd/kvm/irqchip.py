@@ -9,7 +9,6 @@ Message routes for irqfd follow from 24.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from vmmd.errors import BackendError
@@ -28,26 +27,24 @@ CASCADE_GSI = 2
 FIRST_MSI_GSI = abi.KVM_IOAPIC_NUM_PINS
 
 
-class MsiFd:
-    """A message with an eventfd bound to it. ``fd`` may be written by anybody: vhost, another process, vmmd."""
+class BoundMessage:
+    """A message with an eventfd bound to it, which may be written by anybody: vhost, another process, vmmd."""
 
     def __init__(self, owner: KvmMessages, gsi: int, fd: int) -> None:
         self._owner = owner
         self.gsi = gsi
-        self.fd = fd
+        self._fd = fd
 
     def update(self, address: int, data: int) -> None:
         """Change the message. DeviceLock held."""
-        if self.fd >= 0:
+        if self._fd >= 0:
             self._owner.route_msi(self.gsi, address, data)
 
     def close(self) -> None:
-        """Unbind and close. DeviceLock held. Idempotent."""
-        if self.fd < 0:
-            return
-        fd, self.fd = self.fd, -1
-        self._owner.release_msi(self.gsi, fd)
-        os.close(fd)
+        """Unbind. DeviceLock held. Idempotent."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            self._owner.release_msi(self.gsi, fd)
 
 
 class KvmMessages:
@@ -68,18 +65,16 @@ class KvmMessages:
         except KvmError as error:  # EPERM: no APIC matches the destination, which the guest chose
             log.debug("message %#x to %#x: %s", data, address, error)
 
-    def msi_eventfd(self, address: int, data: int) -> MsiFd:
-        """An eventfd that delivers this message. DeviceLock held. Raises BackendError when routes run out."""
+    def bind_msi(self, fd: int, address: int, data: int) -> BoundMessage:
+        """Let the eventfd deliver this message. DeviceLock held. Raises BackendError when routes run out."""
         gsi = self._free_gsi()
-        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             self.route_msi(gsi, address, data)
             self._vm.irqfd(fd, gsi)
         except BaseException:
             self._messages.pop(gsi, None)
-            os.close(fd)
             raise
-        return MsiFd(self, gsi, fd)
+        return BoundMessage(self, gsi, fd)
 
     def route_msi(self, gsi: int, address: int, data: int) -> None:
         """Make ``gsi`` deliver this message. DeviceLock held."""

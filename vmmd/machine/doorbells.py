@@ -18,44 +18,57 @@ if TYPE_CHECKING:
 log = get_logger("vmmd.doorbells")
 
 
-class KvmDoorbell:
-    """One ioeventfd and its reader on the loop."""
+class OutsideDoorbell:
+    """An ioeventfd on somebody's eventfd, which is read outside."""
 
-    __slots__ = ("_address", "_callback", "_datamatch", "_fd", "_loop", "_open", "_pio", "_size", "_vm")
+    __slots__ = ("_fd", "_open", "_vm", "_where")
 
-    def __init__(self, vm: KvmVm, loop: LoopPort, where: tuple[bool, int, int, int | None]) -> None:
+    def __init__(self, vm: KvmVm, where: tuple[bool, int, int, int | None], fd: int) -> None:
         """``where`` is (pio, address, size, datamatch). Raises BackendError."""
         self._vm = vm
-        self._loop = loop
-        self._pio, self._address, self._size, self._datamatch = where
-        try:
-            self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        except OSError as cause:  # a guest that moves BARs quickly can use up the descriptors
-            raise BackendError.from_os("cannot make a doorbell", cause) from cause
+        self._where = where
+        self._fd = fd
+        pio, address, size, datamatch = where
+        vm.ioeventfd(fd, address, size, pio=pio, datamatch=datamatch)
         self._open = True
-        self._callback: Callable[[], None] | None = None
-        try:
-            vm.ioeventfd(self._fd, self._address, self._size, pio=self._pio, datamatch=self._datamatch)
-        except BackendError:
-            os.close(self._fd)
-            raise
-
-    def listen(self, callback: Callable[[], None]) -> None:
-        self._callback = callback
-        self._loop.post(self._start)
 
     def close(self) -> None:
         """Any thread, DeviceLock held. Idempotent."""
         if not self._open:
             return
         self._open = False
+        pio, address, size, datamatch = self._where
         try:
-            self._vm.ioeventfd(
-                self._fd, self._address, self._size, pio=self._pio, datamatch=self._datamatch, deassign=True
-            )
+            self._vm.ioeventfd(self._fd, address, size, pio=pio, datamatch=datamatch, deassign=True)
         except BackendError:
-            log.exception("detaching the doorbell at %#x", self._address)
-        self._loop.post(self._end)
+            log.exception("detaching the doorbell at %#x", address)
+
+
+class KvmDoorbell(OutsideDoorbell):
+    """One ioeventfd and its reader on the loop."""
+
+    __slots__ = ("_callback", "_loop")
+
+    def __init__(
+        self, vm: KvmVm, loop: LoopPort, where: tuple[bool, int, int, int | None], callback: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._callback = callback
+        try:
+            fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError as cause:  # a guest that moves BARs quickly can use up the descriptors
+            raise BackendError.from_os("cannot make a doorbell", cause) from cause
+        try:
+            super().__init__(vm, where, fd)
+        except BackendError:
+            os.close(fd)
+            raise
+        loop.post(self._start)
+
+    def close(self) -> None:
+        if self._open:
+            super().close()
+            self._loop.post(self._end)
 
     def _start(self) -> None:
         if self._open:
@@ -70,7 +83,7 @@ class KvmDoorbell:
             os.eventfd_read(self._fd)
         except BlockingIOError:
             return
-        if self._open and self._callback is not None:
+        if self._open:
             self._callback()
 
 
@@ -82,8 +95,9 @@ class KvmDoorbells:
         self._loop = loop
 
     def attach(
-        self, space: str, address: int, size: int, datamatch: int | None, callback: Callable[[], None]
-    ) -> KvmDoorbell:
-        bell = KvmDoorbell(self._vm, self._loop, (space == "pio", address, size, datamatch))
-        bell.listen(callback)
-        return bell
+        self, space: str, address: int, size: int, datamatch: int | None, ring: Callable[[], None] | int
+    ) -> OutsideDoorbell:
+        where = (space == "pio", address, size, datamatch)
+        if isinstance(ring, int):
+            return OutsideDoorbell(self._vm, where, ring)
+        return KvmDoorbell(self._vm, self._loop, where, ring)

@@ -82,8 +82,8 @@ class SplitInterrupts(UserInterrupts):
         super().connect_ioapic(ioapic)
         ioapic.routed = self._messages.route_pin
 
-    def msi_eventfd(self, address: int, data: int) -> MsiRoute:
-        return self._messages.msi_eventfd(address, data)
+    def bind_msi(self, fd: int, address: int, data: int) -> MsiRoute:
+        return self._messages.bind_msi(fd, address, data)
 
 
 class SplitChips:

@@ -31,7 +31,7 @@ class NoDoorbells:
     """core.notify.DoorbellFactory of a machine without a kernel that could ring."""
 
     def attach(
-        self, space: str, address: int, size: int, datamatch: int | None, callback: Callable[[], None]
+        self, space: str, address: int, size: int, datamatch: int | None, ring: Callable[[], None] | int
     ) -> NoReturn:
         raise BackendError("guest writes come to the device itself")
 

@@ -19,6 +19,8 @@ from vmmd.devices.pci.bar import BarRegion
 from vmmd.devices.pci.regs import CAP_MSIX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vmmd.devices.pci.device import PciDevice
 
 CAPABILITY_BYTES = 12
@@ -59,6 +61,8 @@ class Msix:
         self._ready: list[tuple[int, int] | None] = [None] * vectors
         self.enabled = False
         self._function_masked = False
+        #: told when messages or masks may have changed, with the DeviceLock held and this object's lock free
+        self.on_change: Callable[[], None] | None = None
         self.capability = device.add_capability(CAP_MSIX, CAPABILITY_BYTES)
         config = device.config
         config.define(self.capability + CAP_CONTROL, 2, vectors - 1, CONTROL_ENABLE | CONTROL_FUNCTION_MASK)
@@ -120,9 +124,11 @@ class Msix:
         """True when a notification would be held back. Any thread."""
         return not self.enabled or self._masked(vector)
 
-    def message(self, vector: int) -> tuple[int, int]:
-        """(address, data) that the guest programmed, for an irqfd. DeviceLock held."""
-        return self._message(vector)
+    def ready(self, vector: int) -> tuple[int, int] | None:
+        """(address, data) of a vector that may interrupt now, for an irqfd: to a local APIC, not masked. Else None.
+        DeviceLock held."""
+        message = self._ready[vector] if 0 <= vector < self.vectors else None
+        return message if message is not None and message[0] >> 20 == APIC_WINDOW else None
 
     def reset(self) -> None:
         """Off, every vector masked, nothing pending. The configuration space is reset by the device."""
@@ -134,6 +140,7 @@ class Msix:
             self.enabled = False
             self._function_masked = False
             self._ready = [None] * self.vectors
+        self._changed([])
 
     # -- the guest's side ----------------------------------------------------------------------------------
 
@@ -172,8 +179,14 @@ class Msix:
             MSIX_WRITE_CONFIG(self._device.name, self.enabled, self._function_masked)
         if self.enabled:
             self._device.intx.lower()  # §6.8.3.3: not both
+        self._changed(due)
+
+    def _changed(self, due: list[tuple[int, int]]) -> None:
+        """After a change: messages that were held back go, and who follows the vectors is told."""
         for message in due:
             self._deliver(message)
+        if self.on_change is not None:
+            self.on_change()
 
     def _table_read(self, offset: int, size: int) -> int:
         return int.from_bytes(self._table[offset : offset + size], "little")
@@ -186,8 +199,7 @@ class Msix:
                 control = vector * ENTRY_BYTES + ENTRY_CONTROL
                 self._table[control : control + 4] = bytes((self._table[control] & VECTOR_MASKED, 0, 0, 0))
             due = self._refresh(first, last)
-        for message in due:
-            self._deliver(message)
+        self._changed(due)
 
     def _pba_read(self, offset: int, size: int) -> int:
         return int.from_bytes(self._pending[offset : offset + size], "little")

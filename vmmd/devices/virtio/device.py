@@ -11,7 +11,7 @@ land in memory that the driver has taken back (safety.md §3.2 #8).
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from vmmd.core.affinity import any_thread, locked, on_loop
 from vmmd.core.notify import Handshake
@@ -110,6 +110,16 @@ class QueueWorker(Protocol):
         """Forget everything now: later completions write nothing. Any thread, nothing running on the loop."""
 
 
+@runtime_checkable
+class OutsideWorker(QueueWorker, Protocol):
+    """A queue whose ring is served outside (vhost): its notifications go there without us."""
+
+    kick_fd: int  # an eventfd
+
+    def interrupt_changed(self) -> None:
+        """How the queue interrupts the driver may be another now: vector, mask, MSI-X on or off. Lock held."""
+
+
 class Transport(Protocol):
     """What carries a virtio device: the PCI function."""
 
@@ -122,11 +132,16 @@ class Transport(Protocol):
     def interrupt_queue(self, index: int) -> None:
         """Interrupt for used buffers. Loop, without the lock."""
 
+    def queue_message(self, index: int) -> tuple[int, int] | None:
+        """The message (address, data) that is all of queue ``index``'s interrupt now; None while that takes more than
+        a message to a local APIC: masked, or no MSI-X. Changes are told to OutsideWorkers. Lock held."""
+
     def interrupt_config(self) -> None:
         """Interrupt for a configuration change. Lock held."""
 
-    def attach_doorbell(self, index: int, kick: Callable[[], None]) -> None:
-        """Have the loop call ``kick`` when the driver notifies queue ``index``. Lock held."""
+    def attach_doorbell(self, index: int, ring: Callable[[], None] | int) -> None:
+        """Have the loop call ``ring`` when the driver notifies queue ``index``, or have the kernel write to that
+        eventfd. Lock held."""
 
     def detach_doorbell(self, index: int) -> None:
         """Undo it; a ring not served yet may be lost. Idempotent. Lock held."""
@@ -273,8 +288,14 @@ class VirtioDevice:
                     addresses = queue.desc_gpa, queue.avail_gpa, queue.used_gpa
                     VIRTIO_QUEUE_START(self.transport.name, index, queue.size, *addresses)
                 self.workers[index] = worker = self.make_worker(index, ring)
-                self.transport.attach_doorbell(index, worker.kick)
+                self.attach_doorbell(index, worker)
                 self.ctx.loop.post(worker.look)  # chains may be waiting already
+
+    @locked
+    def attach_doorbell(self, index: int, worker: QueueWorker) -> None:
+        """The driver's notifications of queue ``index`` go to its worker from now on, or to whoever serves the ring
+        outside."""
+        self.transport.attach_doorbell(index, worker.kick_fd if isinstance(worker, OutsideWorker) else worker.kick)
 
     def _make_ring(self, queue: QueueState) -> VirtQueue:
         features = self.driver_features & (self.offered | self.offered_legacy)

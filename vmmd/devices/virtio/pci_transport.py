@@ -29,6 +29,7 @@ from vmmd.devices.virtio.device import (
     F_RING_RESET,
     F_VERSION_1,
     NO_VECTOR,
+    OutsideWorker,
     Status,
 )
 from vmmd.devices.virtio.legacy_layout import CONFIG_OFFSET_MSIX, LegacyRegisters
@@ -286,6 +287,7 @@ class VirtioPciDevice(PciDevice):
         size_bytes = max(PAGE_BYTES, 1 << (end - 1).bit_length())
         self.add_bar(BAR_MSIX, size_bytes, "mem32", name=f"{self.type_name} msix")
         self.msix = Msix(self, BAR_MSIX, vectors, 0, pba_offset)
+        self.msix.on_change = self._vectors_changed
 
     def _add_legacy(self) -> None:
         legacy = LegacyRegisters(self)
@@ -341,6 +343,7 @@ class VirtioPciDevice(PciDevice):
         queue = self.selected_queue
         if queue is not None:
             queue.vector = self._valid_vector(vector)
+            self._vectors_changed()
 
     def write_status(self, value: int) -> None:
         """Device status, from either interface."""
@@ -414,6 +417,16 @@ class VirtioPciDevice(PciDevice):
             self.isr |= ISR_QUEUE
             self.intx.raise_()
 
+    def queue_message(self, index: int) -> tuple[int, int] | None:
+        return self.msix.ready(self.virtio.queues[index].vector) if self.msix is not None else None
+
+    def _vectors_changed(self) -> None:
+        """The guest has changed MSI-X, or a queue's vector. Lock held."""
+        if hasattr(self, "virtio"):
+            for worker in self.virtio.workers.values():
+                if isinstance(worker, OutsideWorker):
+                    worker.interrupt_changed()
+
     def interrupt_config(self) -> None:
         """Configuration changed. QEMU-COMPAT: sets the queue bit too. Lock held."""
         if self.msix is not None and self.msix.enabled:
@@ -424,10 +437,10 @@ class VirtioPciDevice(PciDevice):
 
     # -- doorbells -----------------------------------------------------------------------------------------
 
-    def attach_doorbell(self, index: int, kick: Callable[[], None]) -> None:
+    def attach_doorbell(self, index: int, ring: Callable[[], None] | int) -> None:
         self.detach_doorbell(index)
         if self.props.ioeventfd:
-            doorbell = self._ring_legacy(index, kick) if self.uses_legacy else self._ring_modern(index, kick)
+            doorbell = self._ring_legacy(index, ring) if self.uses_legacy else self._ring_modern(index, ring)
             if doorbell is not None:
                 self._doorbells[index] = doorbell
 
@@ -436,25 +449,25 @@ class VirtioPciDevice(PciDevice):
         if doorbell is not None:
             doorbell.close()
 
-    def _ring_legacy(self, index: int, kick: Callable[[], None]) -> Doorbell | None:
+    def _ring_legacy(self, index: int, ring: Callable[[], None] | int) -> Doorbell | None:
         bar = self.bars.get(BAR_LEGACY)
         if bar is None or bar.address is None:
             return None
-        return self._ring("pio", bar.address + LegacyReg.QUEUE_NOTIFY, 2, index, kick)
+        return self._ring("pio", bar.address + LegacyReg.QUEUE_NOTIFY, 2, index, ring)
 
-    def _ring_modern(self, index: int, kick: Callable[[], None]) -> Doorbell | None:
+    def _ring_modern(self, index: int, ring: Callable[[], None] | int) -> Doorbell | None:
         bar = self.bars.get(BAR_MODERN)
         if bar is None or bar.address is None:
             return None
         address = bar.address + NOTIFY + NOTIFY_MULTIPLIER * index
         # any width (KVM's fast path); where the kernel cannot do that, the 16 bits that drivers write
-        return self._ring("mmio", address, 0, None, kick) or self._ring("mmio", address, 2, None, kick)
+        return self._ring("mmio", address, 0, None, ring) or self._ring("mmio", address, 2, None, ring)
 
     def _ring(
-        self, space: str, address: int, size: int, datamatch: int | None, kick: Callable[[], None]
+        self, space: str, address: int, size: int, datamatch: int | None, ring: Callable[[], None] | int
     ) -> Doorbell | None:
         try:
-            return self.ctx.doorbells.attach(space, address, size, datamatch, kick)
+            return self.ctx.doorbells.attach(space, address, size, datamatch, ring)
         except BackendError:
             return None  # served by exits
 
@@ -463,7 +476,7 @@ class VirtioPciDevice(PciDevice):
     def bar_mapped(self, index: int, address: int | None) -> None:
         if index == (BAR_LEGACY if self.uses_legacy else BAR_MODERN) and hasattr(self, "virtio"):
             for each, worker in self.virtio.workers.items():
-                self.attach_doorbell(each, worker.kick)
+                self.virtio.attach_doorbell(each, worker)
                 self.virtio.kick_queue(each)  # a ring at the old place may be lost
 
     def command_changed(self, old: int, new: int) -> None:

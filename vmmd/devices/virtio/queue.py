@@ -127,6 +127,21 @@ class VirtQueue:
         self.last_avail = last_avail & 0xFFFF
         self.used_index = self.signalled = used_index & 0xFFFF
 
+    def hand_over(self) -> None:
+        """Somebody outside serves the rings from now on, beginning at ``last_avail``: the driver is to ring for each
+        chain until it is told otherwise."""
+        self._used[0] = 0
+
+    def taken_back(self, last_avail: int | None) -> None:
+        """Who served the rings outside has stopped, and says that ``last_avail`` is the next entry of the available
+        ring. None, or a number that cannot be: all it has taken is what it has given back."""
+        self.used_index = self.signalled = used = self._used[1]
+        avail = self._avail[1]
+        if last_avail is None or (avail - last_avail) & 0xFFFF > self.size or (last_avail - used) & 0xFFFF > self.size:
+            last_avail = used
+        self.last_avail = last_avail & 0xFFFF
+        self.in_flight = 0
+
     def has_work(self) -> bool:
         """True when the driver has made chains available that were not popped yet."""
         return self._avail[1] != self.last_avail
