@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from vmmd.core.address_space import AddressSpace
-    from vmmd.core.backend import CharBackend, DriveHandle, EntropySource
+    from vmmd.core.backend import CharBackend, DriveHandle, EntropySource, Nic, NicPort
     from vmmd.core.clock import Clock
     from vmmd.core.events import EventSink
     from vmmd.core.input import InputRouter
@@ -99,6 +99,10 @@ class Backends(Protocol):
 
     def entropy(self, id_: str | None, user: str) -> EntropySource:
         """Random bytes of an rng object; of the kernel without ``id_``."""
+
+    def nic(self, nic: Nic, netdev: str | None, mac: bytes | None = None) -> NicPort:
+        """Enter a NIC into the network, connected to ``netdev`` if that is named. Its errors name the property of the
+        NIC's type. DeviceLock held; given back by ``release``, when nothing of the NIC uses a queue any more."""
 
     def release(self, backend: object) -> None:
         """Give a claimed backend back."""

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from vmmd.machine.memory_map import MemoryMap
     from vmmd.machine.requests import Pending
     from vmmd.machine.still_cpus import StillCpus
+    from vmmd.net.network import Network
     from vmmd.options.models import Config
 
 log = get_logger("vmmd.machine")
@@ -155,6 +156,7 @@ class Vm:
             "chardevs", Folder(lambda: self.chardevs, lambda each: Node(f"chardev-{each.config.backend}"))
         )
         self.block: BlockGraph | None = None
+        self.net: Network | None = None
         #: plugs and unplugs devices; None where there is no bus (-machine none)
         self.plugger: Plugger | None = None
         self.accelerator: str | None = None  # name of the one in use
@@ -276,6 +278,15 @@ class Vm:
             self.block = BlockGraph(self.loop, self.fdsets)
             self.on_close(self.block.close)
         return self.block
+
+    def network(self) -> Network:
+        """Netdevs and NICs; made when there was none."""
+        if self.net is None:
+            from vmmd.net.network import Network
+
+            self.net = Network(self.loop, self.lock)
+            self.on_close(self.net.close)
+        return self.net
 
     def on_close(self, closer: Callable[[], None]) -> None:
         """Remember how to give a host resource back; ``close`` runs the last one first."""
