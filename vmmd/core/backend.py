@@ -161,8 +161,9 @@ class NetBackend(Protocol):
     def offloads(self) -> NetOffload:
         """What the host can take over; frames given to it may use them once a header is set."""
 
-    #: who serves the rings of a virtio NIC outside vmmd; None: frames go through ``queues``
-    vhost: VhostBackend | None
+    @property
+    def vhost(self) -> VhostBackend | None:
+        """Who serves the rings of a virtio NIC outside vmmd; None: frames go through ``queues``."""
 
     @property
     def link_up(self) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from vmmd.core.backend import NetFrontend
     from vmmd.core.notify import LoopPort
+    from vmmd.core.vhost import VhostBackend
     from vmmd.net.options import NetOptions
 
 
@@ -75,6 +76,7 @@ class Netdev:
         self.id = options.id
         self.host = host
         self.queues: Sequence[Queue] = ()
+        self.vhost: VhostBackend | None = None
         self.alive = True  # what it leads to is there
 
     @property
