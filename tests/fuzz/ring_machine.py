@@ -72,8 +72,28 @@ def _rng_answered(bench: Bench, written: int) -> bool:
     return 0 < written <= 64 and any(data[:written]) and not any(data[written:])
 
 
+FRAME = bytes(range(2, 62))
+
+
+def _net_send_prepare(bench: Bench) -> list[tuple[int, int, int]]:
+    bench.write(DATA, bytes(12))
+    bench.write(DATA + 0x1000, FRAME)
+    for queue in bench.rig.netdev.queues:
+        queue.sent.clear()
+    # legacy drivers that have not taken mergeable buffers use a shorter header; these here have
+    return [(DATA, 12, 0), (DATA + 0x1000, len(FRAME), 0)]
+
+
+def _net_sent(bench: Bench, written: int) -> bool:
+    return bench.rig.netdev.queues[0].sent == [bytes(12) + FRAME] and not written
+
+
 #: by virtio id (virtio 1.2 §5)
-RECIPES = {2: Recipe(0, _blk_prepare, _blk_answered), 4: Recipe(0, _rng_prepare, _rng_answered)}
+RECIPES = {
+    1: Recipe(1, _net_send_prepare, _net_sent),
+    2: Recipe(0, _blk_prepare, _blk_answered),
+    4: Recipe(0, _rng_prepare, _rng_answered),
+}
 
 
 def virtio_types() -> list[str]:

@@ -150,7 +150,6 @@ def test_seed_line_refused_things_by_name():
         "-drive id=drive-virtio-disk25,file=rbd:",
         "-netdev tap,id=hostnet0 vhost=on",
         "-vnc 10.180.0.47:64",
-        "-device virtio-net-pci",
         "-device virtserialport",
         "-device usb-tablet",
         "-device cirrus-vga",

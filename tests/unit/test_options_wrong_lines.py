@@ -44,7 +44,7 @@ LATER = """\
 -netdev tap,id=n0,vhost=on
 -nic user
 -device cirrus-vga
--device virtio-net-pci
+-device e1000
 -object iothread,id=io0,thread-pool-min=4
 -object tls-creds-x509,id=t0,dir=/x
 -chardev udp,id=a,port=1

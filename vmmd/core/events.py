@@ -117,6 +117,14 @@ class BlockIoErrorEvent(NamedTuple):
     reason: str
 
 
+@event("NIC_RX_FILTER_CHANGED")
+class NicRxFilterChangedEvent(NamedTuple):
+    """The guest has changed which frames its network card takes. Told once; query-rx-filter makes it be told again."""
+
+    name: str | None  # the device's id
+    path: str
+
+
 @event("RTC_CHANGE", rate_limit_ns=NS_PER_S)
 class RtcChangeEvent(NamedTuple):
     """The guest set its real-time clock; ``offset`` is seconds from ``-rtc base``."""

@@ -202,6 +202,9 @@ class VirtioDevice:
     def write_config(self, offset: int, size: int, value: int) -> None:
         """A driver's write to device configuration. Lock held."""
 
+    def features_written(self) -> None:
+        """The driver has written (a part of) its features; nothing is active. Lock held."""
+
     def driver_ready(self) -> None:
         """DRIVER_OK is about to take effect. Lock held."""
 
