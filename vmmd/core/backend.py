@@ -112,6 +112,12 @@ class BlockBackend(Protocol):
     def on_resize(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` on the loop when ``size_bytes`` changed."""
 
+    def hold(self) -> None:
+        """Requests are in flight whose device is gone: the image stays open until ``let_go``."""
+
+    def let_go(self) -> None:
+        """Undo ``hold``."""
+
 
 class NetFrontend(Protocol):
     """The NIC's side of one queue pair of a netdev. On the loop, without the lock."""

@@ -217,6 +217,11 @@ class Device:
             self.unrealize()
             raise
 
+    def wind_down(self, done: Callable[[], None]) -> None:
+        """It is about to be unplugged and the guest reaches it no more: begin nothing new, and call ``done()`` on the
+        loop, maybe at once, when nothing is in flight. On the loop, DeviceLock held; ``unrealize`` may come before."""
+        done()
+
     def unrealize(self) -> None:
         """Give everything back, last claimed first. DeviceLock held. Idempotent."""
         while self._undo:

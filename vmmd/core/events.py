@@ -141,6 +141,16 @@ class DeviceDeletedEvent(NamedTuple):
     path: str
 
 
+# a guest may report as often as it likes, once for each request of a client
+@event("DEVICE_UNPLUG_GUEST_ERROR")
+class DeviceUnplugGuestErrorEvent(NamedTuple):
+    """The guest was asked to let go of a device and has refused, or has not answered in the time that
+    ``__org.vmmd_set-unplug-timeout`` gives it. ``device`` is the device's id."""
+
+    device: str | None
+    path: str
+
+
 @event("DEVICE_TRAY_MOVED", rate_key=("id",))
 class DeviceTrayMovedEvent(NamedTuple):
     """The tray of a drive has opened or closed, by the guest or by a command. ``id`` is the device's, or its path."""

@@ -104,4 +104,7 @@ VIRTIO_QUEUE_START = TraceEvent(
 VIRTIO_QUEUE_STOP = TraceEvent("virtio_queue_stop", "vdev {dev} n {queue}")
 VIRTIO_BROKEN = TraceEvent("virtio_broken", "vdev {dev} {reason}")
 VIRTIO_BLK_HANDLE_OTHER = TraceEvent("virtio_blk_handle_other", "vdev {dev} n {queue} req {head} kind {kind}")
+ACPI_PCI_EJECT_SLOT = TraceEvent("acpi_pci_eject_slot", "bsel: 0 slot: {slot}")
+PCI_HOTPLUG_READ = TraceEvent("pci_hotplug_read", "reg 0x{register:02x} val 0x{value:x}")
+PCI_HOTPLUG_WRITE = TraceEvent("pci_hotplug_write", "reg 0x{register:02x} val 0x{value:x}")
 CHARDEV_EVENT = TraceEvent("chardev_event", "chardev {dev} {event}")

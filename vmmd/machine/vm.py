@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vmmd.core.address_space import AddressSpace
@@ -394,19 +395,8 @@ class Vm:
         await self._pause_vcpus()
         with self.lock:
             self.clock.freeze()
-        waiting = len(self.requests.quiesce_callbacks)
-        if not waiting:
-            return
         drained = self.loop.create_future()
-
-        def one_done() -> None:
-            nonlocal waiting
-            waiting -= 1
-            if waiting == 0:
-                drained.set_result(None)
-
-        for begin in list(self.requests.quiesce_callbacks):
-            begin(one_done)
+        self.requests.quiesce(partial(drained.set_result, None))
         await drained
 
     async def _pause_vcpus(self) -> None:
@@ -433,13 +423,10 @@ class Vm:
         if was_running:
             await self._quiesce()
         try:
+            if self.plugger is not None:
+                await self.plugger.serve_requests()
             with self.lock:
-                for device in self.devices:
-                    if QDEV_RESET.on:
-                        QDEV_RESET(device.name, device.type_name)
-                    device.reset(ResetKind.COLD)
-                if self.reset_board is not None:
-                    self.reset_board()
+                self._reset_devices()
         except Exception:
             if was_running:  # half reset: it must not run on
                 self._stopped(RunState.INTERNAL_ERROR)
@@ -449,6 +436,14 @@ class Vm:
             self._unquiesce()
         else:
             self.runstate.set(RunState.PRELAUNCH)
+
+    def _reset_devices(self) -> None:
+        for device in self.devices:
+            if QDEV_RESET.on:
+                QDEV_RESET(device.name, device.type_name)
+            device.reset(ResetKind.COLD)
+        if self.reset_board is not None:
+            self.reset_board()
 
     async def _panicked(self) -> None:
         """``-action panic=``."""

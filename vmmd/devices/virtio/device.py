@@ -356,6 +356,20 @@ class VirtioDevice:
         else:
             self.log.warning("requests in flight hold up the reset of %s", type(self).__name__)
 
+    @locked
+    def wind_down(self, done: Callable[[], None]) -> None:
+        """Take the queues back for good: DMA is off already. ``done()`` when nothing is in flight. On the loop."""
+        if self._drain is None:
+            self.drain(list(self.workers), done)
+            return
+        finish = self._drain.finish  # a vCPU resets the device, and waits as well
+
+        def both() -> None:
+            finish()
+            done()
+
+        self._drain.finish = both
+
     @on_loop
     def _stop_workers(self, drain: _Drain) -> None:
         def one_done() -> None:

@@ -176,6 +176,9 @@ class VirtioPciDevice(PciDevice):
         }
         self.on_undo(self.virtio.reset_by_machine)
 
+    def wind_down(self, done: Callable[[], None]) -> None:
+        self.virtio.wind_down(done)
+
     def _check_props(self) -> None:
         for name in self.UNAVAILABLE:
             declared = self.props.declared[name]
