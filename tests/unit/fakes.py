@@ -90,6 +90,8 @@ class _Cancel:
 class ImmediateLoop:
     """LoopPort: ``post`` runs at once, or is queued for ``run`` when ``hold`` is set."""
 
+    runs = True
+
     def __init__(self) -> None:
         self.hold = False
         self.pending: list[tuple[Callable[..., None], tuple[object, ...]]] = []

@@ -80,6 +80,28 @@ class CharBackend(Protocol):
         """The frontend has room again: resume reading. Any thread; never blocks; coalesced."""
 
 
+@runtime_checkable
+class MessageBackend(CharBackend, Protocol):
+    """A character device whose peer may be sent descriptors along with bytes: a socket."""
+
+    @property
+    def passes_descriptors(self) -> bool:
+        """It is a UNIX socket."""
+
+    def send_message(self, data: bytes, fds: Sequence[int]) -> bool:
+        """All of ``data`` at once, past what ``write`` has queued, and ``fds`` with it, which stay the caller's. False:
+        no peer, or it does not take it now. Loop thread, or before the loop runs."""
+
+    def disconnect(self) -> None:
+        """Shut the connection down; CLOSED follows, then the next peer may come. Loop thread."""
+
+    def wait_connected(self) -> None:
+        """Before the loop runs: block until there is a peer. Raises BackendError when none can come."""
+
+    def read_now(self, timeout_s: float) -> bytes:
+        """Before the loop runs: block for input. b"": the peer has left, or the time is over; it is gone then."""
+
+
 class IoDone(Protocol):
     def __call__(self, error: int) -> None:
         """Called once on the loop when the request has ended: 0 or a positive errno."""

@@ -38,17 +38,23 @@ class RamRegion(NamedTuple):
     dwords: memoryview  # bytes_ cast to "I"
     qwords: memoryview  # bytes_ cast to "Q"
     name: str
+    fd: int | None = None  # another process can map it by this descriptor; None: it cannot
+    fd_offset: int = 0  # of gpa
 
     @property
     def size_bytes(self) -> int:
         return self.end - self.gpa
 
 
-def make_region(gpa: int, view: memoryview, hva: int, name: str) -> RamRegion:
-    """A region over ``view`` (writable, format "B", a multiple of 4096 bytes) mapped at ``hva``."""
+def make_region(
+    gpa: int, view: memoryview, hva: int, name: str, fd: int | None = None, fd_offset: int = 0
+) -> RamRegion:
+    """A region over ``view`` (writable, format "B", a multiple of 4096 bytes) mapped at ``hva``; from ``fd_offset`` of
+    ``fd`` on, when others can map it too."""
     if len(view) & 0xFFF or gpa & 0xFFF:
         raise ValueError("a RAM region is made of whole pages")
-    return RamRegion(gpa, gpa + len(view), view, hva, view.cast("H"), view.cast("I"), view.cast("Q"), name)
+    casts = view.cast("H"), view.cast("I"), view.cast("Q")
+    return RamRegion(gpa, gpa + len(view), view, hva, *casts, name, fd, fd_offset)
 
 
 class GuestMemory:

@@ -78,7 +78,9 @@ class RamBlock:
 
     def region(self, gpa: int, offset_bytes: int, size_bytes: int) -> RamRegion:
         """A part of the block at a guest-physical address."""
-        return make_region(gpa, self.view[offset_bytes : offset_bytes + size_bytes], self.hva + offset_bytes, self.name)
+        view = self.view[offset_bytes : offset_bytes + size_bytes]
+        shared_fd = self.fd if self.settings.share else None
+        return make_region(gpa, view, self.hva + offset_bytes, self.name, shared_fd, offset_bytes)
 
     def close(self) -> None:
         """Discard the contents of a file if asked for, and close what was opened. The mapping stays: ``unmap``."""

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from vmmd.block.graph import BlockGraph
+    from vmmd.core.backend import CharBackend
     from vmmd.core.clock import MachineClock
     from vmmd.core.device import Device
     from vmmd.core.events import EventSink
@@ -285,9 +286,17 @@ class Vm:
         if self.net is None:
             from vmmd.net.network import Network
 
-            self.net = Network(self.loop, self.lock)
+            self.net = Network(self.loop, self.lock, self._find_chardev)
             self.on_close(self.net.close)
         return self.net
+
+    def _find_chardev(self, id_: str) -> CharBackend:
+        """For a netdev. Raises UsageError."""
+        from vmmd.chardev.listen import ListenSocket
+        from vmmd.net.network import no_chardev
+
+        found = self.chardevs.get(id_)
+        return no_chardev(id_) if found is None or isinstance(found, ListenSocket) else found
 
     def on_close(self, closer: Callable[[], None]) -> None:
         """Remember how to give a host resource back; ``close`` runs the last one first."""

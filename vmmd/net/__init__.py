@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 #: word after ``-netdev`` -> its module and class; imported when first used
 KINDS = {
     "tap": "vmmd.net.tap:TapNetdev",
+    "vhost-user": "vmmd.net.vhost_user.netdev:VhostUserNetdev",
 }
 
 

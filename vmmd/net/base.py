@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
-    from vmmd.core.backend import NetFrontend
+    from vmmd.core.backend import CharBackend, NetFrontend
     from vmmd.core.notify import LoopPort
     from vmmd.core.vhost import VhostBackend
     from vmmd.net.options import NetOptions
@@ -39,6 +39,8 @@ class Host(NamedTuple):
     loop: LoopPort
     lock: threading.Lock
     descriptors: Descriptors
+    #: the character device of that id. Raises UsageError
+    chardev: Callable[[str], CharBackend]
     #: ``told(netdev)`` when its ``link_up`` has changed by itself; on the loop, with the DeviceLock held
     link_changed: Callable[[Netdev], None]
 

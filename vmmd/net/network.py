@@ -6,7 +6,7 @@ The DeviceLock is held where a NIC is told something, and by devices that come a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from vmmd import net
 from vmmd.core.background import on_thread
@@ -16,8 +16,9 @@ from vmmd.net.base import Host
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
 
-    from vmmd.core.backend import Nic
+    from vmmd.core.backend import CharBackend, Nic
     from vmmd.core.notify import LoopPort
     from vmmd.net.base import Descriptors, Netdev
     from vmmd.net.options import NetOptions
@@ -29,6 +30,12 @@ MAX_NETDEVS = 1024
 #: QEMU-COMPAT: the first address of NICs that were given none; the last byte counts
 _FIRST_MAC = bytes.fromhex("525400123456")
 _LAST_BYTE_MAX = 0xFE
+
+
+def no_chardev(id_: str) -> NoReturn:
+    """The character device of a machine that has none. Raises UsageError."""
+    # QEMU-COMPAT: the sentence
+    raise UsageError(f'chardev "{id_}" not found', "-chardev socket or chardev-add makes one")
 
 
 class Port:
@@ -50,9 +57,13 @@ class Port:
 class Network:
     """All of one machine."""
 
-    def __init__(self, loop: LoopPort, lock: threading.Lock) -> None:
+    def __init__(
+        self, loop: LoopPort, lock: threading.Lock, chardev: Callable[[str], CharBackend] = no_chardev
+    ) -> None:
+        """``chardev``: the character device of an id. Raises UsageError."""
         self._loop = loop
         self._lock = lock
+        self._chardev = chardev
         self.netdevs: dict[str, Netdev] = {}
         self.ports: dict[str, Port] = {}
         self._coming: set[str] = set()  # ids of netdevs that are being opened
@@ -62,7 +73,7 @@ class Network:
 
     def plan(self, options: NetOptions, descriptors: Descriptors) -> Netdev:
         """The netdev of one option, checked; nothing is opened. Raises VmmdError."""
-        made = net.create(options, Host(self._loop, self._lock, descriptors, self._link_changed))
+        made = net.create(options, Host(self._loop, self._lock, descriptors, self._chardev, self._link_changed))
         made.check()
         return made
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from vmmd.core.props import BOOL, SIZE, STR, U32, prop
-from vmmd.options.fields import COUNT, NOTHING, ONLY_OFF, OptionSet
+from vmmd.options.fields import COUNT, NOTHING, NUMBER, ONLY_OFF, OptionSet
 
 if TYPE_CHECKING:
     from vmmd.options.fields import Items
@@ -58,6 +58,13 @@ class NetdevTap(NetdevOptions):
     }
 
 
+class NetdevVhostUser(NetdevOptions):
+    kind = "vhost-user"
+    chardev = prop(STR, "", "id of the socket chardev that leads to the back end", required=True)
+    vhostforce = prop(BOOL, None, "use it for guests without MSI-X too; always so")
+    queues = prop(NUMBER, None, "number of pairs of queues")
+
+
 class LaterNetdev(NetdevOptions):
     def __init__(self, kind: str, items: Items) -> None:
         super().__init__()
@@ -65,7 +72,7 @@ class LaterNetdev(NetdevOptions):
         self.items = items
 
 
-NETDEVS: dict[str, type[NetdevOptions]] = {cls.kind: cls for cls in (NetdevTap,)}
+NETDEVS: dict[str, type[NetdevOptions]] = {cls.kind: cls for cls in (NetdevTap, NetdevVhostUser)}
 NETDEVS_LATER = (
-    "bridge", "dgram", "hubport", "l2tpv3", "netmap", "socket", "stream", "user", "vde", "vhost-user", "vhost-vdpa",
+    "bridge", "dgram", "hubport", "l2tpv3", "netmap", "socket", "stream", "user", "vde", "vhost-vdpa",
 )  # fmt: skip
