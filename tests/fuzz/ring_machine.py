@@ -47,6 +47,8 @@ class Recipe(NamedTuple):
     prepare: Callable[[Bench], list[tuple[int, int, int]]]
     #: whether the answer is right: (bench, bytes written)
     answered: Callable[[Bench, int], bool]
+    #: what the host does for an answer to come
+    prompt: Callable[[Bench], None] = lambda bench: None
 
 
 def _blk_prepare(bench: Bench) -> list[tuple[int, int, int]]:
@@ -72,33 +74,76 @@ def _rng_answered(bench: Bench, written: int) -> bool:
     return 0 < written <= 64 and any(data[:written]) and not any(data[written:])
 
 
-FRAME = bytes(range(2, 62))
+PAGES = [0x70, 0x71, 0x73]
+REPORTED = 0x7_0000, 0x3000
 
 
-def _net_send_prepare(bench: Bench) -> list[tuple[int, int, int]]:
-    bench.write(DATA, bytes(12))
-    bench.write(DATA + 0x1000, FRAME)
-    for queue in bench.rig.netdev.queues:
-        queue.sent.clear()
-    # legacy drivers that have not taken mergeable buffers use a shorter header; these here have
-    return [(DATA, 12, 0), (DATA + 0x1000, len(FRAME), 0)]
+def _balloon_prepare(bench: Bench) -> list[tuple[int, int, int]]:
+    bench.write(DATA, struct.pack("<3I", *PAGES))
+    bench.rig.machine.backing.discarded.clear()
+    return [(DATA, 12, 0)]
 
 
-def _net_sent(bench: Bench, written: int) -> bool:
-    return bench.rig.netdev.queues[0].sent == [bytes(12) + FRAME] and not written
+def _inflated(bench: Bench, written: int) -> bool:
+    return bench.rig.machine.discarded() == [(0x7_0000, 0x2000), (0x7_3000, 0x1000)] and not written
 
 
-#: by virtio id (virtio 1.2 §5)
-RECIPES = {
-    1: Recipe(1, _net_send_prepare, _net_sent),
-    2: Recipe(0, _blk_prepare, _blk_answered),
-    4: Recipe(0, _rng_prepare, _rng_answered),
+def _deflated(bench: Bench, written: int) -> bool:
+    return not bench.rig.machine.discarded() and not written
+
+
+def _statistics_prepare(bench: Bench) -> list[tuple[int, int, int]]:
+    bench.write(DATA, struct.pack("<HQHQ", 4, 0x1234, 5, 0x5678))  # free and total memory
+    return [(DATA, 20, 0)]
+
+
+def _statistics_wanted(bench: Bench) -> None:
+    balloon, machine = bench.rig.device.virtio, bench.rig.machine  # type: ignore[attr-defined]
+    with machine.lock:
+        for seconds in (0, 1):  # switched on: at once
+            balloon.poll_every(seconds)
+        machine.clock.advance(0)
+
+
+def _statistics_told(bench: Bench, written: int) -> bool:
+    stats = bench.rig.device.virtio.guest_stats()["stats"]  # type: ignore[attr-defined]
+    return (stats["stat-free-memory"], stats["stat-total-memory"], written) == (0x1234, 0x5678, 0)
+
+
+def _report_prepare(bench: Bench) -> list[tuple[int, int, int]]:
+    bench.rig.machine.backing.discarded.clear()
+    return [(*REPORTED, DESC_WRITE)]
+
+
+def _reported(bench: Bench, written: int) -> bool:
+    return bench.rig.machine.discarded() == [REPORTED] and not written
+
+
+#: of every queue, by virtio id (virtio 1.2 §5); the first queue has the whole suite, the others the same in fewer tests
+RECIPES: dict[int, tuple[Recipe, ...]] = {
+    2: (Recipe(0, _blk_prepare, _blk_answered),),
+    4: (Recipe(0, _rng_prepare, _rng_answered),),
+    5: (
+        Recipe(0, _balloon_prepare, _inflated),
+        Recipe(1, _balloon_prepare, _deflated),
+        Recipe(2, _statistics_prepare, _statistics_told, _statistics_wanted),
+        Recipe(3, _report_prepare, _reported),
+    ),
 }
 
 
 def virtio_types() -> list[str]:
     """Every virtio PCI function of the registry."""
     return [name for name, cls in sorted(all_device_classes().items()) if issubclass(cls, VirtioPciDevice)]
+
+
+def recipes_of(type_name: str) -> tuple[Recipe, ...]:
+    """The recipes of a virtio PCI function, one for each of its queues."""
+    rig = Rig(type_name)
+    rig.plug()
+    virtio_id = rig.device.virtio.virtio_id  # type: ignore[attr-defined]
+    rig.unplug()
+    return RECIPES[virtio_id]
 
 
 class RingFault(AssertionError):
@@ -138,7 +183,8 @@ class AnyMemory:
 class Bench:
     """One device, its driver, and the shadow copy of memory."""
 
-    def __init__(self, type_name: str, *, modern: bool) -> None:
+    def __init__(self, type_name: str, *, modern: bool, recipe: int = 0) -> None:
+        """``recipe``: which of the device's."""
         self.rig = Rig(type_name)
         self.modern = modern
         self.rig.plug()
@@ -147,7 +193,7 @@ class Bench:
         self.memory = AnyMemory(machine.ram)
         self.registers = Registers(self.rig.device, machine.pio, machine.mmio, machine.doorbells, machine.lock)
         self.registers.map_bars()
-        self.recipe = RECIPES[self.rig.device.virtio.virtio_id]  # type: ignore[attr-defined]
+        self.recipe = RECIPES[self.rig.device.virtio.virtio_id][recipe]  # type: ignore[attr-defined]
         #: (address, length) that the device was given to write, since the last reset
         self.writable: list[tuple[int, int]] = []
         self.slowest = (0.0, "")
@@ -164,7 +210,8 @@ class Bench:
     # -- the driver's side -------------------------------------------------------------------------------------
 
     def set_up(self, *, msix: bool = False) -> None:
-        """Reset by the driver, negotiation, the recipe's queue, DRIVER_OK."""
+        """Reset by the driver, negotiation, the recipe's queue, DRIVER_OK; with MSI-X where there is any."""
+        msix = msix and self.rig.device.msix is not None  # type: ignore[attr-defined]
         self.begin(msix=msix)
         index = self.recipe.queue
         size = min(QUEUE_SIZE, self.driver.queue_size(index)) if self.modern else None
@@ -198,6 +245,7 @@ class Bench:
         writable = [Buffer(gpa, length) for gpa, length, flags in parts if flags & DESC_WRITE]
         head = self.ring.add(readable, writable, INDIRECT if indirect else None)
         self.notify()
+        self.act("the host's part", lambda: self.recipe.prompt(self))
         answers = self.ring.collect()
         if [each for each, _ in answers] != [head]:
             raise RingFault(f"a clean request came back as {answers}, status {self.driver.status:#x}")
@@ -309,14 +357,15 @@ class Bench:
 
 def ring_machine(type_name: str, judge: Callable[[Bench], None] = lambda bench: None) -> type[RuleBasedStateMachine]:
     """The state machine of one device type; ``judge`` is called with each bench at its end."""
+    recipes = recipes_of(type_name)
 
     class RingMachine(RuleBasedStateMachine):
         """Lawful requests, broken rules, resets of each kind, late hosts, in any order."""
 
-        @initialize(modern=st.booleans())
-        def plug(self, modern: bool) -> None:
+        @initialize(modern=st.booleans(), recipe=st.integers(0, len(recipes) - 1))
+        def plug(self, modern: bool, recipe: int) -> None:
             modern = modern or type_name.endswith("non-transitional")
-            self.bench = Bench(type_name, modern=modern)
+            self.bench = Bench(type_name, modern=modern, recipe=recipe)
             self.clean = True  # no rule was broken since the last reset
 
         @precondition(lambda self: self.clean)

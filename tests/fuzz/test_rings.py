@@ -18,7 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.framework.virtqueue_driver import DESC_WRITE
 from tests.fuzz.broken_rings import BAD_LENGTHS, DATA, HOLE, RING_STRIDE, RINGS, RULES, SET_UPS
-from tests.fuzz.ring_machine import RECIPES, Bench, RingFault, ring_machine, virtio_types
+from tests.fuzz.ring_machine import Bench, RingFault, recipes_of, ring_machine, virtio_types
 from vmmd.core.registry import device_class
 
 if TYPE_CHECKING:
@@ -33,9 +33,14 @@ def one_of_each() -> list[str]:
     return [name for name in TYPES if not name.endswith("transitional")]
 
 
+def other_queues() -> list[tuple[str, int]]:
+    """(type, recipe) of the queues behind the first, one type for each virtio id."""
+    return [(name, recipe) for name in one_of_each() for recipe in range(1, len(recipes_of(name)))]
+
+
 @contextmanager
-def bench(type_name: str, modern: bool) -> Iterator[Bench]:
-    made = Bench(type_name, modern=modern)
+def bench(type_name: str, modern: bool, recipe: int = 0) -> Iterator[Bench]:
+    made = Bench(type_name, modern=modern, recipe=recipe)
     try:
         yield made
     finally:
@@ -54,13 +59,26 @@ def works_after_reset(made: Bench) -> None:
 def test_every_device_has_a_recipe_and_does_clean_requests(type_name: str) -> None:
     cls = device_class(type_name)
     assert cls is not None
-    for modern in (True, False):
-        if modern or not type_name.endswith("non-transitional"):
-            with bench(type_name, modern) as made:
-                for _ in range(40):  # more than the ring has entries
-                    made.clean_request()
-                    made.clean_request(indirect=True)
-    assert made.rig.device.virtio.virtio_id in RECIPES  # type: ignore[attr-defined]
+    for recipe in range(len(recipes_of(type_name))):
+        for modern in (True, False):
+            if modern or not type_name.endswith("non-transitional"):
+                with bench(type_name, modern, recipe) as made:
+                    for _ in range(40):  # more than the ring has entries
+                        made.clean_request()
+                        made.clean_request(indirect=True)
+
+
+@pytest.mark.parametrize("modern", [True, False], ids=["modern", "legacy"])
+@pytest.mark.parametrize(("type_name", "recipe"), other_queues())
+def test_broken_rings_of_the_other_queues_are_survived(type_name: str, recipe: int, modern: bool) -> None:
+    with bench(type_name, modern, recipe) as made:
+        for name, rule in RULES.items():
+            if modern or not rule.modern_only:
+                made.break_rule(name)
+                works_after_reset(made)
+        for name in SET_UPS if modern else ():
+            made.wrong_set_up(name)
+            works_after_reset(made)
 
 
 @pytest.mark.parametrize("modern", [True, False], ids=["modern", "legacy"])
@@ -118,11 +136,7 @@ def test_a_ring_that_another_thread_changes_meanwhile_is_survived(type_name: str
             thread.join()
             sys.setswitchinterval(interval)
         assert not made.log.raised
-        given = {
-            at
-            for gpa, length in ((RINGS + RING_STRIDE * made.recipe.queue, RING_STRIDE), (DATA, 0x3000))
-            for at in range(gpa, gpa + length)
-        }
+        given = {at for gpa, length in ((RINGS, RING_STRIDE), (DATA, 0x3000)) for at in range(gpa, gpa + length)}
         now = made.rig.machine.ram
         assert all(now[at] == old for at, old in enumerate(shadow) if at not in given)
         made.remember()

@@ -133,3 +133,56 @@ def test_a_file_that_is_too_large_for_the_host_is_not_left(tmp_path: Path) -> No
     with pytest.raises(BackendError, match="unable to map backing store for guest RAM"):
         RamBlock("m", RamSettings(kind="file", size_bytes=1 << 62, path=str(tmp_path / "ram")))
     assert list(tmp_path.iterdir()) == []
+
+
+def resident_bytes(block: RamBlock) -> int:
+    """What the mapping holds of the host's memory."""
+    with open("/proc/self/smaps", encoding="ascii") as maps:
+        inside, found = False, 0
+        for line in maps:
+            first = line.split(" ", 1)[0]
+            if "-" in first:
+                low, high = (int(part, 16) for part in first.split("-"))
+                inside = low < block.hva + block.size_bytes and high > block.hva
+            elif inside and line.startswith("Rss:"):
+                found += int(line.split()[1]) * KiB
+    return found
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("kind", ["ram", "memfd", "file"])
+def test_discarded_pages_go_back_to_the_host(kind: str, share: bool, tmp_path: Path) -> None:
+    block = RamBlock("m", RamSettings(kind=kind, size_bytes=SIZE, share=share, path=str(tmp_path / "ram")))
+    try:
+        block.view[:] = b"x" * SIZE
+        before = resident_bytes(block)
+        assert before == SIZE
+        block.discard(block.hva + MiB, 2 * MiB)
+        assert resident_bytes(block) == SIZE - 2 * MiB
+        if block.fd is not None and share:
+            assert os.fstat(block.fd).st_blocks * 512 <= SIZE - 2 * MiB + 64 * KiB
+        expected = b"x" * MiB + bytes(2 * MiB) + b"x" * MiB
+        assert bytes(block.view) == expected
+        block.view[MiB : 2 * MiB] = b"y" * MiB  # it is there again
+        assert resident_bytes(block) >= SIZE - MiB
+    finally:
+        block.close()
+
+
+def test_a_private_mapping_leaves_the_file_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "ram"
+    path.write_bytes(b"f" * SIZE)
+    block = RamBlock("m", RamSettings(kind="file", size_bytes=SIZE, share=False, path=str(path)))
+    block.view[:] = b"x" * SIZE
+    block.discard(block.hva, SIZE)
+    assert bytes(block.view) == b"f" * SIZE
+    block.close()
+    assert path.read_bytes() == b"f" * SIZE
+
+
+@pytest.mark.parametrize(("offset", "length"), [(1, 4096), (0, 100), (-4096, 4096), (SIZE - 4096, 8192)])
+def test_only_pages_of_the_block_can_be_discarded(offset: int, length: int) -> None:
+    block = RamBlock("m", RamSettings(size_bytes=SIZE))
+    with pytest.raises(ValueError, match="no pages of memory 'm'"):
+        block.discard(block.hva + offset, length)
+    block.close()

@@ -131,9 +131,11 @@ def test_saving_to_a_pipe_is_refused(qmp: Qmp, tmp_path: Path, command: str, has
         os.close(reader)
 
 
-def test_balloon_needs_a_size(qmp: Qmp) -> None:
-    with pytest.raises(QmpError, match="Parameter 'value' expects a size"):
-        qmp.cmd("balloon", value=0)
+def test_balloon_needs_a_device(qmp: Qmp) -> None:
+    for command, arguments in (("balloon", {"value": 0}), ("balloon", {"value": 1 << 20}), ("query-balloon", {})):
+        with pytest.raises(QmpError, match="No balloon device has been activated") as caught:
+            qmp.cmd(command, **arguments)
+        assert caught.value.error_class == "DeviceNotActive"
 
 
 @pytest.mark.parametrize("error", [BackendError("Could not open 'd.img'"), MemoryError(), KeyError("a bug")])

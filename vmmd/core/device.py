@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from vmmd.core.balloon import BalloonSlot
 from vmmd.core.bootindex import BootIndices
 from vmmd.core.props import PropSet
 from vmmd.log import get_logger
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from vmmd.core.address_space import AddressSpace
-    from vmmd.core.backend import CharBackend, DriveHandle, EntropySource, Nic, NicPort
+    from vmmd.core.backend import CharBackend, DriveHandle, EntropySource
     from vmmd.core.clock import Clock
     from vmmd.core.events import EventSink
     from vmmd.core.input import InputRouter
@@ -100,10 +101,6 @@ class Backends(Protocol):
     def entropy(self, id_: str | None, user: str) -> EntropySource:
         """Random bytes of an rng object; of the kernel without ``id_``."""
 
-    def nic(self, nic: Nic, netdev: str | None, mac: bytes | None = None) -> NicPort:
-        """Enter a NIC into the network, connected to ``netdev`` if that is named. Its errors name the property of the
-        NIC's type. DeviceLock held; given back by ``release``, when nothing of the NIC uses a queue any more."""
-
     def release(self, backend: object) -> None:
         """Give a claimed backend back."""
 
@@ -112,8 +109,8 @@ class DeviceContext:
     """The seams that a machine gives to its devices. Immutable after construction."""
 
     __slots__ = (
-        "backends", "boot_indices", "clock", "doorbells", "events", "inputs", "interrupts", "irqs", "lock", "loop",
-        "memory", "mmio", "pio", "requests", "vcpus",
+        "backends", "balloon", "boot_indices", "clock", "doorbells", "events", "inputs", "interrupts", "irqs", "lock",
+        "loop", "memory", "mmio", "pio", "requests", "vcpus",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  # the seams, by name, once
@@ -148,6 +145,7 @@ class DeviceContext:
         self.backends = backends
         self.inputs = inputs
         self.boot_indices = BootIndices()
+        self.balloon = BalloonSlot()
         self.vcpus = vcpus  # at start; what num-queues=auto counts
 
 
@@ -216,11 +214,6 @@ class Device:
         except BaseException:
             self.unrealize()
             raise
-
-    def wind_down(self, done: Callable[[], None]) -> None:
-        """It is about to be unplugged and the guest reaches it no more: begin nothing new, and call ``done()`` on the
-        loop, maybe at once, when nothing is in flight. On the loop, DeviceLock held; ``unrealize`` may come before."""
-        done()
 
     def unrealize(self) -> None:
         """Give everything back, last claimed first. DeviceLock held. Idempotent."""

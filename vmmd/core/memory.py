@@ -12,10 +12,10 @@ that the guest polls are stored only through the cast views (``store_u16`` …),
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class GuestAddressError(Exception):
@@ -25,6 +25,16 @@ class GuestAddressError(Exception):
         super().__init__(f"guest address {gpa:#x} length {length:#x} is not in RAM")
         self.gpa = gpa
         self.length = length
+
+
+class RamBacking(Protocol):
+    """The host memory behind a region."""
+
+    page_bytes: int  # of the host: what is given back is whole ones
+
+    def discard(self, hva: int, length: int) -> None:
+        """Give whole pages back to the host. They read as zeroes from now on (of a private mapping of a file: as the
+        file). Raises OSError."""
 
 
 class RamRegion(NamedTuple):
@@ -38,36 +48,43 @@ class RamRegion(NamedTuple):
     dwords: memoryview  # bytes_ cast to "I"
     qwords: memoryview  # bytes_ cast to "Q"
     name: str
-    fd: int | None = None  # another process can map it by this descriptor; None: it cannot
-    fd_offset: int = 0  # of gpa
+    backing: RamBacking | None = None  # None: it stays as it is
 
     @property
     def size_bytes(self) -> int:
         return self.end - self.gpa
 
 
-def make_region(
-    gpa: int, view: memoryview, hva: int, name: str, fd: int | None = None, fd_offset: int = 0
-) -> RamRegion:
-    """A region over ``view`` (writable, format "B", a multiple of 4096 bytes) mapped at ``hva``; from ``fd_offset`` of
-    ``fd`` on, when others can map it too."""
+def make_region(gpa: int, view: memoryview, hva: int, name: str, backing: RamBacking | None = None) -> RamRegion:
+    """A region over ``view`` (writable, format "B", a multiple of 4096 bytes) mapped at ``hva``."""
     if len(view) & 0xFFF or gpa & 0xFFF:
         raise ValueError("a RAM region is made of whole pages")
-    casts = view.cast("H"), view.cast("I"), view.cast("Q")
-    return RamRegion(gpa, gpa + len(view), view, hva, *casts, name, fd, fd_offset)
+    return RamRegion(gpa, gpa + len(view), view, hva, view.cast("H"), view.cast("I"), view.cast("Q"), name, backing)
 
 
 class GuestMemory:
     """All RAM that devices may reach. Regions are added at start and by memory hotplug only."""
 
-    __slots__ = ("regions",)
+    __slots__ = ("_pins", "regions")
 
     def __init__(self, regions: Iterable[RamRegion] = ()) -> None:
+        self._pins: list[str] = []
         self.regions: tuple[RamRegion, ...] = tuple(sorted(regions, key=lambda region: region.gpa))
 
     def publish(self, regions: Iterable[RamRegion]) -> None:
         """Swap the set of regions. Views handed out earlier stay valid as long as their holders keep them."""
         self.regions = tuple(sorted(regions, key=lambda region: region.gpa))
+
+    def pin(self, reason: str) -> Callable[[], None]:
+        """Somebody holds on to the host's pages themselves (they are locked, or another device does DMA to them): none
+        may be given back until the function that this returns is called. Loop thread."""
+        self._pins.append(reason)
+        return lambda: self._pins.remove(reason)
+
+    @property
+    def pinned(self) -> str | None:
+        """Why no page may be given back to the host; None: they may."""
+        return self._pins[-1] if self._pins else None
 
     @property
     def size_bytes(self) -> int:

@@ -76,6 +76,11 @@ VIRTIO_BLK_HANDLE_WRITE = TraceEvent(
     "virtio_blk_handle_write", "vdev {dev} n {queue} req {head} sector {sector} nsectors {count}"
 )
 VIRTIO_BLK_REQ_COMPLETE = TraceEvent("virtio_blk_req_complete", "vdev {dev} n {queue} req {head} status {status}")
+VIRTIO_BALLOON_BAD_ADDR = TraceEvent("virtio_balloon_bad_addr", "{gpa:x}")
+VIRTIO_BALLOON_SET_CONFIG = TraceEvent("virtio_balloon_set_config", "dev {dev} actual: {actual} oldactual: {old}")
+VIRTIO_BALLOON_TO_TARGET = TraceEvent(
+    "virtio_balloon_to_target", "dev {dev} balloon target: {target} num_pages: {pages}"
+)
 
 # -- monitors ----------------------------------------------------------------------------------------------------------
 
@@ -104,7 +109,5 @@ VIRTIO_QUEUE_START = TraceEvent(
 VIRTIO_QUEUE_STOP = TraceEvent("virtio_queue_stop", "vdev {dev} n {queue}")
 VIRTIO_BROKEN = TraceEvent("virtio_broken", "vdev {dev} {reason}")
 VIRTIO_BLK_HANDLE_OTHER = TraceEvent("virtio_blk_handle_other", "vdev {dev} n {queue} req {head} kind {kind}")
-ACPI_PCI_EJECT_SLOT = TraceEvent("acpi_pci_eject_slot", "bsel: 0 slot: {slot}")
-PCI_HOTPLUG_READ = TraceEvent("pci_hotplug_read", "reg 0x{register:02x} val 0x{value:x}")
-PCI_HOTPLUG_WRITE = TraceEvent("pci_hotplug_write", "reg 0x{register:02x} val 0x{value:x}")
+VIRTIO_BALLOON_DISCARD = TraceEvent("virtio_balloon_discard", "vdev {dev} gpa 0x{gpa:x} size 0x{size:x}")
 CHARDEV_EVENT = TraceEvent("chardev_event", "chardev {dev} {event}")

@@ -28,6 +28,12 @@ _MADV_MERGEABLE = 12
 _MADV_UNMERGEABLE = 13
 _MADV_DONTDUMP = 16
 _MADV_DODUMP = 17
+_MADV_POPULATE_WRITE = 23  # Linux 5.14
+_HUGETLBFS_MAGIC = 0x9584_58F6  # statfs(2)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class RamSettings(NamedTuple):
@@ -55,6 +61,7 @@ class RamBlock:
         self.settings = settings
         self.size_bytes = settings.size_bytes
         self.fd: int | None = None
+        self.page_bytes = PAGE_BYTES
         self._created: CreatedFile | None = None
         try:
             self._map = self._allocate()
@@ -79,8 +86,15 @@ class RamBlock:
     def region(self, gpa: int, offset_bytes: int, size_bytes: int) -> RamRegion:
         """A part of the block at a guest-physical address."""
         view = self.view[offset_bytes : offset_bytes + size_bytes]
-        shared_fd = self.fd if self.settings.share else None
-        return make_region(gpa, view, self.hva + offset_bytes, self.name, shared_fd, offset_bytes)
+        return make_region(gpa, view, self.hva + offset_bytes, self.name, self)
+
+    def discard(self, hva: int, length: int) -> None:
+        """Give pages back to the host (core.memory.RamBacking): other processes that map the same memory see it, too.
+        LIMIT: a file system on a disk may take its time; the loop waits."""
+        if hva < self.hva or hva + length > self.hva + self.size_bytes or (hva | length) % self.page_bytes:
+            raise ValueError(f"{length:#x} bytes at {hva:#x} are no pages of memory '{self.name}'")
+        # of a shared mapping MADV_DONTNEED would free nothing, of a private one MADV_REMOVE would change the file
+        _call_madvise(hva, length, mmap.MADV_REMOVE if self.settings.share else mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Discard the contents of a file if asked for, and close what was opened. The mapping stays: ``unmap``."""
@@ -145,6 +159,7 @@ class RamBlock:
         return share | (0 if self.settings.reserve else _MAP_NORESERVE)
 
     def _map_fd(self, fd: int) -> mmap.mmap:
+        self.page_bytes = _page_bytes(fd)
         return mmap.mmap(fd, self.size_bytes, flags=self._map_flags())
 
     def _open_memfd(self) -> int:
@@ -194,19 +209,33 @@ class RamBlock:
 
     def preallocate(self) -> None:
         """Touch every page now, so that memory that is not there is an error here. Raises BackendError."""
-        populate_write = 23  # MADV_POPULATE_WRITE, Linux 5.14
-        libc = ctypes.CDLL(None, use_errno=True)  # unlike mmap.madvise it lets other threads run meanwhile
-        # SAFETY: the range is this mapping, which self keeps
-        if libc.madvise(ctypes.c_void_p(self.hva), ctypes.c_size_t(self.size_bytes), populate_write):
+        try:
+            _call_madvise(self.hva, self.size_bytes, _MADV_POPULATE_WRITE)
+        except OSError as cause:
             # QEMU-COMPAT: "os_mem_prealloc"-style failure is fatal at start
-            cause = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            raise BackendError.from_os(f"cannot preallocate {format_size(self.size_bytes)} for '{self.name}'", cause)
+            raise BackendError.from_os(
+                f"cannot preallocate {format_size(self.size_bytes)} for '{self.name}'", cause
+            ) from None
+
+
+def _page_bytes(fd: int) -> int:
+    """The size of the pages that a mapping of the file has. Raises OSError."""
+    fields = (ctypes.c_long * 32)()  # struct statfs, which begins with f_type, f_bsize; with room to spare
+    if _libc.fstatfs(fd, ctypes.byref(fields)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return fields[1] if fields[0] == _HUGETLBFS_MAGIC else PAGE_BYTES
+
+
+def _call_madvise(hva: int, length: int, advice: int) -> None:
+    """madvise(2) of a range of a mapping that the caller keeps. Unlike mmap.madvise it lets other threads run
+    meanwhile. Raises OSError."""
+    if _libc.madvise(hva, length, advice):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def lock_memory() -> None:
     """``-overcommit mem-lock=on`` / ``-realtime mlock=on``: all pages, present and to come. Raises BackendError."""
-    libc = ctypes.CDLL(None, use_errno=True)
     mcl_current, mcl_future = 1, 2
-    if libc.mlockall(mcl_current | mcl_future):
+    if _libc.mlockall(mcl_current | mcl_future):
         reason = os.strerror(ctypes.get_errno())
         raise BackendError(f"cannot lock memory: {reason}", "raise RLIMIT_MEMLOCK or use mem-lock=off")

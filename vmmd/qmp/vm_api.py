@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vmmd.block.graph import BlockGraph
     from vmmd.core.address_space import AddressSpace
     from vmmd.core.backend import BlockStats
+    from vmmd.core.balloon import BalloonSlot
     from vmmd.core.device import Device
     from vmmd.core.event_ring import EventRing
     from vmmd.core.events import EventSink
@@ -264,6 +265,8 @@ class VmApi(Protocol):
 
     @property
     def plugger(self) -> Plugger | None: ...
+    @property
+    def balloon(self) -> BalloonSlot | None: ...
 
     def block_graph(self) -> BlockGraph:
         """The disks, to add and remove some."""

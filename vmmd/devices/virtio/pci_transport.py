@@ -32,7 +32,7 @@ from vmmd.devices.virtio.device import (
     OutsideWorker,
     Status,
 )
-from vmmd.devices.virtio.legacy_layout import CONFIG_OFFSET_MSIX, LegacyRegisters
+from vmmd.devices.virtio.legacy_layout import CONFIG_OFFSET, CONFIG_OFFSET_MSIX, LegacyRegisters
 from vmmd.devices.virtio.legacy_layout import Reg as LegacyReg
 from vmmd.errors import BackendError, UsageError
 
@@ -176,9 +176,6 @@ class VirtioPciDevice(PciDevice):
         }
         self.on_undo(self.virtio.reset_by_machine)
 
-    def wind_down(self, done: Callable[[], None]) -> None:
-        self.virtio.wind_down(done)
-
     def _check_props(self) -> None:
         for name in self.UNAVAILABLE:
             declared = self.props.declared[name]
@@ -282,7 +279,7 @@ class VirtioPciDevice(PciDevice):
     def _add_msix(self) -> None:
         vectors = self.props.vectors
         if vectors == AUTO_VECTORS:
-            vectors = min(self.default_vectors, MAX_VECTORS)
+            vectors = min(len(self.virtio.queues) + 1, MAX_VECTORS)
         if not 0 < vectors <= MAX_VECTORS:
             return
         pba_offset = max(MSIX_PBA_OFFSET, vectors * ENTRY_BYTES)
@@ -292,14 +289,9 @@ class VirtioPciDevice(PciDevice):
         self.msix = Msix(self, BAR_MSIX, vectors, 0, pba_offset)
         self.msix.on_change = self._vectors_changed
 
-    @property
-    def default_vectors(self) -> int:
-        """MSI-X vectors when ``vectors`` is not given."""
-        return len(self.virtio.queues) + 1
-
     def _add_legacy(self) -> None:
         legacy = LegacyRegisters(self)
-        end = CONFIG_OFFSET_MSIX + self.virtio_config_bytes
+        end = (CONFIG_OFFSET if self.msix is None else CONFIG_OFFSET_MSIX) + self.virtio_config_bytes
         size_bytes = 1 << (end - 1).bit_length()
         self.add_bar(
             BAR_LEGACY, size_bytes, "io", legacy.read, legacy.write, name=f"{self.type_name} legacy", max_width=4

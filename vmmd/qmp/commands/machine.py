@@ -9,6 +9,7 @@ from vmmd.errors import DeviceNotActiveError, UsageError, VmmdError
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
+    from vmmd.core.balloon import Balloon
     from vmmd.qmp.models.machine import (
         AcceleratorInfo,
         BalloonInfo,
@@ -148,21 +149,31 @@ def query_machines(ctx: Context) -> list[MachineInfo]:
 
 @command("balloon", since="0.14", example=Example({"value": 536870912}, error="DeviceNotActive"))
 def balloon(ctx: Context, *, value: int) -> dict[str, object]:
-    """Ask the guest to give memory back until ``value`` bytes are left to it. It needs a balloon device."""
+    """Ask the guest to give memory back until ``value`` bytes are left to it; it does so in its own time, and
+    BALLOON_CHANGE tells of it. More than the guest's memory is all of it. It needs a balloon device."""
+    device = _balloon(ctx)
     if value <= 0:
-        raise UsageError("Parameter 'value' expects a size")
-    raise _no_balloon()
+        # QEMU-COMPAT: its name for it
+        raise UsageError("Parameter 'target' expects a size", "value= is the bytes that are left to the guest")
+    with ctx.vm.lock:
+        device.set_target(value)
+    return {}
 
 
 @command("query-balloon", since="0.14", example=Example(error="DeviceNotActive"))
 def query_balloon(ctx: Context) -> BalloonInfo:
-    """The memory that the balloon has left to the guest."""
-    raise _no_balloon()
+    """The memory that the balloon has left to the guest, as the guest says."""
+    device = _balloon(ctx)
+    with ctx.vm.lock:
+        return {"actual": device.actual_bytes}
 
 
-def _no_balloon() -> DeviceNotActiveError:
-    # QEMU-COMPAT: clients know the sentence and the class
-    return DeviceNotActiveError("No balloon device has been activated")
+def _balloon(ctx: Context) -> Balloon:
+    slot = ctx.vm.balloon
+    if slot is None or slot.device is None:
+        # QEMU-COMPAT: clients know the sentence and the class
+        raise DeviceNotActiveError("No balloon device has been activated", "-device virtio-balloon-pci makes one")
+    return slot.device
 
 
 @command("query-vm-generation-id", since="2.9", example=Example(error="GenericError"))
