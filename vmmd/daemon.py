@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from vmmd.chardev.listen import ListenSocket
     from vmmd.machine.accelerator import Accelerator
     from vmmd.machine.build import Builder
-    from vmmd.machine.plan import MachinePlan
     from vmmd.options.backends import ChardevOptions, ChardevSocket
     from vmmd.options.models import AccelOptions, Config, MonitorOptions
     from vmmd.qmp.server import QmpServer
@@ -71,12 +70,15 @@ class Daemon:
     def run(self) -> NoReturn:
         """Build, serve, end with the exit status. Raises VmmdError when it could not start, EndRequested when a signal
         came first: nothing is left then."""
+        from vmmd.machine.build import Builder
         from vmmd.machine.plan import MachinePlan
 
         gc.disable()  # until all is there: nearly everything made at the start stays
         plan = MachinePlan(self.config)
         plan.check()
         self._plan_chardevs()
+        builder = Builder(self.vm, plan, find_accelerator)
+        builder.plan_netdevs()
         early_end.check()
         if self.config.daemonize:
             self.daemonizer.fork(in_parent=early_end.uninstall)
@@ -84,7 +86,7 @@ class Daemon:
             early_end.check()
             self._start_log()
             self._open_monitors()
-            self._open(plan)
+            self._open(builder)
             loop = self._make_loop()
         except BaseException:
             self._close()
@@ -176,17 +178,14 @@ class Daemon:
                 serving.adopt(first)
             serving.accept()
 
-    def _open(self, plan: MachinePlan) -> None:
+    def _open(self, builder: Builder) -> None:
         """KVM, images, machine; then what leaves traces: character devices, pid file."""
-        from vmmd.machine.build import Builder
-
         if self.config.mem_lock:
             from vmmd.machine.ram import lock_memory
 
             lock_memory()
-        if plan.direct_boot is not None:
-            self.vm.on_close(plan.direct_boot.close)
-        builder = Builder(self.vm, plan, find_accelerator)
+        if builder.plan.direct_boot is not None:
+            self.vm.on_close(builder.plan.direct_boot.close)
         build = self._put_off(builder) if self.config.preconfig else builder.build
         for step in (builder.make_objects, builder.open_accelerator, build):
             early_end.check()

@@ -90,6 +90,10 @@ class EventLoopPort:
             raise RuntimeError("the event loop does not run yet")
         return self._loop
 
+    @property
+    def runs(self) -> bool:
+        return self._loop is not None
+
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop runs now, on the calling thread: give it all that was posted early."""
         with self._early_lock:

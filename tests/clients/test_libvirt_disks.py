@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What libvirt 9.0 sends to attach, resize and detach a disk (recorded), on a guest that has not started: QEMU and vmmd
-take it alike. A guest that runs is told in one sentence, and libvirt's way back works."""
+"""What libvirt 9.0 sends to attach, resize and detach a disk (recorded), to a guest that has not started and to one
+that runs: QEMU and vmmd take it alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.framework import guests
 from tests.framework.qmp import QmpError
+from tests.framework.scenarios import FIRMWARE_TIMEOUT_S, machine_args
 from tests.framework.vm import Vm, emulator
 
 if TYPE_CHECKING:
@@ -88,11 +90,42 @@ def test_an_attachment_that_fails_is_taken_back(vm: Vm, image: Path) -> None:
     delete_nodes(vm)
 
 
-def test_a_guest_that_runs_refuses_and_the_way_back_works(image: Path) -> None:
-    machine = ["-machine", "pc,accel=kvm", "-m", "16", "-nodefaults"]
-    with Vm(emulator("vmmd"), machine, serial=False) as vm:
+@pytest.fixture(params=[pytest.param("qemu", marks=pytest.mark.qemu), "vmmd"])
+def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Vm]:
+    """A guest that lets go of what it is asked for."""
+    drive = f"file={guests.acpi_bootsector_disk().copy_to(tmp_path)},format=raw,if=virtio"
+    with Vm(emulator(request.param), [*machine_args(64), "-drive", drive]) as started:
+        started.serial.expect("VMMD-TEST-GUEST up", FIRMWARE_TIMEOUT_S)
+        yield started
+
+
+def gone(vm: Vm) -> list[dict[str, Any]]:
+    return [vm.qmp.wait_event("DEVICE_DELETED", 30)["data"] for _ in range(2)]
+
+
+def peripherals(vm: Vm) -> set[str]:
+    return {each["name"] for each in vm.qmp.cmd("qom-list", {"path": "/machine/peripheral"})} - {"type"}
+
+
+def test_a_disk_is_attached_to_a_guest_that_runs_and_detached(running: Vm, image: Path) -> None:
+    """The recorded conversations attach-disk, detach-disk, detach-disk-noack and resume-after-noack."""
+    vm = running
+    for paused in (False, True):
         add_nodes(vm, image)
-        with pytest.raises(QmpError, match="device hot plug is not available in this version; it is possible before"):
-            vm.qmp.cmd("device_add", DEVICE)
-        delete_nodes(vm)
-        assert vm.qmp.cmd("query-status")["running"]
+        assert vm.qmp.cmd("device_add", DEVICE) == {}
+        assert peripherals(vm) == {"virtio-disk2"}
+        if paused:
+            vm.qmp.cmd("stop")
+            vm.qmp.cmd("device_del", {"id": "virtio-disk2"})
+            with pytest.raises(QmpError, match="Node libvirt-3-format is in use"):
+                vm.qmp.cmd("blockdev-del", {"node-name": "libvirt-3-format"})
+            assert vm.qmp.cmd("device_del", {"id": "virtio-disk2"}) == {}  # 7.2.22 lets one ask again
+            assert peripherals(vm) == {"virtio-disk2"}
+            vm.qmp.cmd("cont")
+        else:
+            assert vm.qmp.cmd("device_del", {"id": "virtio-disk2"}) == {}
+        path = "/machine/peripheral/virtio-disk2"
+        assert gone(vm) == [{"path": f"{path}/virtio-backend"}, {"device": "virtio-disk2", "path": path}]
+        for name in ("libvirt-3-format", "libvirt-3-storage"):
+            assert vm.qmp.cmd("blockdev-del", {"node-name": name}) == {}
+        assert peripherals(vm) == set()

@@ -11,6 +11,7 @@ import pytest
 
 from vmmd.options import backends, models
 from vmmd.options.fields import OptionSet
+from vmmd.options.netdevs import LaterNetdev
 from vmmd.options.objects import LIMITS
 
 SOURCES = Path(models.__file__).resolve().parents[1]
@@ -23,7 +24,7 @@ WITHOUT_EFFECT = {
     "current_speed": "SMBIOS keys are handed on by their wire names",
 }
 #: options that are refused as a whole, or (sandbox) unless they ask for nothing
-REFUSED = (backends.NetdevOptions, backends.VncOptions, models.SandboxOptions, models.NumaDistance, models.NumaCpu)
+REFUSED = (LaterNetdev, backends.VncOptions, models.SandboxOptions, models.NumaDistance, models.NumaCpu)
 
 
 @cache

@@ -10,7 +10,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from tests.unit.fakes import FakeChardev, FakeMachine, ImmediateLoop
+from tests.unit.fakes import FakeChardev, FakeMachine, FakeNetdev, ImmediateLoop
 from tests.unit.virtio_rig import DISK_BYTES, FakeDrive, MemoryDisk
 from vmmd.core.address_space import IoRange
 from vmmd.core.device import ResetKind
@@ -41,6 +41,10 @@ NEEDED = {
     "floppy": {"drive": "drive0"},
     **{f"virtio-blk-pci{suffix}": {"drive": "drive0"} for suffix in ("", "-transitional", "-non-transitional")},
     **{
+        f"virtio-net-pci{suffix}": {"netdev": "net0", "mq": "on"}
+        for suffix in ("", "-transitional", "-non-transitional")
+    },
+    **{
         f"virtio-balloon-pci{suffix}": {"free-page-reporting": "on"}  # all queues that it may have
         for suffix in ("", "-transitional", "-non-transitional")
     },
@@ -65,7 +69,7 @@ SEAM_METHODS: dict[str, tuple[str, ...]] = {
     "inputs": ("add",),
     "irqs": ("line",),
     "doorbells": ("attach",),
-    "backends": ("chardev", "drive", "entropy"),
+    "backends": ("chardev", "drive", "entropy", "nic"),
     "requests": ("on_resume", "on_quiesce"),
     "clock": ("timer",),
     "loop": ("add_reader", "call_later"),
@@ -127,6 +131,8 @@ class Rig:
         self.drive.io_status = None
         self.machine.backends.chardevs["c0"] = self.chardev
         self.machine.backends.drives["drive0"] = self.drive
+        self.netdev = FakeNetdev("net0", queues=2)
+        self.machine.backends.netdevs["net0"] = self.netdev
         self.bus = PciBus()
         self.channel = ide_channel(self.machine) if self.type_name.startswith("ide-") else None
         self.floppies = floppy_bus(self.machine) if self.type_name == "floppy" else None
@@ -217,6 +223,7 @@ class Rig:
             "readers": sorted(machine.loop.readers),
             "functions": sorted(self.bus.devices),
             "frontend": self.chardev.frontend,
+            "netdev": [(queue.frontend, queue.watched) for queue in self.netdev.queues],
             "resize": list(self.disk.resize_callbacks),
             "io status": self.drive.io_status,
             "balloon": machine.ctx.balloon.device is not None,

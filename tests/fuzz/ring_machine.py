@@ -74,6 +74,22 @@ def _rng_answered(bench: Bench, written: int) -> bool:
     return 0 < written <= 64 and any(data[:written]) and not any(data[written:])
 
 
+FRAME = bytes(range(2, 62))
+
+
+def _net_send_prepare(bench: Bench) -> list[tuple[int, int, int]]:
+    bench.write(DATA, bytes(12))
+    bench.write(DATA + 0x1000, FRAME)
+    for queue in bench.rig.netdev.queues:
+        queue.sent.clear()
+    # legacy drivers that have not taken mergeable buffers use a shorter header; these here have
+    return [(DATA, 12, 0), (DATA + 0x1000, len(FRAME), 0)]
+
+
+def _net_sent(bench: Bench, written: int) -> bool:
+    return bench.rig.netdev.queues[0].sent == [bytes(12) + FRAME] and not written
+
+
 PAGES = [0x70, 0x71, 0x73]
 REPORTED = 0x7_0000, 0x3000
 
@@ -121,6 +137,7 @@ def _reported(bench: Bench, written: int) -> bool:
 
 #: of every queue, by virtio id (virtio 1.2 §5); the first queue has the whole suite, the others the same in fewer tests
 RECIPES: dict[int, tuple[Recipe, ...]] = {
+    1: (Recipe(1, _net_send_prepare, _net_sent),),
     2: (Recipe(0, _blk_prepare, _blk_answered),),
     4: (Recipe(0, _rng_prepare, _rng_answered),),
     5: (

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vmmd.core.address_space import AddressSpace
+from vmmd.core.backend import NetOffload
 from vmmd.core.clock import ManualClock
 from vmmd.core.device import DeviceContext, ShutdownCause
 from vmmd.core.input import InputRouter
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 #: ``hva`` of guest address 0 in the fake memory: recognisable, never dereferenced
 FAKE_HVA = 0x7F00_0000_0000
+#: of NICs that were given no address
+FIRST_MAC = bytes.fromhex("525400123456")
 
 
 class RecordingInterrupts:
@@ -86,6 +89,8 @@ class _Cancel:
 
 class ImmediateLoop:
     """LoopPort: ``post`` runs at once, or is queued for ``run`` when ``hold`` is set."""
+
+    runs = True
 
     def __init__(self) -> None:
         self.hold = False
@@ -280,10 +285,99 @@ class FakeEntropy:
         self.waiting = None
 
 
-class FakeBackends:
-    """Backends: fill ``chardevs`` and ``drives`` before plugging."""
+class FakeNetQueue:
+    """NetQueue: ``incoming`` waits for the guest, ``sent`` came from it. ``room``: frames that ``write`` will take."""
 
     def __init__(self) -> None:
+        self.incoming: list[bytes] = []
+        self.sent: list[bytes] = []
+        self.room: int | None = None  # None: any number
+        self.frontend: Any = None
+        self.watched = False
+        self.buffers: list[int] = []  # how many ``read`` was given, each time
+
+    def attach(self, frontend: Any) -> None:
+        self.frontend = frontend
+
+    def detach(self) -> None:
+        self.frontend, self.watched = None, False
+
+    def read(self, buffers: Any) -> int:
+        if not self.incoming:
+            return 0
+        frame = self.incoming.pop(0)
+        self.buffers.append(len(buffers))
+        at = 0
+        for each in buffers:
+            part = frame[at : at + len(each)]
+            each[: len(part)] = part
+            at += len(part)
+        return at
+
+    def write(self, buffers: Any) -> bool:
+        if self.room is not None:
+            if not self.room:
+                return False
+            self.room -= 1
+        self.sent.append(b"".join(buffers))
+        return True
+
+    def watch(self, wanted: bool) -> None:
+        self.watched = wanted
+
+    def run(self, turns: int = 100) -> None:
+        """What the loop does while frames wait."""
+        while self.incoming and self.watched and turns:
+            self.frontend.readable()
+            turns -= 1
+
+    def feed(self, *frames: bytes) -> None:
+        """Frames come, and the loop has turns."""
+        self.incoming += frames
+        self.run()
+
+
+class FakeNetdev:
+    """NetBackend."""
+
+    def __init__(self, id_: str = "n0", *, queues: int = 1, headers: tuple[int, ...] = (10, 12)) -> None:
+        self.id = id_
+        self.queues = [FakeNetQueue() for _ in range(queues)]
+        self.header_lengths = frozenset(headers)
+        self.offloads = ~NetOffload(0) if headers else NetOffload(0)
+        self.vhost = None
+        self.link_up = True
+        self.header: int | None = None
+        self.accepted: NetOffload | None = None
+        self.enabled: int | None = None
+
+    def set_header(self, length_bytes: int) -> None:
+        assert not length_bytes or length_bytes in self.header_lengths
+        self.header = length_bytes
+
+    def set_offloads(self, accepted: NetOffload) -> None:
+        self.accepted = accepted
+
+    def enable_queues(self, count: int) -> None:
+        self.enabled = count
+
+
+class FakeNicPort:
+    """NicPort."""
+
+    def __init__(self, nic: Any, mac: bytes, backend: FakeNetdev | None) -> None:
+        self.nic = nic
+        self.name = nic.id or f"{nic.type_name}.0"
+        self.mac = mac
+        self.backend = backend
+        self.link_up = True
+
+
+class FakeBackends:
+    """Backends: fill ``chardevs``, ``drives`` and ``netdevs`` before plugging."""
+
+    def __init__(self) -> None:
+        self.netdevs: dict[str, FakeNetdev] = {}
         self.chardevs: dict[str, Any] = {}
         self.drives: dict[str, Any] = {}
         self.entropy_source = FakeEntropy()
@@ -302,6 +396,10 @@ class FakeBackends:
     def entropy(self, id_: str | None, user: str) -> Any:
         return self.entropy_source
 
+    def nic(self, nic: Any, netdev: str | None, mac: bytes | None = None) -> Any:
+        backend = self._claim(self.netdevs, netdev, nic.type_name, "netdev") if netdev else None
+        return FakeNicPort(nic, mac or FIRST_MAC, backend)
+
     def _claim(self, known: dict[str, Any], id_: str, user: str, kind: str) -> Any:
         if id_ not in known:
             raise UsageError(f"Property '{user}.{kind}' can't find value '{id_}'")
@@ -312,6 +410,8 @@ class FakeBackends:
         return backend
 
     def release(self, backend: object) -> None:
+        if isinstance(backend, FakeNicPort):
+            backend = backend.backend
         self.claimed = [each for each in self.claimed if each is not backend]
 
 
@@ -336,7 +436,7 @@ class FakeMachine:
         self.lock = threading.Lock()
         self.ram = bytearray(ram_bytes)
         self.backing = FakeBacking()
-        self.memory = GuestMemory([make_region(0, memoryview(self.ram), FAKE_HVA, "ram", self.backing)])
+        self.memory = GuestMemory([make_region(0, memoryview(self.ram), FAKE_HVA, "ram", backing=self.backing)])
         self.pio = AddressSpace("io", 1 << 16)
         self.mmio = AddressSpace("memory", 1 << 64)
         self.interrupts = RecordingInterrupts()

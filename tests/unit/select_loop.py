@@ -22,6 +22,8 @@ class Handle:
 
 
 class SelectLoop:
+    runs = True
+
     def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
         self.posted: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()

@@ -215,10 +215,10 @@ def test_reset_is_power_on_and_idempotent(board: Board) -> None:
 
 def test_unrealize_gives_every_port_back(board: Board) -> None:
     before = {entry.name for entry in board.machine.pio.ranges}
-    assert {"piix4-pm", "pm-smbus", "acpi-gpe0", "apm-io"} <= before
+    assert {"piix4-pm", "pm-smbus", "acpi-gpe0", "apm-io", "acpi-pci-hotplug"} <= before
     board.pm.unrealize()
     after = {entry.name for entry in board.machine.pio.ranges}
-    assert before - after == {"piix4-pm", "pm-smbus", "acpi-gpe0", "apm-io"}
+    assert before - after == {"piix4-pm", "pm-smbus", "acpi-gpe0", "apm-io", "acpi-pci-hotplug"}
 
 
 def test_random_accesses_never_raise(board: Board) -> None:

@@ -32,7 +32,8 @@ FULL = AcpiConfig(
     generation_id=uuid.UUID("324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87"),
     numa=[NumaNode([(0, 1 << 30)], [0, 1]), NumaNode([(1 << 32, 1 << 30)], [2, 300])],
     numa_distances=[[10, 20], [20, 10]],
-    gpe_handlers={1: aml.notify("\\_SB.PCI0", 0)},
+    pci_hotplug_slots=range(2, 32),
+    gpe_handlers={2: aml.notify("\\_SB.PCI0", 0)},
     root_terms=[aml.scope("\\_SB", aml.device("XTRA", aml.name("_HID", aml.eisa_id("PNP0C02"))))],
 )
 

@@ -116,7 +116,7 @@ def test_device_help_of_unknown_and_later_types():
     [
         (("-chardev", "help"), "  socket"),
         (("-object", "help"), "  memory-backend-memfd"),
-        (("-netdev", "help"), "  (none in this version)"),
+        (("-netdev", "help"), "  tap"),
         (("-accel", "help"), "kvm"),
         (("-display", "help"), "none"),
         (("-vga", "help"), "none                 no graphic card"),
@@ -146,5 +146,5 @@ def test_options_table_has_every_option():
 
 def test_backends_table_names_what_is_and_what_will_be():
     table = document.backends_table()
-    assert "| `-netdev` | none |" in table
+    assert "| `-netdev` | `tap`" in table
     assert "`ringbuf`" in table.splitlines()[2]

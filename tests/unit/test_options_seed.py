@@ -11,8 +11,9 @@ import pytest
 
 from vmmd.errors import UsageError
 from vmmd.options import availability
-from vmmd.options.backends import BlockdevFile, BlockdevRaw, ChardevFile, ChardevPty, ChardevSocket, NetdevTap
+from vmmd.options.backends import BlockdevFile, BlockdevRaw, ChardevFile, ChardevPty, ChardevSocket
 from vmmd.options.cmdline import parse
+from vmmd.options.netdevs import NetdevTap
 from vmmd.options.objects import Secret
 from vmmd.units import GiB, MiB
 
@@ -147,9 +148,8 @@ def test_seed_line_refused_things_by_name():
     assert list(availability.refusals(parse(SEED))) == [
         "-drive id=drive-virtio-disk0,file=rbd:",
         "-drive id=drive-virtio-disk25,file=rbd:",
-        "-netdev tap",
+        "-netdev tap,id=hostnet0 vhost=on",
         "-vnc 10.180.0.47:64",
-        "-device virtio-net-pci",
         "-device virtserialport",
         "-device usb-tablet",
         "-device cirrus-vga",

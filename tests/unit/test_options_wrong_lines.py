@@ -41,10 +41,10 @@ def test_control_characters_of_the_user_do_not_reach_the_terminal():
 LATER = """\
 -vnc 127.0.0.1:0
 -netdev user,id=n0
--netdev tap,id=n0
+-netdev tap,id=n0,vhost=on
 -nic user
 -device cirrus-vga
--device virtio-net-pci
+-device e1000
 -object iothread,id=io0,thread-pool-min=4
 -object tls-creds-x509,id=t0,dir=/x
 -chardev udp,id=a,port=1

@@ -273,7 +273,7 @@ def test_a_host_that_cannot_take_memory_back_is_logged_once(caplog: pytest.LogCa
 def test_memory_of_several_regions() -> None:
     bench = Bench()
     other = FakeBacking()
-    high = make_region(RAM_BYTES, memoryview(bytearray(0x2000)), FAKE_HVA + (1 << 32), "high", other)
+    high = make_region(RAM_BYTES, memoryview(bytearray(0x2000)), FAKE_HVA + (1 << 32), "high", backing=other)
     bench.machine.memory.publish([*bench.machine.memory.regions, high])
     end = RAM_BYTES >> 12
     bench.pages(INFLATE, end - 1, end, end + 1, end + 2)

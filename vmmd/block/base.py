@@ -56,6 +56,8 @@ class BlockNode:
         self.is_resizing = self.is_locking = False  # a thread changes the image, or its locks: it must stay open
         self.is_monitors = False  # added by itself, and removed by itself: -blockdev, blockdev-add
         self._resized: list[Callable[[], None]] = []
+        self._held = 0
+        self._waiting: list[Callable[[], None]] = []
 
     # -- for query-block -----------------------------------------------------------------------------------------
 
@@ -99,6 +101,31 @@ class BlockNode:
         """The image can be marked as not closed cleanly: QEMU shows the mark for all but null drivers."""
         return self.file is not None and self.file.may_be_dirty
 
+    # -- requests that outlive their device ----------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """A device that was unplugged has left requests in flight: the image must stay open until ``let_go``."""
+        self._held += 1
+
+    def let_go(self) -> None:
+        """Undo ``hold``."""
+        self._held -= 1
+        if not self._held:
+            waiting, self._waiting = self._waiting, []
+            for callback in waiting:
+                callback()
+
+    @property
+    def is_held(self) -> bool:
+        return self._held > 0
+
+    def when_free(self, callback: Callable[[], None]) -> None:
+        """Call it when nobody holds the node, maybe at once."""
+        if self._held:
+            self._waiting.append(callback)
+        else:
+            callback()
+
     # -- users ---------------------------------------------------------------------------------------------------
 
     def take(self, parent: BlockNode) -> None:
@@ -116,6 +143,8 @@ class BlockNode:
         if self.is_resizing or self.is_locking:
             what = "its size is" if self.is_resizing else "its locks are"
             raise UsageError(f"Node {self.node_name} is in use", f"{what} being changed")
+        if self.is_held:
+            raise UsageError(f"Node {self.node_name} is in use", "an unplugged device has left requests in flight")
         if self.file is not None:
             self.file.check_not_changing()
 

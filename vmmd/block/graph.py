@@ -100,8 +100,11 @@ class BlockGraph:
         or its locks are being changed."""
         drive = self.drive(name)
         drive.check_not_changing()
+        return self._forget(drive)
+
+    def _forget(self, drive: Drive) -> BlockNode | None:
         node, drive.node = drive.node, None
-        del self.drives[name]
+        del self.drives[drive.name]
         drive.name = ""
         if drive.user is None:
             self.disks.remove(drive)
@@ -159,29 +162,54 @@ class BlockGraph:
     # -- claims --------------------------------------------------------------------------------------------------
 
     async def lock_later(self, id_: str, *, share_rw: bool) -> None:
-        """Take the image locks of a guest disk on a thread: a ``claim`` right after it waits for nobody; without one
-        ``unlock_later`` gives them back. What no device can have is left for ``claim`` to refuse. Raises BackendError.
+        """Take the image locks of a guest disk on a thread: a ``claim`` right after it waits for nobody; who does not
+        claim it says so by ``spare``. What no device can have is left for ``claim`` to refuse. Raises BackendError,
+        and UsageError when somebody else is about to change the image.
         """
         drive = self._unclaimed(id_)
         if drive is not None:
-            self._to_unlock.add(id_)
+            drive.check_not_changing()
             drive.share_rw = share_rw
             await self.change_locks(drive.backend, drive.lock_for_device)
+
+    def spare(self, id_: str) -> None:
+        """Nobody claims what ``lock_later`` has locked: ``unlock_later`` has it to unlock."""
+        self._to_unlock.add(id_)
+
+    def retire(self, drive: Drive) -> None:
+        """Forget a ``-drive`` that goes with its device: its node is left for ``unlock_later`` to close. Not after
+        drive_del."""
+        if self.drives.get(drive.name) is drive:
+            node = self._forget(drive)
+            if node is not None:
+                self._left_over.append(node)
 
     async def unlock_later(self) -> None:
         """Go back, on a thread, to the image locks of disks without device, where there is none any more; close the
         media that went with their drives."""
         while self._left_over:
-            await self.discard(self._left_over.pop())
+            await self._close_later(self._left_over.pop())
         while self._to_unlock:
             drive = self._unclaimed(self._to_unlock.pop())
             if drive is None:
                 continue
+            await self._until_free(drive.backend)
             try:
                 await self.change_locks(drive.backend, drive.lock_idle)
             except (OSError, VmmdError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 log.error("node %s: the locks of its image were not given back: %s", drive.node_name, reason)
+
+    async def _close_later(self, node: BlockNode) -> None:
+        """Close it, when no request is in flight any more."""
+        await self._until_free(node)
+        await self.discard(node)
+
+    async def _until_free(self, node: BlockNode) -> None:
+        if node.is_held:
+            free = self.loop.create_future()
+            node.when_free(lambda: free.set_result(None))
+            await free
 
     def _unclaimed(self, id_: str) -> Drive | None:
         """A disk with an image and without device."""

@@ -7,18 +7,23 @@ dropped; the log has it.
 
 from __future__ import annotations
 
+import select
+import time
+from socket import send_fds
 from typing import TYPE_CHECKING
 
+from vmmd.chardev.base import CHUNK_BYTES
 from vmmd.chardev.listen import ListenSocket
 from vmmd.chardev.stream import StreamChardev
 from vmmd.core.backend import CharEvent
-from vmmd.errors import VmmdError
+from vmmd.core.ending import early_end
+from vmmd.errors import BackendError, VmmdError
 from vmmd.units import NS_PER_S
 
 if TYPE_CHECKING:
     import socket
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from vmmd.chardev.logfile import LogFile
     from vmmd.chardev.options import SocketOptions
@@ -57,6 +62,55 @@ class SocketChardev(StreamChardev):
     def yank(self) -> None:
         """Shut the connection down, whatever its peer does; the hang-up is then seen as any other. Loop thread."""
         self.listen_socket.yank()
+
+    # -- core.backend.MessageBackend -----------------------------------------------------------------------------
+
+    @property
+    def passes_descriptors(self) -> bool:
+        return self.config.host is None
+
+    def send_message(self, data: bytes, fds: Sequence[int]) -> bool:
+        if self._connection is None:
+            return False
+        try:
+            # a stream socket takes less than all only when it has no room, which a peer that reads leaves
+            return send_fds(self._connection, [data], list(fds)) == len(data)
+        except OSError:
+            return False
+
+    def disconnect(self) -> None:
+        if self._loop.runs:
+            self.yank()
+        elif self._connection is not None:
+            self._drop_peer()
+
+    def wait_connected(self) -> None:
+        config = self.config
+        while self._connection is None:
+            if config.server:
+                self._take(self.listen_socket.wait())
+            elif not config.reconnect:
+                raise BackendError(f"chardev '{self.label}': the peer has closed the connection")
+            else:
+                try:
+                    self._take(self.listen_socket.connect())
+                except BackendError as error:
+                    self._report(error)
+                    with early_end:
+                        time.sleep(config.reconnect)
+        self._loop.post(self._started)
+
+    def read_now(self, timeout_s: float) -> bytes:
+        if self._connection is not None:
+            poller = select.poll()
+            poller.register(self._connection, select.POLLIN)
+            with early_end:
+                ready = poller.poll(timeout_s * 1000)
+            data = self._receive(CHUNK_BYTES) if ready else b""
+            if data:
+                return data
+            self._drop_peer()
+        return b""
 
     def when_connected(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once there is a peer, or never will be (closed). Loop thread."""
@@ -185,9 +239,13 @@ class SocketChardev(StreamChardev):
     def _connect_failed(self, error: VmmdError) -> None:
         if self._closed:
             return
+        self._report(error)
+        self._loop.call_later(self.config.reconnect * NS_PER_S, self._try_connect)
+
+    def _report(self, error: VmmdError) -> None:
+        """Say once that nobody is there."""
         if not self._reported:
             from vmmd.log import get_logger
 
             self._reported = True
             get_logger("vmmd.chardev").warning("Unable to connect character device %s: %s", self.label, error)
-        self._loop.call_later(self.config.reconnect * NS_PER_S, self._try_connect)

@@ -80,6 +80,28 @@ class CharBackend(Protocol):
         """The frontend has room again: resume reading. Any thread; never blocks; coalesced."""
 
 
+@runtime_checkable
+class MessageBackend(CharBackend, Protocol):
+    """A character device whose peer may be sent descriptors along with bytes: a socket."""
+
+    @property
+    def passes_descriptors(self) -> bool:
+        """It is a UNIX socket."""
+
+    def send_message(self, data: bytes, fds: Sequence[int]) -> bool:
+        """All of ``data`` at once, past what ``write`` has queued, and ``fds`` with it, which stay the caller's. False:
+        no peer, or it does not take it now. Loop thread, or before the loop runs."""
+
+    def disconnect(self) -> None:
+        """Shut the connection down; CLOSED follows, then the next peer may come. Loop thread."""
+
+    def wait_connected(self) -> None:
+        """Before the loop runs: block until there is a peer. Raises BackendError when none can come."""
+
+    def read_now(self, timeout_s: float) -> bytes:
+        """Before the loop runs: block for input. b"": the peer has left, or the time is over; it is gone then."""
+
+
 class IoDone(Protocol):
     def __call__(self, error: int) -> None:
         """Called once on the loop when the request has ended: 0 or a positive errno."""
@@ -111,6 +133,12 @@ class BlockBackend(Protocol):
 
     def on_resize(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` on the loop when ``size_bytes`` changed."""
+
+    def hold(self) -> None:
+        """Requests are in flight whose device is gone: the image stays open until ``let_go``."""
+
+    def let_go(self) -> None:
+        """Undo ``hold``."""
 
 
 class NetFrontend(Protocol):
@@ -149,15 +177,21 @@ class NetQueue(Protocol):
 class NetBackend(Protocol):
     """A netdev as a NIC sees it. A netdev has at most one NIC. On the loop, without the lock, unless stated."""
 
-    id: str
-    queues: Sequence[NetQueue]
-    #: lengths that ``set_header`` takes besides 0; empty: the netdev knows no vnet header, and no offloads
-    header_lengths: frozenset[int]
-    #: NetOffload bits that the host can take over; frames given to it may use them once a header is set
-    offloads: NetOffload
+    @property
+    def id(self) -> str: ...
+    @property
+    def queues(self) -> Sequence[NetQueue]: ...
+    @property
+    def header_lengths(self) -> frozenset[int]:
+        """Lengths that ``set_header`` takes besides 0; empty: the netdev knows no vnet header, and no offloads."""
 
-    #: who serves the rings of a virtio NIC outside vmmd; None: frames go through ``queues``
-    vhost: VhostBackend | None
+    @property
+    def offloads(self) -> NetOffload:
+        """What the host can take over; frames given to it may use them once a header is set."""
+
+    @property
+    def vhost(self) -> VhostBackend | None:
+        """Who serves the rings of a virtio NIC outside vmmd; None: frames go through ``queues``."""
 
     @property
     def link_up(self) -> bool:
@@ -188,13 +222,42 @@ class NetOffload(enum.IntFlag):
 class Nic(Protocol):
     """A NIC as the network layer and the monitor see it. DeviceLock held, on the loop."""
 
-    name: str  # the device's id, or MODEL.N
+    @property
+    def id(self) -> str | None: ...
+    @property
+    def type_name(self) -> str:
+        """The model, "virtio-net-pci"."""
+
+    @property
+    def current_mac(self) -> bytes:
+        """The address that the guest has given it, or the one it was made with."""
 
     def link_changed(self, up: bool) -> None:
-        """set_link on the NIC or its netdev, or the netdev's peer came or went."""
+        """set_link on the NIC or its netdev, or the netdev's peer came or went. Frames need no care: those that come
+        while the link is down are thrown away by the network."""
 
     def backend_removed(self) -> None:
-        """netdev_del took the netdev away; nothing of it may be used from now on. The NIC stays, without a link."""
+        """netdev_del takes the netdev away; nothing of it may be used from now on. The NIC stays, without a link."""
+
+
+class NicPort(Protocol):
+    """A NIC's place in the network, made by ``Backends.nic``."""
+
+    @property
+    def name(self) -> str:
+        """What set_link and queries call the NIC: the device's id, or MODEL.N."""
+
+    @property
+    def mac(self) -> bytes:
+        """As asked for, or else a free one."""
+
+    @property
+    def backend(self) -> NetBackend | None:
+        """None: no netdev was named, or it has been taken away."""
+
+    @property
+    def link_up(self) -> bool:
+        """The cable is in: what ``link_changed`` said last."""
 
 
 class EntropySource(Protocol):

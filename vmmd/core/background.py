@@ -8,7 +8,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from vmmd.core.notify import LoopPort, Promise
 
@@ -60,6 +60,31 @@ async def once_on_thread(loop: LoopPort, function: Callable[[], None], name: str
         del _shared[key]
         for each in waiting:
             each.set_result(None)
+
+
+async def within(loop: LoopPort, limit_ns: int, work: Coroutine[object, object, object], name: str) -> bool:
+    """Wait for ``work`` so long at most; True when it has ended. It goes on by itself otherwise; what it raises is
+    logged. For a coroutine on the loop."""
+    over = loop.create_future()
+    ended = False
+
+    async def run() -> None:
+        nonlocal ended
+        try:
+            await work
+        finally:
+            ended = True
+            finish()
+
+    def finish() -> None:
+        if not over.done():
+            over.set_result(None)
+
+    loop.spawn(run(), name)
+    timer = loop.call_later(limit_ns, finish)
+    await over
+    timer.cancel()
+    return ended
 
 
 class Turn:

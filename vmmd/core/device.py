@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from vmmd.core.address_space import AddressSpace
-    from vmmd.core.backend import CharBackend, DriveHandle, EntropySource
+    from vmmd.core.backend import CharBackend, DriveHandle, EntropySource, Nic, NicPort
     from vmmd.core.clock import Clock
     from vmmd.core.events import EventSink
     from vmmd.core.input import InputRouter
@@ -100,6 +100,10 @@ class Backends(Protocol):
 
     def entropy(self, id_: str | None, user: str) -> EntropySource:
         """Random bytes of an rng object; of the kernel without ``id_``."""
+
+    def nic(self, nic: Nic, netdev: str | None, mac: bytes | None = None) -> NicPort:
+        """Enter a NIC into the network, connected to ``netdev`` if that is named. Its errors name the property of the
+        NIC's type. DeviceLock held; given back by ``release``, when nothing of the NIC uses a queue any more."""
 
     def release(self, backend: object) -> None:
         """Give a claimed backend back."""
@@ -214,6 +218,11 @@ class Device:
         except BaseException:
             self.unrealize()
             raise
+
+    def wind_down(self, done: Callable[[], None]) -> None:
+        """It is about to be unplugged and the guest reaches it no more: begin nothing new, and call ``done()`` on the
+        loop, maybe at once, when nothing is in flight. On the loop, DeviceLock held; ``unrealize`` may come before."""
+        done()
 
     def unrealize(self) -> None:
         """Give everything back, last claimed first. DeviceLock held. Idempotent."""

@@ -117,6 +117,14 @@ class BlockIoErrorEvent(NamedTuple):
     reason: str
 
 
+@event("NIC_RX_FILTER_CHANGED")
+class NicRxFilterChangedEvent(NamedTuple):
+    """The guest has changed which frames its network card takes. Told once; query-rx-filter makes it be told again."""
+
+    name: str | None  # the device's id
+    path: str
+
+
 @event("RTC_CHANGE", rate_limit_ns=NS_PER_S)
 class RtcChangeEvent(NamedTuple):
     """The guest set its real-time clock; ``offset`` is seconds from ``-rtc base``."""
@@ -135,6 +143,16 @@ class BalloonChangeEvent(NamedTuple):
 @event("DEVICE_DELETED")
 class DeviceDeletedEvent(NamedTuple):
     """A device is gone; its id is free."""
+
+    device: str | None
+    path: str
+
+
+# a guest may report as often as it likes, once for each request of a client
+@event("DEVICE_UNPLUG_GUEST_ERROR")
+class DeviceUnplugGuestErrorEvent(NamedTuple):
+    """The guest was asked to let go of a device and has refused, or has not answered in the time that
+    ``__org.vmmd_set-unplug-timeout`` gives it. ``device`` is the device's id."""
 
     device: str | None
     path: str

@@ -48,6 +48,8 @@ class RamRegion(NamedTuple):
     dwords: memoryview  # bytes_ cast to "I"
     qwords: memoryview  # bytes_ cast to "Q"
     name: str
+    fd: int | None = None  # another process can map it by this descriptor; None: it cannot
+    fd_offset: int = 0  # of gpa
     backing: RamBacking | None = None  # None: it stays as it is
 
     @property
@@ -55,11 +57,21 @@ class RamRegion(NamedTuple):
         return self.end - self.gpa
 
 
-def make_region(gpa: int, view: memoryview, hva: int, name: str, backing: RamBacking | None = None) -> RamRegion:
-    """A region over ``view`` (writable, format "B", a multiple of 4096 bytes) mapped at ``hva``."""
+def make_region(  # noqa: PLR0913  # the traits of a region
+    gpa: int,
+    view: memoryview,
+    hva: int,
+    name: str,
+    fd: int | None = None,
+    fd_offset: int = 0,
+    backing: RamBacking | None = None,
+) -> RamRegion:
+    """A region over ``view`` (writable, format "B", a multiple of 4096 bytes) mapped at ``hva``; from ``fd_offset`` of
+    ``fd`` on, when others can map it too."""
     if len(view) & 0xFFF or gpa & 0xFFF:
         raise ValueError("a RAM region is made of whole pages")
-    return RamRegion(gpa, gpa + len(view), view, hva, view.cast("H"), view.cast("I"), view.cast("Q"), name, backing)
+    casts = view.cast("H"), view.cast("I"), view.cast("Q")
+    return RamRegion(gpa, gpa + len(view), view, hva, *casts, name, fd, fd_offset, backing)
 
 
 class GuestMemory:

@@ -35,6 +35,10 @@ class LoopPort(Protocol):
     def remove_writer(self, fd: int) -> None:
         """Undo ``add_writer``. Loop thread only."""
 
+    @property
+    def runs(self) -> bool:
+        """The loop has been started; before that, ``call_later`` and the like are not there."""
+
     def on_loop_thread(self) -> bool:
         """True when the caller is the loop thread."""
 

@@ -32,6 +32,9 @@ DEVICES: dict[str, str] = {
     "virtio-rng-pci": "vmmd.devices.virtio.rng.device:VirtioRngPci",
     "virtio-rng-pci-transitional": "vmmd.devices.virtio.rng.device:VirtioRngPciTransitional",
     "virtio-rng-pci-non-transitional": "vmmd.devices.virtio.rng.device:VirtioRngPciNonTransitional",
+    "virtio-net-pci": "vmmd.devices.virtio.net.pci:VirtioNetPci",
+    "virtio-net-pci-transitional": "vmmd.devices.virtio.net.pci:VirtioNetPciTransitional",
+    "virtio-net-pci-non-transitional": "vmmd.devices.virtio.net.pci:VirtioNetPciNonTransitional",
     "virtio-balloon-pci": "vmmd.devices.virtio.balloon.device:VirtioBalloonPci",
     "virtio-balloon-pci-transitional": "vmmd.devices.virtio.balloon.device:VirtioBalloonPciTransitional",
     "virtio-balloon-pci-non-transitional": "vmmd.devices.virtio.balloon.device:VirtioBalloonPciNonTransitional",
@@ -73,7 +76,7 @@ LATER: tuple[str, ...] = (
     "usb-mouse", "usb-redir", "usb-serial", "usb-storage", "usb-tablet", "vfio-pci", "vhost-user-blk-pci",
     "vhost-vsock-pci", "virtconsole", "virtio-9p-pci", "virtio-gpu-pci",
     "virtio-input-host-pci", "virtio-iommu-pci", "virtio-keyboard-pci", "virtio-mem-pci", "virtio-mouse-pci",
-    "virtio-net-pci", "virtio-net-pci-non-transitional", "virtio-net-pci-transitional", "virtio-pmem-pci",
+    "virtio-pmem-pci",
     "virtio-scsi-pci", "virtio-serial-pci", "virtio-tablet-pci", "virtio-vga", "virtserialport",
     "vmcoreinfo",
 )  # fmt: skip

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vmmd.core.memory import GuestMemory
+
 
 class VhostRing(NamedTuple):
     """A ring on its way out. Addresses are host virtual ones, checked to lie in RAM; the descriptors stay the device's,
@@ -44,9 +46,16 @@ class VhostBackend(Protocol):
     def state(self) -> VhostState:
         """Any thread."""
 
+    def join(self, memory: GuestMemory) -> None:
+        """A device that has this memory is going to give its rings. DeviceLock held. Raises UsageError when the back
+        end cannot reach it."""
+
     def mask_features(self, offered: int) -> int:
         """What of these feature bits a device may offer to the driver when the back end serves its
         rings. Any thread."""
+
+    def set_mtu(self, mtu: int) -> None:
+        """The driver is told this MTU (host_mtu); comes before the first ``start_ring``."""
 
     def start_ring(self, ring: VhostRing) -> None:
         """Serve it, beginning at ``ring.position()``. Chains may be waiting already."""

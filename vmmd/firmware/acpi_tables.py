@@ -91,6 +91,7 @@ class AcpiConfig(NamedTuple):
     s4_value: int = 2
     numa: Sequence[NumaNode] = ()
     numa_distances: Sequence[Sequence[int]] = ()  # square; empty: no SLIT
+    pci_hotplug_slots: Sequence[int] = ()  # whose devices may come and go while the guest runs
     root_terms: Sequence[bytes] = ()  # AML of other parts: hotplug controllers
     gpe_handlers: Mapping[int, bytes] = {}  # body of \_GPE._Exx by GPE bit
 

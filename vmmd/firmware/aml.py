@@ -221,8 +221,8 @@ def return_(value: bytes) -> bytes:
     return b"\xa4" + value
 
 
-def notify(target: str, value: int) -> bytes:
-    return b"\x86" + path(target) + integer(value)
+def notify(target: str, value: int | bytes) -> bytes:
+    return b"\x86" + path(target) + (integer(value) if isinstance(value, int) else value)
 
 
 def acquire(where: str, timeout_ms: int = 0xFFFF) -> bytes:

@@ -5,9 +5,10 @@ r"""The DSDT of pc-i440fx: what a guest must be told because it cannot find it b
     \_SB.PCI0.ISA        PIIX3 function 0 with PIRQ route registers and the ISA devices that exist
     \_SB.LNKA-LNKD       interrupt links; LNKS stands for the SCI, to which function 1.3 is wired
     \_S5 (_S3, _S4)      sleep types of PIIX4
+    \_SB.PCI0.Sxx        slots whose devices may come and go (``pci_hotplug_aml``)
     \_GPE                general-purpose events; handlers are given by whoever owns them
 
-No method runs a loop and no device exists per slot: interpreting AML is what slow guests wait for.
+No method runs a loop: interpreting AML is what slow guests wait for.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from vmmd.firmware import pci_hotplug_aml
 from vmmd.firmware.aml import (
     INTERRUPT_NUMBER_OFFSET,
     ZERO,
@@ -98,6 +100,7 @@ def _root_bus(config: AcpiConfig) -> bytes:
         name("_PRT", routing_table()),
         _motherboard(config),
         _isa(config),
+        *pci_hotplug_aml.terms(config.pci_hotplug_slots),
     ]
     return device("PCI0", *terms)
 
@@ -115,6 +118,8 @@ def routing_table() -> bytes:
 def _motherboard(config: AcpiConfig) -> bytes:
     """Ports that belong to no other device: power management, GPE0, SMBus; and those of fw_cfg."""
     taken = [io(config.gpe0_base, config.gpe0_bytes), io(config.pm_base, 0x40)]
+    if config.pci_hotplug_slots:
+        taken.append(io(pci_hotplug_aml.HOTPLUG_BASE, pci_hotplug_aml.HOTPLUG_BYTES))
     if config.smbus_base:
         taken.append(io(config.smbus_base, 0x10))
     terms = device("MBRD", name("_HID", eisa_id("PNP0C02")), name("_UID", ZERO), name("_CRS", resources(*taken)))
@@ -254,6 +259,9 @@ def _sleep_states(config: AcpiConfig) -> bytes:
 
 def _events(config: AcpiConfig) -> bytes:
     r"""``\_GPE._Exx`` for every event that somebody handles."""
-    if not config.gpe_handlers:
+    handlers = dict(config.gpe_handlers)
+    if config.pci_hotplug_slots:
+        handlers[pci_hotplug_aml.HOTPLUG_EVENT] = pci_hotplug_aml.event_handler()
+    if not handlers:
         return b""
-    return scope("\\_GPE", *(method(f"_E{bit:02X}", 0, body) for bit, body in sorted(config.gpe_handlers.items())))
+    return scope("\\_GPE", *(method(f"_E{bit:02X}", 0, body) for bit, body in sorted(handlers.items())))

@@ -11,7 +11,7 @@ from vmmd.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vmmd.core.backend import CharBackend, DriveHandle, EntropySource
+    from vmmd.core.backend import CharBackend, DriveHandle, EntropySource, Nic, NicPort
     from vmmd.machine.vm import Vm
 
 
@@ -20,7 +20,8 @@ class MachineBackends:
 
     def __init__(self, vm: Vm) -> None:
         self._vm = vm
-        self._sources: dict[int, Callable[[], None]] = {}  # how to give back what ``entropy`` has made, by identity
+        #: how to give back what ``entropy`` and ``nic`` have made, by identity
+        self._given: dict[int, Callable[[], None]] = {}
 
     def chardev(self, id_: str, user: str) -> CharBackend:
         found = self._vm.chardevs.get(id_)
@@ -52,11 +53,17 @@ class MachineBackends:
             source.close()
             found.users.remove(user)
 
-        self._sources[id(source)] = give_back
+        self._given[id(source)] = give_back
         return source
 
+    def nic(self, nic: Nic, netdev: str | None, mac: bytes | None = None) -> NicPort:
+        network = self._vm.network()
+        port = network.connect(nic, netdev or None, mac)
+        self._given[id(port)] = lambda: network.disconnect(port)
+        return port
+
     def release(self, backend: object) -> None:
-        give_back = self._sources.pop(id(backend), None)
+        give_back = self._given.pop(id(backend), None)
         if give_back is not None:
             give_back()
         elif self._vm.block is not None:

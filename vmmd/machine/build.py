@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vmmd.machine.plan import MachinePlan
     from vmmd.machine.ram import RamBlock
     from vmmd.machine.vm import Vm
+    from vmmd.net.base import Netdev
     from vmmd.options.models import AccelOptions, Config
 
 DEFAULT_CPU = "qemu64"
@@ -45,6 +46,7 @@ class Builder:
         self.vm = vm
         self.plan = plan
         self.config = vm.config
+        self._netdevs: list[tuple[str, Netdev]] = []  # planned, with the options that they were made from
         describe_machine(vm.qom, self.config)
         #: for stderr, when the start has succeeded: an error would otherwise not be the one line that is read
         self.warnings: list[str] = []
@@ -56,6 +58,17 @@ class Builder:
         for each in self.config.objects:
             with named(f"-object {each.qom_type},id={each.id}"):
                 store.add(each)
+
+    def plan_netdevs(self) -> None:
+        """Every ``-netdev``: what was inherited is what it has to be. No side effect. Raises VmmdError."""
+        if not self.config.netdevs:
+            return
+        from vmmd.net.network import CommandLineDescriptors
+
+        descriptors = CommandLineDescriptors()
+        for each in self.config.netdevs:
+            with named(each.where):
+                self._netdevs.append((each.where, self.vm.network().plan(each, descriptors)))
 
     def open_accelerator(self) -> None:
         """Open the first accelerator that is usable, and find out what CPU it can give. Raises VmmdError."""
@@ -78,6 +91,7 @@ class Builder:
     def build(self) -> None:
         """Open images and assemble. Raises VmmdError; ``vm.close`` then gives back what was opened."""
         self._open_disks()
+        self._open_netdevs()
         if self.plan.is_none:
             if self.vm.ram_bytes:
                 self.vm.memory_map = FlatMemory(None, self._ram_blocks(), self.vm.memory)
@@ -191,6 +205,13 @@ class Builder:
         for drive in self.config.drives:
             with named(drive.where):
                 graph.add_drive(drive)
+
+    def _open_netdevs(self) -> None:
+        """Those that ``plan_netdevs`` has made. Raises VmmdError."""
+        for where, each in self._netdevs:
+            with named(where):
+                each.open()
+            self.vm.network().enter(each)
 
     def _make_firmware(self, board: PcI440fx, chips: Chips) -> None:
         """Firmware or kernel, and what a reset of the board does from now on."""

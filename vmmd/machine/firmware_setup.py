@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmmd.devices.pci.bus import SLOTS
 from vmmd.errors import BackendError, UsageError
 from vmmd.firmware import bootorder, e820, files, fw_items, smbios, vmgenid
 from vmmd.machine import boot_paths
@@ -173,7 +174,15 @@ class FirmwareSetup:
             disable_s4=bool(pm.props.disable_s4),
             s4_value=pm.props.s4_val,
             numa=self._numa_nodes(),
+            pci_hotplug_slots=self._hotplug_slots(),
         )
+
+    def _hotplug_slots(self) -> list[int]:
+        hotplug = self.board.pm.pci_hotplug
+        if hotplug.bus is None:
+            return []
+        removable = hotplug.removable()
+        return [slot for slot in range(SLOTS) if removable >> slot & 1]
 
     def _floppies(self) -> FloppyController:
         from vmmd.devices.floppy.formats import KINDS, largest

@@ -116,16 +116,21 @@ class PcI440fx:
         self.pm.serial_ports = self.serial_ports
         self._plug(pm)
 
-    def add(self, plan: DevicePlan) -> Device:
+    def add(self, plan: DevicePlan, *, hotplugged: bool = False) -> Device:
         """Make and plug a user's device. Raises VmmdError and leaves no trace of it then."""
         device = plan.make(self.ctx)
-        self._plug(device)
+        device.hotplugged = hotplugged
+        try:
+            self._plug(device)
+        except BaseException:
+            device.unrealize()
+            raise
         return device
 
     def remove(self, device: Device) -> None:
-        """Unplug a device that ``add`` has plugged; no vCPU runs."""
-        device.unrealize()
+        """Unplug a device that ``add`` has plugged."""
         self.devices.remove(device)
+        device.unrealize()
 
     def _make(self, type_name: str) -> Device:
         cls = device_class(type_name)

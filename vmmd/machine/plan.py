@@ -48,6 +48,7 @@ class MachinePlan:
             "chardev": config.chardevs,
             "drive": {each for drive in config.drives if (each := drive.id)}
             | {each for node in config.blockdevs if (each := node.node_name)},
+            "netdev": {each.id for each in config.netdevs},
         }
         device_plan.check_single(self.devices)
         device_plan.check_references(self.devices, known)

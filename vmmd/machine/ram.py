@@ -86,7 +86,8 @@ class RamBlock:
     def region(self, gpa: int, offset_bytes: int, size_bytes: int) -> RamRegion:
         """A part of the block at a guest-physical address."""
         view = self.view[offset_bytes : offset_bytes + size_bytes]
-        return make_region(gpa, view, self.hva + offset_bytes, self.name, self)
+        shared_fd = self.fd if self.settings.share else None
+        return make_region(gpa, view, self.hva + offset_bytes, self.name, shared_fd, offset_bytes, self)
 
     def discard(self, hva: int, length: int) -> None:
         """Give pages back to the host (core.memory.RamBacking): other processes that map the same memory see it, too.

@@ -8,6 +8,7 @@ it out (``Vm``).
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.log import get_logger
@@ -45,6 +46,9 @@ class Requests:
         self._pending = _NOTHING
         self.resume_callbacks: list[Callable[[], None]] = []
         self.quiesce_callbacks: list[Callable[[Callable[[], None]], None]] = []
+        #: those that have not called ``done`` yet in the quiesce that is under way, and its end
+        self._quiescing: list[Callable[[Callable[[], None]], None]] = []
+        self._quiesced: Callable[[], None] | None = None
 
     def request_reset(self, cause: ShutdownCause) -> None:
         self._note(reset=cause)
@@ -91,4 +95,29 @@ class Requests:
 
     def on_quiesce(self, begin: Callable[[Callable[[], None]], None]) -> Callable[[], None]:
         self.quiesce_callbacks.append(begin)
-        return lambda: self.quiesce_callbacks.remove(begin)
+
+        def undo() -> None:
+            self.quiesce_callbacks.remove(begin)
+            self._is_quiet(begin)  # one that is unplugged is not waited for
+
+        return undo
+
+    def quiesce(self, done: Callable[[], None]) -> None:
+        """Bring every device to rest; ``done()`` when nothing is in flight. Loop thread, one at a time."""
+        self._quiesced = done
+        self._quiescing = list(self.quiesce_callbacks)
+        if not self._quiescing:
+            self._all_quiet()
+        for begin in list(self._quiescing):
+            begin(partial(self._is_quiet, begin))
+
+    def _is_quiet(self, begin: Callable[[Callable[[], None]], None]) -> None:
+        if begin in self._quiescing:
+            self._quiescing.remove(begin)
+            if not self._quiescing:
+                self._all_quiet()
+
+    def _all_quiet(self) -> None:
+        done, self._quiesced = self._quiesced, None
+        if done is not None:
+            done()

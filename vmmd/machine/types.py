@@ -70,6 +70,7 @@ _BASES: dict[str, str | None] = {
     "virtio-pci": "pci-device",
     "virtio-blk-pci-base": "virtio-pci",
     "virtio-rng-pci-base": "virtio-pci",
+    "virtio-net-pci-base": "virtio-pci",
     "virtio-balloon-pci-base": "virtio-pci",
     "virtio-bus": "bus",
     "x86_64-cpu": "cpu",

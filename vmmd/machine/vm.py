@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vmmd.core.address_space import AddressSpace
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from vmmd.block.graph import BlockGraph
+    from vmmd.core.backend import CharBackend
     from vmmd.core.balloon import BalloonSlot
     from vmmd.core.clock import MachineClock
     from vmmd.core.device import Device
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from vmmd.machine.memory_map import MemoryMap
     from vmmd.machine.requests import Pending
     from vmmd.machine.still_cpus import StillCpus
+    from vmmd.net.network import Network
     from vmmd.options.models import Config
 
 log = get_logger("vmmd.machine")
@@ -157,6 +160,7 @@ class Vm:
             "chardevs", Folder(lambda: self.chardevs, lambda each: Node(f"chardev-{each.config.backend}"))
         )
         self.block: BlockGraph | None = None
+        self.net: Network | None = None
         #: plugs and unplugs devices; None where there is no bus (-machine none)
         self.plugger: Plugger | None = None
         self.accelerator: str | None = None  # name of the one in use
@@ -279,6 +283,23 @@ class Vm:
             self.on_close(self.block.close)
         return self.block
 
+    def network(self) -> Network:
+        """Netdevs and NICs; made when there was none."""
+        if self.net is None:
+            from vmmd.net.network import Network
+
+            self.net = Network(self.loop, self.lock, self._find_chardev)
+            self.on_close(self.net.close)
+        return self.net
+
+    def _find_chardev(self, id_: str) -> CharBackend:
+        """For a netdev. Raises UsageError."""
+        from vmmd.chardev.listen import ListenSocket
+        from vmmd.net.network import no_chardev
+
+        found = self.chardevs.get(id_)
+        return no_chardev(id_) if found is None or isinstance(found, ListenSocket) else found
+
     def on_close(self, closer: Callable[[], None]) -> None:
         """Remember how to give a host resource back; ``close`` runs the last one first."""
         self._closers.append(closer)
@@ -385,19 +406,8 @@ class Vm:
         await self._pause_vcpus()
         with self.lock:
             self.clock.freeze()
-        waiting = len(self.requests.quiesce_callbacks)
-        if not waiting:
-            return
         drained = self.loop.create_future()
-
-        def one_done() -> None:
-            nonlocal waiting
-            waiting -= 1
-            if waiting == 0:
-                drained.set_result(None)
-
-        for begin in list(self.requests.quiesce_callbacks):
-            begin(one_done)
+        self.requests.quiesce(partial(drained.set_result, None))
         await drained
 
     async def _pause_vcpus(self) -> None:
@@ -424,13 +434,10 @@ class Vm:
         if was_running:
             await self._quiesce()
         try:
+            if self.plugger is not None:
+                await self.plugger.serve_requests()
             with self.lock:
-                for device in self.devices:
-                    if QDEV_RESET.on:
-                        QDEV_RESET(device.name, device.type_name)
-                    device.reset(ResetKind.COLD)
-                if self.reset_board is not None:
-                    self.reset_board()
+                self._reset_devices()
         except Exception:
             if was_running:  # half reset: it must not run on
                 self._stopped(RunState.INTERNAL_ERROR)
@@ -440,6 +447,14 @@ class Vm:
             self._unquiesce()
         else:
             self.runstate.set(RunState.PRELAUNCH)
+
+    def _reset_devices(self) -> None:
+        for device in self.devices:
+            if QDEV_RESET.on:
+                QDEV_RESET(device.name, device.type_name)
+            device.reset(ResetKind.COLD)
+        if self.reset_board is not None:
+            self.reset_board()
 
     async def _panicked(self) -> None:
         """``-action panic=``."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from vmmd.core import registry
 from vmmd.errors import UsageError
-from vmmd.options.backends import LaterBlockdev, LaterChardev, LaterNetdev
+from vmmd.options.backends import LaterBlockdev, LaterChardev
 from vmmd.options.fields import shown
+from vmmd.options.netdevs import LaterNetdev
 from vmmd.options.objects import LaterObject
 from vmmd.options.read_machine import ACCELS
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from vmmd.options.backends import BlockdevOptions, ChardevOptions, DriveOptions
     from vmmd.options.fields import OptionSet
     from vmmd.options.models import Config
+    from vmmd.options.netdevs import NetdevOptions
 
 SENTENCE = "not available in this version"
 DRIVE_FORMATS = ("raw",)
@@ -115,7 +117,7 @@ def _backends(config: Config) -> Iterator[str]:
     for node in config.blockdevs:
         yield from _node(node, "-blockdev")
     for netdev in config.netdevs:
-        yield f"-netdev {netdev.other_kind if isinstance(netdev, LaterNetdev) else netdev.kind}"
+        yield from _netdev(netdev)
     if config.vnc is not None:
         yield f"-vnc {shown(config.vnc.display)}"
 
@@ -131,6 +133,19 @@ def _chardev(chardev: ChardevOptions) -> Iterator[str]:
         yield f"-chardev {chardev.kind}"
     else:
         yield from _keys(f"-chardev {chardev.backend},id={chardev.id}", chardev)
+
+
+def check_netdev(netdev: NetdevOptions) -> None:
+    """Raises UsageError for a network backend, or a key of it, that is not available."""
+    for what in _netdev(netdev):
+        raise UsageError(f"{what}: {SENTENCE}")
+
+
+def _netdev(netdev: NetdevOptions) -> Iterator[str]:
+    if isinstance(netdev, LaterNetdev):
+        yield f"-netdev {netdev.other_kind}"
+    else:
+        yield from _keys(netdev.where, netdev)
 
 
 def _drive(drive: DriveOptions) -> Iterator[str]:

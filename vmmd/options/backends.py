@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed models of backends: character devices, disks, network backends. Key names are QEMU's.
+"""Typed models of backends: character devices, disks, sound, display. Key names are QEMU's. ``netdevs`` has the rest.
 
 Every backend class is listed in a table by the word that selects it (``CHARDEVS["socket"]``). A word that QEMU knows
 and this version does not have stands in ``…_LATER`` and becomes a ``Later…`` object with its raw items: it parses, and
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vmmd.core.props import BOOL, ON_OFF_AUTO, PATH, SIZE, STR, U16, U32, U64, PropType, enum_type, int_type, prop
 from vmmd.errors import UsageError
-from vmmd.options.fields import COUNT, NOTHING, NUMBER, ONLY_OFF, OptionSet, shown
+from vmmd.options.fields import NOTHING, NUMBER, ONLY_OFF, OptionSet, shown
 from vmmd.units import UNIX_PATH_BYTES
 
 if TYPE_CHECKING:
@@ -384,46 +384,7 @@ BLOCKDEVS_LATER = (
     "virtio-blk-vhost-user", "virtio-blk-vhost-vdpa", "vmdk", "vpc", "vvfat",
 )  # fmt: skip
 
-# --- network, sound, display: parsed so that the whole line is checked; refused by availability ----------------------
-
-
-class NetdevOptions(OptionSet):
-    """``-netdev TYPE,id=…``."""
-
-    kind: ClassVar[str] = ""
-    id = prop(STR, "", "name of the network backend", required=True)
-
-
-class NetdevTap(NetdevOptions):
-    kind = "tap"
-    fd = prop(STR, None, "an open tap descriptor, or the name of a passed one")
-    fds = prop(STR, None, "several, with ':' between")
-    ifname = prop(STR, None, "host interface")
-    script = prop(STR, None, "script that sets it up, or no")
-    downscript = prop(STR, None, "script that takes it down, or no")
-    br = prop(STR, None, "bridge for the helper")
-    helper = prop(STR, None, "bridge helper")
-    sndbuf = prop(SIZE, None, "limit of the send buffer")
-    vnet_hdr = prop(BOOL, None, "use the offload header", wire="vnet_hdr")
-    vhost = prop(BOOL, None, "data path in the kernel")
-    vhostfd = prop(STR, None, "an open /dev/vhost-net descriptor")
-    vhostfds = prop(STR, None, "several, with ':' between")
-    vhostforce = prop(BOOL, None, "fail without vhost")
-    queues = prop(COUNT, None, "number of queues")
-    poll_us = prop(U32, None, "microseconds of busy polling")
-
-
-class LaterNetdev(NetdevOptions):
-    def __init__(self, kind: str, items: Items) -> None:
-        super().__init__()
-        self.other_kind = kind
-        self.items = items
-
-
-NETDEVS: dict[str, type[NetdevOptions]] = {"tap": NetdevTap}
-NETDEVS_LATER = (
-    "bridge", "dgram", "hubport", "l2tpv3", "netmap", "socket", "stream", "user", "vde", "vhost-user", "vhost-vdpa",
-)  # fmt: skip
+# --- sound, display: parsed so that the whole line is checked; refused by availability ----------------------
 
 
 class AudiodevOptions(OptionSet):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmd.options import backends, objects
+from vmmd.options import backends, netdevs, objects
 from vmmd.options.table import OPTIONS
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def backends_table() -> str:
         ("-chardev", backends.CHARDEVS, backends.CHARDEVS_LATER),
         ("-blockdev", backends.BLOCKDEVS, backends.BLOCKDEVS_LATER),
         ("-object", objects.OBJECTS, objects.OBJECTS_LATER),
-        ("-netdev", (), (*backends.NETDEVS, *backends.NETDEVS_LATER)),
+        ("-netdev", netdevs.NETDEVS, netdevs.NETDEVS_LATER),
     )
     lines = ["| Option | Available | Later |", "|---|---|---|"]
     lines += [f"| `{option}` | {_names(now)} | {_names(later)} |" for option, now, later in rows]

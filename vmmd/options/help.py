@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import vmmd
 from vmmd.core import registry, trace
 from vmmd.errors import UsageError
-from vmmd.options import backends, objects, read_machine
+from vmmd.options import backends, netdevs, objects, read_machine
 from vmmd.options.fields import shown, unknown_name
 from vmmd.options.models import MachineOptions, machine_types
 from vmmd.options.table import OPTIONS
@@ -163,7 +163,7 @@ _TOPICS: dict[str, tuple[Callable[[Any, str | None], str], object]] = {
     "machine": (_about_machine, None),
     "chardev": (_about_table, ("-chardev", "Available chardev backend types:", backends.CHARDEVS)),
     "object": (_about_table, ("-object", "List of user creatable objects:", objects.OBJECTS)),
-    "netdev": (_about_table, ("-netdev", "Available netdev backend types:", {})),
+    "netdev": (_about_table, ("-netdev", "Available netdev backend types:", netdevs.NETDEVS)),
 }
 
 _PLAIN: dict[str, Callable[[], str]] = {

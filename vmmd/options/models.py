@@ -21,10 +21,10 @@ if TYPE_CHECKING:
         BlockdevOptions,
         ChardevOptions,
         DriveOptions,
-        NetdevOptions,
         VncOptions,
     )
     from vmmd.options.fields import Items
+    from vmmd.options.netdevs import NetdevOptions
     from vmmd.options.objects import ObjectOptions
 
 DEFAULT_MEMORY_BYTES = 128 * MiB

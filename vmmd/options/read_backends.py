@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vmmd.errors import UsageError
-from vmmd.options import backends, keyval, lexer, objects
+from vmmd.options import backends, keyval, lexer, netdevs, objects
 from vmmd.options.draft import asks_for_help, refuse_duplicate
 from vmmd.options.fields import is_identifier, shown, unknown_name
 from vmmd.options.models import DeviceOptions, MonitorOptions, SerialOptions
@@ -275,7 +275,7 @@ def read_netdev(draft: Draft, option: str, text: str) -> None:
     """``-netdev TYPE,id=…`` or JSON."""
     asks_for_help(option, text)
     argument = keyval.parse(option, text, "type", json=True)
-    made = _by_table(argument, "type", text, (backends.NETDEVS, backends.NETDEVS_LATER, backends.LaterNetdev))
+    made = _by_table(argument, "type", text, (netdevs.NETDEVS, netdevs.NETDEVS_LATER, netdevs.LaterNetdev))
     refuse_duplicate(option, "netdev", made.id, [other.id for other in draft.config.netdevs])
     draft.config.netdevs.append(made)
 

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 from vmmd.core.address_space import IoRange
 from vmmd.core.device import ShutdownCause
 from vmmd.core.events import SuspendDiskEvent
-from vmmd.core.props import U8, PciAddress, prop
+from vmmd.core.props import BOOL, U8, PciAddress, prop
 from vmmd.core.trace import UNIMP
 from vmmd.core.trace_events import PM_POWER_BUTTON, PM_SCI, PM_SLEEP
+from vmmd.devices.acpi.pci_hotplug import PCI_HOTPLUG_BASE, PCI_HOTPLUG_BYTES, PciHotplug
 from vmmd.devices.acpi.pm_timer import PmTimer
 from vmmd.devices.acpi.smbus import SMBUS_BYTES, SmbusHost
 from vmmd.devices.pci.device import PciDevice
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 SCI_GSI = 9
 GPE0_BASE = 0xAFE0
+GPE_PCI_HOTPLUG = 1  # number of the event
 PORT_APM_CONTROL = 0xB2
 APM_ACPI_ENABLE = 0xF1
 APM_ACPI_DISABLE = 0xF0
@@ -92,6 +94,7 @@ class Piix4Pm(PciDevice):
     revision = 0x03
     class_code = 0x068000
     fixed_address = PciAddress(1, 3)
+    KEPT_AT_RESET = ("pci_hotplug.selected",)  # QEMU-COMPAT
 
     class Props(PciDevice.Props):
         """Which sleep states the ACPI tables offer."""
@@ -99,6 +102,8 @@ class Piix4Pm(PciDevice):
         disable_s3 = prop(U8, 0, "1: no suspend to RAM (S3)", wire="disable_s3")
         disable_s4 = prop(U8, 0, "1: no suspend to disk (S4)", wire="disable_s4")
         s4_val = prop(U8, 2, "sleep type value of S4", wire="s4_val")
+        acpi_root_pci_hotplug = prop(BOOL, True, "devices of pci.0 may come and go while the guest runs")
+        acpi_pci_hotplug_with_bridge_support = prop(BOOL, True, "registers and tables for hot plug behind bridges")
 
     props: Piix4Pm.Props
 
@@ -114,6 +119,9 @@ class Piix4Pm(PciDevice):
         self._may_warn = RateLimiter()
         self._apm = bytearray(2)
         self._timer = PmTimer(ctx.clock, self._update_sci)
+        self.pci_hotplug = PciHotplug(
+            lambda: self.raise_gpe(1 << GPE_PCI_HOTPLUG), one_bus=not self.props.acpi_pci_hotplug_with_bridge_support
+        )
         self._sci = ctx.irqs.line(SCI_GSI)
         self._smbus_irq = ctx.irqs.line(SCI_GSI)
         self._smbus = SmbusHost(self._set_smbus_interrupt)
@@ -138,8 +146,18 @@ class Piix4Pm(PciDevice):
         config.define(REG_SMBHSTCFG, 1, SMBHSTCFG_ENABLE | SMBHSTCFG_IRQ9, 0xFF)
         self.claim_pio(IoRange(GPE0_BASE, 4, self._gpe_read, self._gpe_write, name="acpi-gpe0", max_width=1))
         self.claim_pio(IoRange(PORT_APM_CONTROL, 2, self._apm_read, self._apm_write, name="apm-io", max_width=1))
+        self._claim_pci_hotplug()
         self.on_undo(self._unmap)
         self._map_ranges()
+
+    def _claim_pci_hotplug(self) -> None:
+        props, hotplug = self.props, self.pci_hotplug
+        if props.acpi_root_pci_hotplug:
+            hotplug.bus = self.bus
+        if props.acpi_root_pci_hotplug or props.acpi_pci_hotplug_with_bridge_support:
+            self.claim_pio(
+                IoRange(PCI_HOTPLUG_BASE, PCI_HOTPLUG_BYTES, hotplug.read, hotplug.write, name="acpi-pci-hotplug")
+            )
 
     def _unmap(self) -> None:
         self._timer.watch(on=False)
@@ -153,6 +171,7 @@ class Piix4Pm(PciDevice):
         super().reset(kind)
         self._status = self._enable = self._control = 0
         self._gpe_status = self._gpe_enable = 0
+        self.pci_hotplug.reset()
         self._apm[:] = bytes(2)
         self._timer.clear()
         self._smbus.reset()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vmmd.devices.pci.device import PciDevice
 
 SLOTS = 32
+ACPI_INDEX_MAX = 16383  # QEMU-COMPAT: what firmware may say of the devices that it numbers (SMBIOS type 41) is 14 bits
 
 
 class PciRegion(NamedTuple):
@@ -59,17 +60,30 @@ class PciBus:
         self.pirqs = PirqFanIn()
         #: slots that ``attach`` does not give away by itself
         self.reserved_slots: set[int] = set()
+        self._acpi_indices: dict[int, PciDevice] = {}
 
     # -- who sits where ------------------------------------------------------------------------------------
 
     def attach(self, device: PciDevice, address: PciAddress | None) -> None:
         """Give ``device`` its place: ``address``, or the first free slot. Raises UsageError in QEMU's words."""
+        index = device.props.acpi_index
+        self._check_acpi_index(index)
         if address is None:
             address = self._free_slot(device)
         else:
             self._check_place(device, address)
         device.slot, device.function = address
         self.devices[address.slot, address.function] = device
+        if index:
+            self._acpi_indices[index] = device
+
+    def _check_acpi_index(self, index: int) -> None:
+        # QEMU-COMPAT: the sentences
+        if index > ACPI_INDEX_MAX:
+            raise UsageError(f"acpi-index should be less or equal to {ACPI_INDEX_MAX}")
+        if index in self._acpi_indices:
+            holder = self._acpi_indices[index].name
+            raise UsageError(f"a PCI device with acpi-index = {index} already exist", f"{holder} has it")
 
     def _free_slot(self, device: PciDevice) -> PciAddress:
         for slot in range(1, SLOTS):
@@ -87,6 +101,11 @@ class PciBus:
                 f"PCI: slot {slot} function {function} not available for {device.type_name}, in use by {user}"
             )
         first = self.devices.get((slot, 0))
+        if function and first is not None and device.hotplugged:
+            raise UsageError(
+                f"PCI: slot {slot} function 0 already occupied by {first.type_name}, "
+                f"new func {device.type_name} cannot be exposed to guest."
+            )
         if function and first is not None and not first.multifunction:
             raise UsageError(f"PCI: single function device can't be populated in function {slot:x}.{function:x}")
         if not function and not device.multifunction:
@@ -100,6 +119,18 @@ class PciBus:
         """Take ``device`` from the bus: its configuration space answers all-ones from now on."""
         if self.devices.get((device.slot, device.function)) is device:
             del self.devices[device.slot, device.function]
+            self._acpi_indices.pop(device.props.acpi_index, None)
+
+    def functions(self, slot: int) -> list[PciDevice]:
+        """What sits in a slot; the newest first."""
+        return [each for each in reversed(self.devices.values()) if each.slot == slot]
+
+    def _exposed(self, bus: int, slot: int, function: int) -> PciDevice | None:
+        """What answers there. QEMU-COMPAT: functions above 0 that were plugged at run time wait for function 0."""
+        device = self.devices.get((slot, function)) if bus == self.number else None
+        if device is None or device.vanished or (device.hotplugged and (slot, 0) not in self.devices):
+            return None
+        return device
 
     def reset(self, kind: ResetKind) -> None:
         """Reset every function, in order of address."""
@@ -110,7 +141,7 @@ class PciBus:
 
     def config_read(self, bus: int, slot: int, function: int, offset: int, size: int) -> int:
         """A type 0 configuration read; an absent function reads all-ones."""
-        device = self.devices.get((slot, function)) if bus == self.number else None
+        device = self._exposed(bus, slot, function)
         if device is None:
             return MASKS[size]
         value = device.config_read(offset, size)
@@ -120,7 +151,7 @@ class PciBus:
 
     def config_write(self, bus: int, slot: int, function: int, offset: int, size: int, value: int) -> None:
         """A type 0 configuration write; dropped when the function is absent."""
-        device = self.devices.get((slot, function)) if bus == self.number else None
+        device = self._exposed(bus, slot, function)
         if device is not None:
             if PCI_CFG_WRITE.on:
                 PCI_CFG_WRITE(device.name, bus, slot, function, offset, value)
@@ -130,7 +161,7 @@ class PciBus:
 
     def query(self) -> tuple[PciDeviceInfo, ...]:
         """Every function, in order of address, for ``query-pci`` and ``info pci``."""
-        return tuple(self._info(self.devices[key]) for key in sorted(self.devices))
+        return tuple(self._info(each) for _, each in sorted(self.devices.items()) if not each.vanished)
 
     def _info(self, device: PciDevice) -> PciDeviceInfo:
         config = device.config

@@ -54,12 +54,15 @@ class PciDevice(Device):
         multifunction = prop(BOOL, False, "more than one function in this slot")
         rombar = prop(U32, 1, "1: offer the ROM to the guest by a base address register")
         romfile = prop(STR, None, "option ROM image; empty: none")
+        acpi_index = prop(U32, 0, "number by which ACPI tells the guest the device (eno1); 0: none")
 
     bus: PciBus
     props: PciDevice.Props
 
     def __init__(self, props: PropSet, ctx: DeviceContext, id_: str | None = None) -> None:
         super().__init__(props, ctx, id_)
+        #: the guest has let go of it: it answers nothing any more, and is about to be unplugged
+        self.vanished = False
         self.slot = -1
         self.function = 0
         self.config = ConfigSpace()
@@ -120,6 +123,15 @@ class PciDevice(Device):
         self.bus_master = False
         self.dma = _NO_MEMORY
         self.bus.detach(self)
+
+    def vanish(self) -> None:
+        """Out of the guest's sight at once: configuration space reads all-ones, nothing is mapped, no interrupt and no
+        new DMA. Any thread, DeviceLock held; ``unrealize`` follows."""
+        self.vanished = True
+        self._intx.connect(None)
+        self._remap(io_on=False, memory_on=False)
+        self.bus_master = False
+        self.dma = _NO_MEMORY
 
     def reset(self, kind: ResetKind) -> None:
         """Registers to their reset values, BARs unmapped, INTx low. Subclasses call it and reset what they add."""

@@ -154,6 +154,8 @@ class CommonRegisters:
         if select < 2 and not virtio.status & Status.FEATURES_OK:
             shift = 32 * select
             virtio.driver_features = virtio.driver_features & ~(0xFFFF_FFFF << shift) | value << shift
+            if not virtio.workers:
+                virtio.features_written()
 
     def _write_queue_select(self, value: int) -> None:
         if value < QUEUES_MAX:

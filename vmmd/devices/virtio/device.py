@@ -202,6 +202,9 @@ class VirtioDevice:
     def write_config(self, offset: int, size: int, value: int) -> None:
         """A driver's write to device configuration. Lock held."""
 
+    def features_written(self) -> None:
+        """The driver has written (a part of) its features; nothing is active. Lock held."""
+
     def driver_ready(self) -> None:
         """DRIVER_OK is about to take effect. Lock held."""
 
@@ -352,6 +355,20 @@ class VirtioDevice:
             self._finish(drain)
         else:
             self.log.warning("requests in flight hold up the reset of %s", type(self).__name__)
+
+    @locked
+    def wind_down(self, done: Callable[[], None]) -> None:
+        """Take the queues back for good: DMA is off already. ``done()`` when nothing is in flight. On the loop."""
+        if self._drain is None:
+            self.drain(list(self.workers), done)
+            return
+        finish = self._drain.finish  # a vCPU resets the device, and waits as well
+
+        def both() -> None:
+            finish()
+            done()
+
+        self._drain.finish = both
 
     @on_loop
     def _stop_workers(self, drain: _Drain) -> None:

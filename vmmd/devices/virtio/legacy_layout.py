@@ -127,6 +127,8 @@ class LegacyRegisters:
         if value & F_BAD_FEATURE:
             value = 0
         self._virtio.driver_features = value & self._virtio.offered_legacy
+        if not self._virtio.workers:
+            self._virtio.features_written()
 
     def _write_pfn(self, pfn: int) -> None:
         virtio, queue = self._virtio, self._function.selected_queue

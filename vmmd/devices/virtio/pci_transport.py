@@ -176,6 +176,9 @@ class VirtioPciDevice(PciDevice):
         }
         self.on_undo(self.virtio.reset_by_machine)
 
+    def wind_down(self, done: Callable[[], None]) -> None:
+        self.virtio.wind_down(done)
+
     def _check_props(self) -> None:
         for name in self.UNAVAILABLE:
             declared = self.props.declared[name]
@@ -279,7 +282,7 @@ class VirtioPciDevice(PciDevice):
     def _add_msix(self) -> None:
         vectors = self.props.vectors
         if vectors == AUTO_VECTORS:
-            vectors = min(len(self.virtio.queues) + 1, MAX_VECTORS)
+            vectors = min(self.default_vectors, MAX_VECTORS)
         if not 0 < vectors <= MAX_VECTORS:
             return
         pba_offset = max(MSIX_PBA_OFFSET, vectors * ENTRY_BYTES)
@@ -288,6 +291,11 @@ class VirtioPciDevice(PciDevice):
         self.add_bar(BAR_MSIX, size_bytes, "mem32", name=f"{self.type_name} msix")
         self.msix = Msix(self, BAR_MSIX, vectors, 0, pba_offset)
         self.msix.on_change = self._vectors_changed
+
+    @property
+    def default_vectors(self) -> int:
+        """MSI-X vectors when ``vectors`` is not given."""
+        return len(self.virtio.queues) + 1
 
     def _add_legacy(self) -> None:
         legacy = LegacyRegisters(self)

@@ -276,6 +276,22 @@ class VirtQueue:
         self.used_index = index & 0xFFFF
         self.in_flight -= len(done)
 
+    def push_read(self, chains: Sequence[Chain]) -> None:
+        """Give popped chains back in which nothing was written. Seen by the guest after publish()."""
+        index, mask, elements = self.used_index, self.mask, self._elements
+        for each in chains:
+            slot = 1 + 2 * (index & mask)
+            elements[slot] = each[0]
+            elements[slot + 1] = 0
+            index += 1
+        self.used_index = index & 0xFFFF
+        self.in_flight -= len(chains)
+
+    def unpop(self, count: int) -> None:
+        """Forget the last ``count`` chains that were popped, in which nothing was done: they are popped again."""
+        self.last_avail = (self.last_avail - count) & 0xFFFF
+        self.in_flight -= count
+
     def publish(self) -> bool:
         """Show pushed chains to the guest; True when it wants an interrupt for them (§2.7.7.2)."""
         new, old = self.used_index, self.signalled

@@ -112,6 +112,7 @@ class VhostWorker:
         self._vhost = vhost
         self._paused = paused
         self._out = False  # the back end has the ring
+        self._began = False  # and serves it, as far as it lives
         self._closed = False
         self._waiting: list[Callable[[], None]] = []  # for the ring's return
         queue, memory = device.queues[index], device.transport.dma
@@ -149,6 +150,7 @@ class VhostWorker:
         # not told that all is set up when it has the first of them only
         with self._device.ctx.lock:
             self._out = True
+        self._began = False
         self.ring.hand_over()
         device = self._device
         features = device.driver_features & (device.offered | device.offered_legacy)
@@ -156,6 +158,9 @@ class VhostWorker:
         self._vhost.start_ring(VhostRing(self._index, self.ring.size, *self._hva, *fds, features, self._position))
 
     def _position(self) -> int:
+        if self._began:  # and the back end that did was lost
+            self.ring.taken_back(None)
+        self._began = True
         return self.ring.last_avail
 
     def stop(self, done: Callable[[], None]) -> None:

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 from vmmd.errors import DeviceNotFoundError, UsageError
 from vmmd.qmp.registry import Context, Example, command
+from vmmd.units import NS_PER_S
 
 if TYPE_CHECKING:
+    from vmmd.machine.unplug import UnplugRequest
     from vmmd.options.fields import Items
     from vmmd.options.models import DeviceOptions
-    from vmmd.qmp.models.qdev import ObjectPropertyInfo
+    from vmmd.qmp.models.qdev import ObjectPropertyInfo, UnplugInfo
     from vmmd.qmp.vm_api import VmApi
+
+UNPLUG_TIMEOUT_MAX_S = 24 * 3600
 
 _DISK: tuple[str, dict[str, object]] = ("blockdev-add", {"driver": "null-co", "node-name": "disk0"})
 _DEVICE: dict[str, object] = {"driver": "virtio-blk-pci", "id": "vd0", "drive": "disk0"}
@@ -48,9 +52,8 @@ async def device_add(
     id: str | None = None,  # noqa: A002  # the argument's name
     **properties: object,
 ) -> dict[str, object]:
-    """Plug in a device, as -device; all other members of the arguments are properties of the driver. In this version
-    that is possible before the guest has started, and after ``stop`` and ``system_reset``; firmware and guest then find
-    the device at their start."""
+    """Plug in a device, as -device; all other members of the arguments are properties of the driver. A guest that runs
+    is told of it by ACPI and sets it up; one that stands at its start finds it there."""
     from vmmd.options.models import DeviceOptions
 
     await plug(ctx.vm, DeviceOptions(driver, id, bus, _as_text(driver, properties)))
@@ -59,13 +62,48 @@ async def device_add(
 
 @command("device_del", since="0.14", example=Example({"id": "vd0"}, before=(_DISK, ("device_add", _DEVICE))))
 async def device_del(ctx: Context, *, id: str) -> dict[str, object]:  # noqa: A002  # the argument's name
-    """Unplug a device, by its id or by its path in the object tree. In this version that is possible before the guest
-    has started, and after ``stop`` and ``system_reset``. When it returns, the device is gone (DEVICE_DELETED), and its
-    id and its backends are free."""
+    """Unplug a device, by its id or by its path in the object tree. The guest is asked for a PCI device, which is gone
+    when DEVICE_DELETED comes: its id and its backends are free then. ``__org.vmmd_query-unplug`` tells how far it is.
+    When the guest has not run yet, and for devices on other buses, it is gone when this returns; a reset of the machine
+    completes all that is pending."""
     if ctx.vm.plugger is None:
         raise DeviceNotFoundError(f"Device '{id}' not found")
     await ctx.vm.plugger.remove(id)
     return {}
+
+
+@command(
+    "__org.vmmd_query-unplug",
+    since="7.2",
+    example=Example(before=(_DISK, ("device_add", _DEVICE), ("device_del", {"id": "vd0"}))),
+)
+def query_unplug(ctx: Context) -> list[UnplugInfo]:
+    """What became of every device_del: those that are pending, and the last that have ended; the oldest first."""
+    plugger = ctx.vm.plugger
+    return [] if plugger is None else [_unplug_info(each) for each in plugger.unplugger.requests()]
+
+
+def _unplug_info(request: UnplugRequest) -> UnplugInfo:
+    info: UnplugInfo = {
+        "qom-path": request.path,
+        "driver": request.device.type_name,
+        "state": request.state,
+        "deleted": request.state == "ejected" and request.ended_ns is not None,
+        "age-ns": request.age_ns(),
+    }
+    if request.id is not None:
+        info["id"] = request.id
+    return info
+
+
+@command("__org.vmmd_set-unplug-timeout", since="7.2", example=Example({"seconds": 30}))
+def set_unplug_timeout(ctx: Context, *, seconds: int) -> None:
+    """From now on, a guest that has not let go of a device so many seconds after device_del is reported by
+    DEVICE_UNPLUG_GUEST_ERROR; it may let go later. 0: never, as at the start."""
+    if not 0 <= seconds <= UNPLUG_TIMEOUT_MAX_S:
+        raise UsageError(f"Parameter 'seconds' expects a value from 0 to {UNPLUG_TIMEOUT_MAX_S}")
+    if ctx.vm.plugger is not None:
+        ctx.vm.plugger.unplugger.report_after_ns = seconds * NS_PER_S or None
 
 
 async def plug(vm: VmApi, options: DeviceOptions) -> None:

@@ -105,6 +105,8 @@ class VirtioBlk(VirtioDevice):
 
     def reset_by_machine(self) -> None:
         super().reset_by_machine()
+        for worker in self.live:
+            worker.hold(self.backend)
         self.live.clear()
         self.paused = False
         self._quiesced = None

@@ -27,7 +27,7 @@ from vmmd.devices.virtio.queue import RingError, VirtQueue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vmmd.core.backend import IoDone
+    from vmmd.core.backend import BlockBackend, IoDone
     from vmmd.devices.virtio.blk.device import VirtioBlk
     from vmmd.devices.virtio.chain import Chain
 
@@ -57,7 +57,7 @@ class BlkWorker:
     """Handler of one active virtio-blk queue."""
 
     __slots__ = (
-        "_batching", "_blk", "_completed", "_counters", "_dones", "_flush_posted", "_home", "_index", "_kicks",
+        "_batching", "_blk", "_completed", "_counters", "_dones", "_flush_posted", "_held", "_home", "_index", "_kicks",
         "_memory", "_poll_limit", "_scheduled", "_slots", "_stop_done", "closed", "in_flight", "parked", "ring",
         "stale",
     )  # fmt: skip
@@ -79,6 +79,7 @@ class BlkWorker:
         self._poll_limit = POLL_MIN
         self._kicks = 0
         self._stop_done: Callable[[], None] | None = None
+        self._held: BlockBackend | None = None  # whose requests are in flight though nobody waits for them
         self.in_flight = 0  # requests that the backend works on
         self.parked: list[int] = []  # heads of failed requests that wait for the VM to run again
         self.closed = False  # takes no more chains: stopped, or its ring is broken
@@ -321,6 +322,7 @@ class BlkWorker:
         self.in_flight -= 1
         slot = self._slots[head]
         if slot is None or self.stale:
+            self._let_go()
             return
         if not error or self._ignored(slot, error):
             self._slots[head] = None
@@ -462,6 +464,17 @@ class BlkWorker:
 
     def abandon(self) -> None:
         self.closed = self.stale = True
+
+    def hold(self, backend: BlockBackend) -> None:
+        """Abandoned with requests in flight: the image must not be closed under them."""
+        if self.in_flight and self._held is None:
+            self._held = backend
+            backend.hold()
+
+    def _let_go(self) -> None:
+        if self._held is not None and not self.in_flight:
+            self._held.let_go()
+            self._held = None
 
     # -- statistics ----------------------------------------------------------------------------------------
 

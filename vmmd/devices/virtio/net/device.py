@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""virtio-net (virtio 1.2 §5.1), behind its transport.
+
+Implemented: mergeable receive buffers, checksum and segmentation offloads (TSO, UFO, USO) as far as the netdev has
+them, the control queue (receive filter, MAC address, VLANs, announcement, queue pairs, offloads), several queue pairs,
+MTU, speed and duplex, link state. Not implemented, and not offered: RSS, hash reports, receive segment coalescing,
+failover (STANDBY), notification coalescing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmd.core.affinity import locked, on_loop
+from vmmd.core.events import NicRxFilterChangedEvent
+from vmmd.devices.virtio.device import F_VERSION_1, QueueCounters, QueueState, Status, VirtioDevice
+from vmmd.devices.virtio.net import features as f
+from vmmd.devices.virtio.net.config import CONTROL_QUEUE_SIZE, MAC_BYTES, STATUS_ANNOUNCE, STATUS_LINK_UP, NetOptions
+from vmmd.devices.virtio.net.control import ControlWorker
+from vmmd.devices.virtio.net.filter import RxFilter
+from vmmd.devices.virtio.net.header import driver_header_bytes, netdev_header_bytes
+from vmmd.devices.virtio.net.receive import RxWorker
+from vmmd.devices.virtio.net.transmit import DelayedTxWorker, TxWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmmd.core.backend import NetBackend, NetQueue, NicPort
+    from vmmd.core.device import DeviceContext
+    from vmmd.devices.virtio.net.worker import NetWorker
+    from vmmd.devices.virtio.queue import VirtQueue
+    from vmmd.log import Logger
+
+
+class _Pair:
+    """NetFrontend of one queue pair: tells the workers of the moment."""
+
+    def __init__(self, net: VirtioNet, index: int) -> None:
+        self._net = net
+        self._index = index
+
+    def readable(self) -> None:
+        worker = self._net.workers.get(2 * self._index)
+        if isinstance(worker, RxWorker):
+            worker.readable()
+
+    def writable(self) -> None:
+        worker = self._net.workers.get(2 * self._index + 1)
+        if isinstance(worker, TxWorker):
+            worker.writable()
+
+
+class VirtioNet(VirtioDevice):
+    """A NIC. The link's state and the address are guarded by the DeviceLock; the filter, the netdev and ``paused``
+    belong to the loop."""
+
+    virtio_id = 1
+
+    def __init__(self, ctx: DeviceContext, log: Logger, port: NicPort, options: NetOptions) -> None:
+        sizes = [options.rx_queue_size, options.tx_queue_size] * options.pairs
+        super().__init__(ctx, log, [*sizes, CONTROL_QUEUE_SIZE])
+        self.options = options
+        self.port = port
+        self.backend: NetBackend | None = port.backend
+        self.mac = port.mac
+        self.link_status = STATUS_LINK_UP if port.link_up else 0
+        self.filter = RxFilter(port.mac)
+        #: path and id for NIC_RX_FILTER_CHANGED
+        self.qom_path = ""
+        self.id: str | None = None
+        #: the next change of the filter is told; again when it was asked for
+        self.tells_changes = True
+        self.paused = False  # the VM is stopped: no chain is taken
+        self.pairs = 1  # in use by the driver
+        #: of the header that the driver uses, those that the netdev knows nothing of
+        self.header_bytes = driver_header_bytes(0)
+        self.added_header_bytes = self.header_bytes
+        self._set_up = False  # the netdev is told what the driver negotiated
+        self._all_queues: list[QueueState] = self.queues
+        self._all_counters: list[QueueCounters] = self.counters
+        if self.backend is not None:
+            for index, queue in enumerate(self.backend.queues[: options.pairs]):
+                queue.attach(_Pair(self, index))
+
+    # -- VirtioDevice --------------------------------------------------------------------------------------
+
+    def make_worker(self, index: int, ring: VirtQueue) -> NetWorker:
+        if index == len(self.queues) - 1:
+            return ControlWorker(self, index, ring)
+        if not index % 2:
+            return RxWorker(self, index, ring)
+        return (DelayedTxWorker if self.options.tx_delay_ns else TxWorker)(self, index, ring)
+
+    def read_config(self, offset: int, size: int) -> int:
+        data = self.options.config(self.mac, self.link_status)[offset : offset + size]
+        return int.from_bytes(data.ljust(size, b"\xff"), "little")
+
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        """Legacy drivers set the address here, unless they have the control queue for it (§5.1.4.2)."""
+        if self.driver_features & (F_VERSION_1 | f.F_CTRL_MAC_ADDR) or offset >= MAC_BYTES:
+            return
+        image = bytearray(self.mac)
+        image[offset : offset + size] = value.to_bytes(size, "little")
+        self.mac = bytes(image[:MAC_BYTES])
+        self.ctx.loop.post(self.filter.set_mac, self.mac)
+
+    def features_written(self) -> None:
+        """Without VIRTIO_NET_F_MQ there is one queue pair, and the control queue comes right behind it (§5.1.2)."""
+        if self.driver_features & f.F_MQ or self.options.pairs == 1:
+            self.queues, self.counters = self._all_queues, self._all_counters
+        else:
+            self.queues = [*self._all_queues[:2], self._all_queues[-1]]
+            self.counters = [*self._all_counters[:2], self._all_counters[-1]]
+
+    def driver_ready(self) -> None:
+        self.header_bytes = driver_header_bytes(self.driver_features)
+        self._set_up = False
+        self.filter.filters_vlans = self.negotiated(f.F_CTRL_VLAN)
+
+    def reset_device(self) -> None:
+        self.mac = self.port.mac
+        self.link_status &= ~STATUS_ANNOUNCE
+        self.pairs = 1
+        self.filter.reset(self.mac)
+        self.queues, self.counters = self._all_queues, self._all_counters
+
+    def reset_by_machine(self) -> None:
+        super().reset_by_machine()
+        self.paused = False
+
+    def negotiated(self, feature: int) -> bool:
+        return bool(self.driver_features & feature)
+
+    # -- what the workers ask; on the loop, without the lock -------------------------------------------------
+
+    def serves(self, pair: int) -> bool:
+        """Whether queues of ``pair`` work now."""
+        if self.paused or pair >= self.pairs:
+            return False
+        if not self._set_up:
+            self._set_up = True
+            self._tell_backend()
+        return True
+
+    def rx_queue(self, pair: int) -> NetQueue | None:
+        """Where frames for the driver come from; None without a netdev."""
+        return self.backend.queues[pair] if self.backend is not None else None
+
+    tx_queue = rx_queue
+
+    def _tell_backend(self) -> None:
+        backend = self.backend
+        self.added_header_bytes = self.header_bytes
+        if backend is not None:
+            length = netdev_header_bytes(backend, self.header_bytes)
+            self.added_header_bytes -= length
+            if backend.header_lengths:
+                backend.set_header(length)
+            if length:
+                backend.set_offloads(f.accepted_offloads(self.driver_features))
+            backend.enable_queues(self.pairs)
+
+    # -- commands of the control queue; on the loop, without the lock ----------------------------------------
+
+    @on_loop
+    def set_mac(self, mac: bytes) -> None:
+        with self.ctx.lock:
+            self.mac = mac
+        self.filter.set_mac(mac)
+
+    @on_loop
+    def use_pairs(self, pairs: int) -> None:
+        """The driver uses the first ``pairs`` queue pairs from now on."""
+        self.pairs = pairs
+        if self.backend is not None:
+            self.backend.enable_queues(pairs)
+        for worker in self._workers():
+            if worker.pair >= pairs:
+                worker.rest()
+            else:
+                worker.look()
+
+    @on_loop
+    def set_guest_offloads(self, bits: int) -> None:
+        """What frames may leave to the driver from now on."""
+        if self.backend is not None and self.added_header_bytes == 0:
+            self.backend.set_offloads(f.accepted_offloads(bits))
+
+    @on_loop
+    def announced(self) -> None:
+        """The driver has announced itself to the network (§5.1.6.5.4)."""
+        with self.ctx.lock:
+            self.link_status &= ~STATUS_ANNOUNCE
+
+    @on_loop
+    def filter_changed(self) -> None:
+        """Managers are told once, until they ask for the filter."""
+        if self.tells_changes:
+            self.tells_changes = False
+            self.ctx.events.emit(NicRxFilterChangedEvent(name=self.id, path=self.qom_path))
+
+    # -- the network -----------------------------------------------------------------------------------------
+
+    @locked
+    def link_changed(self, up: bool) -> None:
+        old = self.link_status
+        self.link_status = old & ~STATUS_LINK_UP | (STATUS_LINK_UP if up else 0)
+        if self.link_status != old:
+            self.config_changed()
+
+    @locked
+    def ask_to_announce(self) -> None:
+        """Have the driver announce itself, where it can (§5.1.6.5.4)."""
+        if self.status & Status.DRIVER_OK and self.negotiated(f.F_GUEST_ANNOUNCE) and self.negotiated(f.F_CTRL_VQ):
+            self.link_status |= STATUS_ANNOUNCE
+            self.config_changed()
+
+    @on_loop
+    def send_raw(self, frame: bytes) -> None:
+        """A frame of the host's own making, without offloads."""
+        if self.backend is not None:
+            header = bytes(self.header_bytes - self.added_header_bytes)
+            self.backend.queues[0].write([memoryview(header + frame)])
+
+    @locked
+    def detach(self) -> None:
+        """The netdev goes, or the device does: nothing of it is used from now on."""
+        backend, self.backend = self.backend, None
+        if backend is not None:
+            for queue in backend.queues[: self.options.pairs]:
+                queue.watch(False)
+                queue.detach()
+
+    def _workers(self) -> list[NetWorker]:
+        return list(self.workers.values())  # type: ignore[arg-type]  # made above
+
+    # -- the VM stops and runs; on the loop, without the lock ------------------------------------------------
+
+    def quiesce(self, done: Callable[[], None]) -> None:
+        self.paused = True
+        for worker in self._workers():
+            worker.rest()
+        done()
+
+    def resume(self) -> None:
+        self.paused = False
+        for worker in self._workers():
+            worker.look()

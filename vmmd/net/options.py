@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What netdevs see of their options: the parts of ``options.netdevs``' models that are read here.
+
+The models declare and convert; this package may not import them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+
+    class NetOptions(Protocol):
+        """Of every netdev."""
+
+        @property
+        def kind(self) -> str: ...
+        @property
+        def id(self) -> str: ...
+
+    class VhostUserOptions(NetOptions, Protocol):
+        @property
+        def chardev(self) -> str: ...
+        @property
+        def queues(self) -> int | None: ...
+
+    class TapOptions(NetOptions, Protocol):
+        @property
+        def fd(self) -> str | None: ...
+        @property
+        def fds(self) -> str | None: ...
+        @property
+        def ifname(self) -> str | None: ...
+        @property
+        def script(self) -> str | None: ...
+        @property
+        def downscript(self) -> str | None: ...
+        @property
+        def br(self) -> str | None: ...
+        @property
+        def helper(self) -> str | None: ...
+        @property
+        def sndbuf(self) -> int | None: ...
+        @property
+        def vnet_hdr(self) -> bool | None: ...
+        @property
+        def queues(self) -> int | None: ...

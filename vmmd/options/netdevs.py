@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Typed models of network backends, by the word that selects them (``NETDEVS["tap"]``). Key names are QEMU's.
+
+What QEMU knows and this version does not have stands in ``NETDEVS_LATER`` (``backends`` says how that works).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from vmmd.core.props import BOOL, SIZE, STR, U32, prop
+from vmmd.options.fields import COUNT, NOTHING, NUMBER, ONLY_OFF, OptionSet
+
+if TYPE_CHECKING:
+    from vmmd.options.fields import Items
+
+
+class NetdevOptions(OptionSet):
+    """``-netdev TYPE,id=…``."""
+
+    kind: ClassVar[str] = ""
+    id = prop(STR, "", "name of the network backend", required=True)
+
+    #: the option that it was made from, as errors name it
+    option = "-netdev"
+
+    @property
+    def where(self) -> str:
+        return f"{self.option} {self.kind},id={self.id}"
+
+
+class NetdevTap(NetdevOptions):
+    kind = "tap"
+    fd = prop(STR, None, "an open tap descriptor, or the name of a passed one")
+    fds = prop(STR, None, "several, with ':' between")
+    ifname = prop(STR, None, "host interface")
+    script = prop(STR, None, "script that sets it up, or no")
+    downscript = prop(STR, None, "script that takes it down, or no")
+    br = prop(STR, None, "bridge for the helper")
+    helper = prop(STR, None, "bridge helper")
+    sndbuf = prop(SIZE, None, "limit of the send buffer")
+    vnet_hdr = prop(BOOL, None, "use the offload header", wire="vnet_hdr")
+    vhost = prop(BOOL, None, "data path in the kernel")
+    vhostfd = prop(STR, None, "an open /dev/vhost-net descriptor")
+    vhostfds = prop(STR, None, "several, with ':' between")
+    vhostforce = prop(BOOL, None, "fail without vhost")
+    queues = prop(COUNT, None, "number of queues")
+    poll_us = prop(U32, None, "microseconds of busy polling by vhost")
+
+    later: ClassVar = {
+        "br": NOTHING,
+        "helper": NOTHING,
+        "vhost": ONLY_OFF,
+        "vhostfd": NOTHING,
+        "vhostfds": NOTHING,
+        "vhostforce": ONLY_OFF,
+        "poll-us": (0,),
+    }
+
+
+class NetdevVhostUser(NetdevOptions):
+    kind = "vhost-user"
+    chardev = prop(STR, "", "id of the socket chardev that leads to the back end", required=True)
+    vhostforce = prop(BOOL, None, "use it for guests without MSI-X too; always so")
+    queues = prop(NUMBER, None, "number of pairs of queues")
+
+
+class LaterNetdev(NetdevOptions):
+    def __init__(self, kind: str, items: Items) -> None:
+        super().__init__()
+        self.other_kind = kind
+        self.items = items
+
+
+NETDEVS: dict[str, type[NetdevOptions]] = {cls.kind: cls for cls in (NetdevTap, NetdevVhostUser)}
+NETDEVS_LATER = (
+    "bridge", "dgram", "hubport", "l2tpv3", "netmap", "socket", "stream", "user", "vde", "vhost-vdpa",
+)  # fmt: skip
