@@ -24,6 +24,8 @@ from vmmd.devices.ide.dma import REGISTER_BYTES, BusMaster
 from vmmd.devices.isa.i8257 import I8257, IsaDma
 from vmmd.devices.pci.bus import PciBus
 from vmmd.devices.pci.device import PciDevice
+from vmmd.devices.virtio.serial.device import VirtioSerialPci
+from vmmd.devices.virtio.serial.port import SerialPort
 from vmmd.errors import BackendError
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ NEEDED = {
     "ide-cd": {"drive": "drive0"},
     "ide-hd": {"drive": "drive0"},
     "floppy": {"drive": "drive0"},
+    "virtserialport": {"chardev": "c0", "name": "port"},
+    "virtconsole": {"chardev": "c0"},
     **{f"virtio-blk-pci{suffix}": {"drive": "drive0"} for suffix in ("", "-transitional", "-non-transitional")},
     **{
         f"virtio-net-pci{suffix}": {"netdev": "net0", "mq": "on"}
@@ -116,6 +120,17 @@ def floppy_bus(machine: FakeMachine) -> FloppyBus:
     return fdc.floppies
 
 
+def serial_bus(machine: FakeMachine, bus: PciBus) -> VirtioSerialPci:
+    """A virtio-serial function, for a port to sit on."""
+    made = VirtioSerialPci(VirtioSerialPci.Props(), machine.ctx, "serial0")
+    made.bus = bus
+    with machine.lock:
+        made.plug()
+    machine.requests.resume_callbacks.clear()  # its own, which nobody looks at
+    machine.requests.quiesce_callbacks.clear()
+    return made
+
+
 class Rig:
     """One device of a type on a machine of fakes. ``refuse`` is the number of the seam call that is refused."""
 
@@ -136,6 +151,9 @@ class Rig:
         self.bus = PciBus()
         self.channel = ide_channel(self.machine) if self.type_name.startswith("ide-") else None
         self.floppies = floppy_bus(self.machine) if self.type_name == "floppy" else None
+        self.serial = (
+            serial_bus(self.machine, self.bus) if self.type_name in ("virtserialport", "virtconsole") else None
+        )
         self.dma = isa_dma(self.machine) if self.type_name == "isa-fdc" else None
         self.calls: list[str] = []
         self.refuse = refuse
@@ -168,6 +186,8 @@ class Rig:
             device.bus = self.channel  # type: ignore[attr-defined]  # an IdeDevice
         elif isinstance(device, Floppy) and self.floppies is not None:
             device.bus = self.floppies
+        elif isinstance(device, SerialPort) and self.serial is not None:
+            device.bus = self.serial
         elif isinstance(device, IsaFdc) and self.dma is not None:
             device.dma = self.dma
         return device

@@ -90,6 +90,16 @@ def _net_sent(bench: Bench, written: int) -> bool:
     return bench.rig.netdev.queues[0].sent == [bytes(12) + FRAME] and not written
 
 
+def _serial_prepare(bench: Bench) -> list[tuple[int, int, int]]:
+    bench.rig.device.virtio.listens = False  # type: ignore[attr-defined]
+    bench.write(DATA, struct.pack("<IHH", 0xFFFF_FFFF, 0, 1))  # DEVICE_READY
+    return [(DATA, 5, 0), (DATA + 5, 3, 0)]
+
+
+def _serial_heard(bench: Bench, written: int) -> bool:
+    return bench.rig.device.virtio.listens and not written  # type: ignore[attr-defined]
+
+
 PAGES = [0x70, 0x71, 0x73]
 REPORTED = 0x7_0000, 0x3000
 
@@ -139,6 +149,7 @@ def _reported(bench: Bench, written: int) -> bool:
 RECIPES: dict[int, tuple[Recipe, ...]] = {
     1: (Recipe(1, _net_send_prepare, _net_sent),),
     2: (Recipe(0, _blk_prepare, _blk_answered),),
+    3: (Recipe(3, _serial_prepare, _serial_heard),),
     4: (Recipe(0, _rng_prepare, _rng_answered),),
     5: (
         Recipe(0, _balloon_prepare, _inflated),

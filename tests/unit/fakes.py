@@ -224,6 +224,7 @@ class FakeChardev:
         self.output = bytearray()
         self.room: int | None = None  # None: takes everything
         self.frontend_open = False
+        self.dropped_bytes = 0
         self.input = bytearray()
 
     def attach(self, frontend: Any) -> None:
@@ -243,6 +244,12 @@ class FakeChardev:
             self.room -= taken
         self.output += bytes(data[:taken])
         return taken
+
+    def write_now(self, data: bytes) -> int:
+        return self.write(data)
+
+    def write_views(self, views: Any) -> int:
+        return self.write(b"".join(views))
 
     def accept_input(self) -> None:
         self._deliver()

@@ -19,6 +19,7 @@ from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Sequence
 
     from vmmd.chardev.logfile import LogFile
     from vmmd.chardev.options import CharOptions
@@ -210,6 +211,27 @@ class Chardev:
         self._starved = done < len(data)
         return done
 
+    def write_views(self, views: Sequence[memoryview]) -> int:
+        """Output that stays where it is, in guest RAM, until the peer takes it: how many bytes are done with;
+        ``write_ready`` follows when that was not all. Loop thread, without the DeviceLock."""
+        self._emit_all()
+        if self._out or self._blocked:  # what was said before comes first
+            self._starved = True
+            return 0
+        size = sum(map(len, views))
+        taken = self._emit_views(views)
+        if self.log is not None and taken:
+            self.log.write(b"".join(views)[:taken])
+        self._starved = taken < size
+        if self._starved:
+            self._blocked = True
+            self._wait_writable()
+        return taken
+
+    def _emit_views(self, views: Sequence[memoryview]) -> int:
+        """``_emit`` of several buffers."""
+        return self._emit(bytearray().join(views))
+
     def accept_input(self) -> None:
         """Nothing to resume: this backend has no input."""
 
@@ -276,6 +298,8 @@ class Chardev:
     def _writable(self) -> None:
         """The peer takes bytes again. Loop thread."""
         self._blocked = False
+        if self._starved and not self._out and not self._closed:  # who keeps its output itself goes on at once
+            self._feed_starved()
         if not self._wake:
             self._wake = True
             self._flush()

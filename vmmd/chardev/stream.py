@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vmmd.chardev.base import CHUNK_BYTES, PACE_NS, Chardev
-from vmmd.core.backend import CharEvent, OrderedFrontend
+from vmmd.core.backend import CharEvent, OrderedFrontend, ScatterFrontend
 
 if TYPE_CHECKING:
     import threading
@@ -108,6 +108,8 @@ class StreamChardev(Chardev):
         """Move at most as many bytes as the frontend takes; False when that was all for now."""
         if self._read_fd < 0 or self._paused:
             return False
+        if isinstance(self.frontend, ScatterFrontend):
+            return self._read_into(self.frontend)
         data: bytes | None = None
         with self._lock:
             frontend = self.frontend
@@ -129,6 +131,28 @@ class StreamChardev(Chardev):
             self._emit_rest()
             self._hung_up()
         return bool(data) and not self._paused
+
+    def _read_into(self, frontend: ScatterFrontend) -> bool:
+        """``_read_some`` into the front end's own buffers."""
+        buffers = frontend.input_buffers()
+        if not buffers:
+            self._paused = True
+            self._unwatch_input()
+            self._watch_hangup()
+            return False
+        try:
+            count = os.readv(self._read_fd, buffers)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            count = 0
+        if count:
+            frontend.input_done(count)
+            return True
+        self._unwatch_input()
+        self._emit_rest()
+        self._hung_up()
+        return False
 
     def _receive(self, limit: int) -> bytes | None:
         """Bytes from the peer, b"" when it has left, None when there are none now."""
@@ -208,7 +232,7 @@ class StreamChardev(Chardev):
         """The peer has left. Loop thread; input and hang-up watches are already off."""
         self._drop_peer()
         self._tell(CharEvent.CLOSED)
-        if self._out and not self._closed:
+        if (self._out or self._starved) and not self._closed:
             self._writable()  # output meant for it is dropped, and a frontend that waits for room goes on
 
     def _drop_peer(self) -> None:

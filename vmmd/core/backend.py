@@ -55,10 +55,24 @@ class OrderedFrontend(CharFrontend, Protocol):
         until ``accept_input``. Loop thread, DeviceLock held."""
 
 
+class ScatterFrontend:
+    """A front end that has buffers of its own, guest RAM: backends with a descriptor read into them instead of
+    ``receive``. A base class, because it is asked for at each read. Loop thread, without the DeviceLock."""
+
+    def input_buffers(self) -> Sequence[memoryview]:
+        """Where the next input goes; empty: hold back, ``CharBackend.accept_input`` follows."""
+        raise NotImplementedError
+
+    def input_done(self, count: int) -> None:
+        """So many bytes were read into the buffers just given."""
+        raise NotImplementedError
+
+
 class CharBackend(Protocol):
     """The host's side of a character device. A backend has at most one frontend."""
 
     label: str  # the id
+    dropped_bytes: int  # output that nobody got
 
     @property
     def connected(self) -> bool:
@@ -75,6 +89,14 @@ class CharBackend(Protocol):
 
     def write(self, data: bytes) -> int:
         """Queue bytes for the host; returns how many were taken (bounded buffer). Any thread; never blocks."""
+
+    def write_now(self, data: bytes) -> int:
+        """``write`` that goes out at once, as far as the peer takes it; ``write_ready`` follows when that was not all.
+        Loop thread, without the DeviceLock."""
+
+    def write_views(self, views: Sequence[memoryview]) -> int:
+        """Output that stays where it is until the peer takes it: how many bytes are done with; ``write_ready`` follows
+        when that was not all. Without a peer it goes nowhere. Loop thread, without the DeviceLock."""
 
     def accept_input(self) -> None:
         """The frontend has room again: resume reading. Any thread; never blocks; coalesced."""

@@ -18,7 +18,7 @@ from vmmd.log import get_logger
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from vmmd.core.address_space import AddressSpace
     from vmmd.core.backend import CharBackend, DriveHandle, EntropySource, Nic, NicPort
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vmmd.core.memory import GuestMemory
     from vmmd.core.notify import DoorbellFactory, LoopPort
     from vmmd.core.props import Prop
-    from vmmd.core.tree import Node, Property
+    from vmmd.core.tree import BusNode, Node, Property
 
 
 class ResetKind(enum.Enum):
@@ -170,6 +170,8 @@ class Device:
     UNAVAILABLE: ClassVar[tuple[str, ...]] = ()
     #: type of a device that is inside this one, "virtio-blk-device"; its properties are this one's too
     inner_type: ClassVar[str] = ""
+    #: kind of the bus that a device of this type brings along for others to sit on: "virtio-serial-bus"
+    brings_bus_type: ClassVar[str] = ""
     #: name of the device inside this one in the object tree ("virtio-backend"); it has its own DEVICE_DELETED
     inner_name: ClassVar[str] = ""
     #: QEMU's base and part types whose ``-global`` properties are properties of this device here
@@ -186,6 +188,8 @@ class Device:
         self.ctx = ctx
         self.id = id_
         self.bus_name = ""  # of the bus it sits on, where there are several of its kind: "ide.0"
+        self.brings_bus = ""  # name of the bus that it brings
+        self.bus_node: BusNode | None = None  # of that bus in the object tree, made by ``parts``
         self.of_board = False  # the machine made it, not a -device
         self.qom_path = ""  # set when it enters the object tree
         self.hotplugged = False  # came after the machine was built
@@ -202,7 +206,7 @@ class Device:
     @property
     def hotpluggable(self) -> bool:
         """True when it may come and go (``machine.hotplug`` says when)."""
-        return self.user_creatable and self.bus_type == "PCI"
+        return self.user_creatable and self.bus_type in ("PCI", "virtio-serial-bus")
 
     def realize(self) -> None:
         """Claim resources. Call ``self.on_undo`` after each one. Raises VmmdError; the caller unwinds."""
@@ -231,6 +235,14 @@ class Device:
 
     def parts(self) -> Iterable[tuple[str, Node]]:
         """Nodes below this device's in the object tree: inner devices and buses."""
+        return ()
+
+    def children(self) -> Sequence[Device]:
+        """The devices on the bus that it brings, first come first."""
+        return ()
+
+    def tree_lines(self) -> Iterable[str]:
+        """What ``info qtree`` says of it besides its settings."""
         return ()
 
     def extra_properties(self) -> Iterable[Property]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vmmd.core.tree import Link, Node, Property
@@ -72,6 +73,10 @@ def _standard(bus: Node | None, hotplugged: Callable[[], bool], *, hotpluggable:
     yield Property("hotpluggable", "bool", lambda: hotpluggable)
 
 
+def _forget(buses: dict[str, BusNode], name: str) -> None:
+    del buses[name]
+
+
 def place(tree: ObjectTree, device: Device, at: tuple[Node, str] | None = None) -> Node:
     """Give a device its place (``at``: a special one) and path. Before it is plugged: the path is part of what it
     tells. It leaves its place when it is unrealized."""
@@ -91,6 +96,9 @@ def place(tree: ObjectTree, device: Device, at: tuple[Node, str] | None = None) 
         node.add(part_name, part)
     if bus is not None:
         bus.attach(node)
+    if device.bus_node is not None:
+        tree.buses[device.brings_bus] = device.bus_node
+        device.on_undo(partial(_forget, tree.buses, device.brings_bus))
 
     def leave() -> None:
         if bus is not None:

@@ -158,6 +158,15 @@ class DeviceUnplugGuestErrorEvent(NamedTuple):
     path: str
 
 
+# a guest opens and closes as often as it likes
+@event("VSERPORT_CHANGE", rate_limit_ns=NS_PER_S, rate_key=("id",))
+class VserportChangeEvent(NamedTuple):
+    """The guest has opened or closed its end of a virtio-serial port."""
+
+    id: str
+    open: bool
+
+
 @event("DEVICE_TRAY_MOVED", rate_key=("id",))
 class DeviceTrayMovedEvent(NamedTuple):
     """The tray of a drive has opened or closed, by the guest or by a command. ``id`` is the device's, or its path."""

@@ -38,6 +38,11 @@ DEVICES: dict[str, str] = {
     "virtio-balloon-pci": "vmmd.devices.virtio.balloon.device:VirtioBalloonPci",
     "virtio-balloon-pci-transitional": "vmmd.devices.virtio.balloon.device:VirtioBalloonPciTransitional",
     "virtio-balloon-pci-non-transitional": "vmmd.devices.virtio.balloon.device:VirtioBalloonPciNonTransitional",
+    "virtio-serial-pci": "vmmd.devices.virtio.serial.device:VirtioSerialPci",
+    "virtio-serial-pci-transitional": "vmmd.devices.virtio.serial.device:VirtioSerialPciTransitional",
+    "virtio-serial-pci-non-transitional": "vmmd.devices.virtio.serial.device:VirtioSerialPciNonTransitional",
+    "virtserialport": "vmmd.devices.virtio.serial.port:VirtSerialPort",
+    "virtconsole": "vmmd.devices.virtio.serial.port:VirtConsole",
     "floppy": "vmmd.devices.floppy.device:Floppy",
     # parts of the board, not user-creatable
     "i440FX": "vmmd.devices.pci.i440fx:I440fx",
@@ -74,10 +79,9 @@ LATER: tuple[str, ...] = (
     "pcie-root-port", "piix3-usb-uhci", "qemu-xhci", "qxl", "qxl-vga", "rtl8139", "sb16",
     "scsi-cd", "scsi-hd", "sdhci-pci", "tpm-crb", "tpm-tis", "usb-ehci", "usb-host", "usb-hub", "usb-kbd",
     "usb-mouse", "usb-redir", "usb-serial", "usb-storage", "usb-tablet", "vfio-pci", "vhost-user-blk-pci",
-    "vhost-vsock-pci", "virtconsole", "virtio-9p-pci", "virtio-gpu-pci",
+    "vhost-vsock-pci", "virtio-9p-pci", "virtio-gpu-pci",
     "virtio-input-host-pci", "virtio-iommu-pci", "virtio-keyboard-pci", "virtio-mem-pci", "virtio-mouse-pci",
-    "virtio-pmem-pci",
-    "virtio-scsi-pci", "virtio-serial-pci", "virtio-tablet-pci", "virtio-vga", "virtserialport",
+    "virtio-pmem-pci", "virtio-scsi-pci", "virtio-tablet-pci", "virtio-vga",
     "vmcoreinfo",
 )  # fmt: skip
 

@@ -69,6 +69,14 @@ PCKBD_KBD_WRITE_COMMAND = TraceEvent("pckbd_kbd_write_command", "0x{value:02x}")
 VIRTIO_SET_STATUS = TraceEvent("virtio_set_status", "vdev {dev} val {value}")
 VIRTIO_QUEUE_NOTIFY = TraceEvent("virtio_queue_notify", "vdev {dev} n {queue}")
 VIRTIO_NOTIFY = TraceEvent("virtio_notify", "vdev {dev} n {queue}")
+VIRTIO_SERIAL_SEND_CONTROL_EVENT = TraceEvent(
+    "virtio_serial_send_control_event", "vdev {dev} port {port}, event {event}, value {value}"
+)
+VIRTIO_SERIAL_HANDLE_CONTROL_MESSAGE = TraceEvent(
+    "virtio_serial_handle_control_message", "vdev {dev} port {port}, event {event}, value {value}"
+)
+VIRTIO_SERIAL_THROTTLE_PORT = TraceEvent("virtio_serial_throttle_port", "dev {dev} port {port}, throttle {throttle}")
+VIRTIO_CONSOLE_CHR_EVENT = TraceEvent("virtio_console_chr_event", "dev {dev} port {port}, event {event}")
 VIRTIO_BLK_HANDLE_READ = TraceEvent(
     "virtio_blk_handle_read", "vdev {dev} n {queue} req {head} sector {sector} nsectors {count}"
 )

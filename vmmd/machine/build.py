@@ -165,6 +165,7 @@ class Builder:
         self.vm.devices = board.devices
         self.vm.pci = board.bus
         board.serial_ports = self._serial_ports()
+        board.bus_names = self.plan.buses
         if self.vm.chips is not None:
             board.connect_kernel_pit = self.vm.chips.connect_pit
         board.build()

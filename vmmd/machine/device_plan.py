@@ -30,6 +30,43 @@ BUSES: dict[str | None, tuple[str, ...]] = {
 _OTHER_NAMES = {"pci": "pci.0", "isa": "isa.0"}
 
 
+class BusNames:
+    """The buses that devices may be put on: the board's, and those that devices bring. Loop thread."""
+
+    def __init__(self) -> None:
+        self._names = {kind: list(names) for kind, names in BUSES.items()}
+        self._numbered: dict[str, int] = {}
+
+    def of(self, kind: str | None) -> list[str]:
+        """Names of the buses of a kind; the first is where a device goes that does not say."""
+        return self._names.get(kind, [])
+
+    def kind_of(self, name: str) -> str | None:
+        """The kind of a bus; None: there is none of that name."""
+        return next((kind for kind, names in self._names.items() if kind is not None and name in names), None)
+
+    def next_name(self, cls: type[Device], id_: str | None) -> str:
+        """How the bus of a new device will be called, "" when it brings none."""
+        kind = cls.brings_bus_type
+        if not kind:
+            return ""
+        return f"{id_}.0" if id_ else f"{kind}.{self._numbered.get(kind, 0)}"
+
+    def bring(self, plan: DevicePlan) -> None:
+        """The bus of a new device is there. Nothing happens the second time."""
+        kind, name = plan.cls.brings_bus_type, plan.brings
+        names = self._names.setdefault(kind, [])
+        if name and name not in names:
+            names.insert(0, name)  # QEMU-COMPAT: the latest comes first
+            if not plan.id:  # QEMU-COMPAT: a number is not used twice
+                self._numbered[kind] = self._numbered.get(kind, 0) + 1
+
+    def take_away(self, plan: DevicePlan) -> None:
+        """The device has gone, and its bus."""
+        if plan.brings:
+            self._names[plan.cls.brings_bus_type].remove(plan.brings)
+
+
 class DevicePlan(NamedTuple):
     """A checked ``-device``."""
 
@@ -38,11 +75,13 @@ class DevicePlan(NamedTuple):
     id: str | None
     bus: str  # its name, "pci.0"
     option: str  # what errors begin with
+    brings: str = ""  # name of the bus that it brings
 
     def make(self, ctx: DeviceContext) -> Device:
         """The device, not yet realized."""
         device = self.cls(self.props, ctx, self.id)
         device.bus_name = self.bus
+        device.brings_bus = self.brings
         return device
 
 
@@ -60,25 +99,26 @@ def find_class(driver: str) -> type[Device]:
     return cls
 
 
-def plan(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> DevicePlan:
+def plan(options: DeviceOptions, globals_: Iterable[GlobalProperty], buses: BusNames | None = None) -> DevicePlan:
     """Check driver and properties. Raises UsageError, which starts with the option; has no side effects."""
     with named(options.option):
-        made = check(options, globals_)
+        made = check(options, globals_, buses)
         made.props.check_required(options.driver)
     return made
 
 
-def check(options: DeviceOptions, globals_: Iterable[GlobalProperty]) -> DevicePlan:
+def check(options: DeviceOptions, globals_: Iterable[GlobalProperty], buses: BusNames | None = None) -> DevicePlan:
     """``plan`` for device_add: errors do not name an option, and a property that is missing is left to ``realize``."""
     cls = find_class(options.driver)
-    bus = find_bus(cls, options)
+    buses = buses or BusNames()
+    bus = find_bus(cls, options, buses)
     props = new_props(cls, globals_)
     for key, value in options.items:
         if options.is_json:
             props.set_json(key, value, options.driver)
         else:
             props.set_text(key, value, options.driver)
-    return DevicePlan(cls, props, options.id, bus, options.option)
+    return DevicePlan(cls, props, options.id, bus, options.option, buses.next_name(cls, options.id))
 
 
 def new_props(cls: type[Device], globals_: Iterable[GlobalProperty]) -> Any:
@@ -90,19 +130,23 @@ def new_props(cls: type[Device], globals_: Iterable[GlobalProperty]) -> Any:
     return props
 
 
-def find_bus(cls: type[Device], options: DeviceOptions) -> str:
+def find_bus(cls: type[Device], options: DeviceOptions, buses: BusNames) -> str:
     """The name of the bus that is asked for, which exists and fits, or of the usual one. Raises UsageError."""
-    fitting = BUSES[cls.bus_type]
+    fitting = buses.of(cls.bus_type)
     if options.bus is None:
+        if not fitting:  # QEMU-COMPAT: QEMU's sentence
+            raise UsageError(
+                f"No '{cls.bus_type}' bus found for device '{options.driver}'", "a device that brings one comes before"
+            )
         return fitting[0]
     name = _OTHER_NAMES.get(options.bus, options.bus)
     if name in fitting:
         return name
-    where = f"{options.driver} goes on {' or '.join(sorted(fitting))}"
-    for bus_type, names in BUSES.items():
-        if bus_type is not None and name in names:
-            # QEMU-COMPAT: QEMU's sentence
-            raise UsageError(f"Device '{options.driver}' can't go on {bus_type} bus", where)
+    where = f"{options.driver} goes on {' or '.join(sorted(fitting)) or f'a bus of kind {cls.bus_type}'}"
+    bus_type = buses.kind_of(name)
+    if bus_type is not None:
+        # QEMU-COMPAT: QEMU's sentence
+        raise UsageError(f"Device '{options.driver}' can't go on {bus_type} bus", where)
     raise UsageError(f"Bus '{options.bus}' not found", where)
 
 

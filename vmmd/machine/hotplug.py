@@ -63,7 +63,7 @@ class Plugger:
         if cls.bus_type is None:
             # QEMU-COMPAT: QEMU's sentence
             raise UsageError("Parameter 'driver' expects a pluggable device type", "give it on the command line")
-        self._check_bus(cls.bus_type, device_plan.find_bus(cls, options))
+        self._check_bus(cls.bus_type, device_plan.find_bus(cls, options, self._board.bus_names))
         if self._at_start and cls.bus_type in _GUEST_IS_ASKED:
             async with vm.at_rest():  # cont, which would run firmware, waits
                 await self._add(options)
@@ -72,7 +72,7 @@ class Plugger:
 
     async def _add(self, options: DeviceOptions) -> None:
         self._check_id(options.id)
-        plan = device_plan.check(options, self._vm.config.globals)
+        plan = device_plan.check(options, self._vm.config.globals, self._board.bus_names)
         locked: list[str] = []
         try:
             await self._lock_images(plan.props, locked)

@@ -20,7 +20,7 @@ from vmmd.devices.pci.bus import PciBus
 from vmmd.devices.user_interrupts import UserInterrupts
 from vmmd.errors import InternalError, UsageError, named
 from vmmd.machine.cmos_disks import disk_cells, floppy_cells
-from vmmd.machine.device_plan import BUSES, new_props
+from vmmd.machine.device_plan import BUSES, BusNames, new_props
 from vmmd.units import KiB, MiB
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class PcI440fx:
         self.ctx = ctx
         self.memory_map = memory_map
         self.bus = PciBus()
+        self.bus_names = BusNames()  # those that users' devices may be put on
         self._buses: dict[str, object] = {"pci.0": self.bus}  # those that devices call, by name
         self.devices: list[Device] = []  # in order of creation; reset in this order
         self.serial_ports: frozenset[int] = frozenset()  # COM ports that will be there, set before ``build``
@@ -125,12 +126,23 @@ class PcI440fx:
         except BaseException:
             device.unrealize()
             raise
+        if plan.brings:
+            self.bus_names.bring(plan)
+            self._buses[plan.brings] = device
+            device.on_undo(lambda: self._lose_bus(plan))
         return device
 
-    def remove(self, device: Device) -> None:
-        """Unplug a device that ``add`` has plugged."""
+    def _lose_bus(self, plan: DevicePlan) -> None:
+        del self._buses[plan.brings]
+        self.bus_names.take_away(plan)
+
+    def remove(self, device: Device) -> list[Device]:
+        """Unplug a device that ``add`` has plugged, with those on the bus that it brings: all that have gone, in
+        order."""
+        gone = [each for child in device.children() for each in self.remove(child)]
         self.devices.remove(device)
         device.unrealize()
+        return [*gone, device]
 
     def _make(self, type_name: str) -> Device:
         cls = device_class(type_name)

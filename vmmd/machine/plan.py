@@ -26,6 +26,7 @@ class MachinePlan:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.devices: list[device_plan.DevicePlan] = []
+        self.buses = device_plan.BusNames()
         self.direct_boot: DirectBoot | None = None
         self.node_sizes: list[int] = []  # bytes of RAM of each -numa node
         self.is_none = config.machine.type == "none"
@@ -43,7 +44,10 @@ class MachinePlan:
             DeviceOptions("isa-serial", None, None, [("index", str(port.com_index)), ("chardev", port.chardev)])
             for port in config.serials
         ]
-        self.devices = [device_plan.plan(options, config.globals) for options in [*ports, *config.devices]]
+        for options in [*ports, *config.devices]:
+            made = device_plan.plan(options, config.globals, self.buses)
+            self.buses.bring(made)
+            self.devices.append(made)
         known: dict[str, Container[str]] = {
             "chardev": config.chardevs,
             "drive": {each for drive in config.drives if (each := drive.id)}

@@ -72,6 +72,8 @@ _BASES: dict[str, str | None] = {
     "virtio-rng-pci-base": "virtio-pci",
     "virtio-net-pci-base": "virtio-pci",
     "virtio-balloon-pci-base": "virtio-pci",
+    "virtio-serial-pci-base": "virtio-pci",
+    "virtio-serial-port": "device",
     "virtio-bus": "bus",
     "x86_64-cpu": "cpu",
     "x86-machine": "machine",
@@ -85,6 +87,7 @@ _OTHERS = {
     "ISA": "bus",
     "IDE": "bus",
     "floppy-bus": "bus",
+    "virtio-serial-bus": "bus",
     "System": "bus",
     "virtio-pci-bus": "virtio-bus",
     "i440FX-pcihost": "pci-host-bridge",
@@ -97,6 +100,7 @@ _BUS_PARENTS = {
     "ISA": "isa-device",
     "IDE": "ide-device",
     "floppy-bus": "device",
+    "virtio-serial-bus": "virtio-serial-port",
     None: "sys-bus-device",
 }
 _INNER_PARENTS = {"serial": "device"}

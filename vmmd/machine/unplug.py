@@ -54,6 +54,7 @@ class UnplugRequest:
         self.device = device
         self.id = device.id
         self.path = device.qom_path
+        self.gone = [device]  # what goes with it, too, in order
         self.state: UnplugState = "requested"
         self.requested_ns = monotonic_ns()
         self.ended_ns: int | None = None  # it is deleted, or refused
@@ -178,7 +179,7 @@ class Unplugger:
         request.drained, request.deleted = loop.create_future(), loop.create_future()
         try:
             await self._drain(device, request.drained)
-            await self._remove(device)
+            await self._remove(request)
             if last is not None:
                 with self._vm.lock:
                     last()
@@ -204,12 +205,15 @@ class Unplugger:
         await drained
         timer.cancel()
 
-    async def _remove(self, device: Device) -> None:
-        vm = self._vm
+    async def _remove(self, request: UnplugRequest) -> None:
+        vm, device = self._vm, request.device
         block = vm.block
         drives = [] if block is None else [each for each in block.query() if _is_part(each.qdev, device)]
         with vm.lock:
-            self._board.remove(device)
+            if device not in self._board.devices:  # it went with what it sat on, which has told so
+                request.gone = []
+                return
+            request.gone = self._board.remove(device)
         if block is None:
             return
         for drive in drives:
@@ -218,10 +222,11 @@ class Unplugger:
             log.warning("the image of %s could not be closed in time", device.name)
 
     def _tell(self, request: UnplugRequest) -> None:
-        emit, inner = self._vm.events.emit, request.device.inner_name
-        if inner:
-            emit(DeviceDeletedEvent(None, f"{request.path}/{inner}"))
-        emit(DeviceDeletedEvent(request.id, request.path))
+        emit = self._vm.events.emit
+        for device in request.gone:
+            if device.inner_name:
+                emit(DeviceDeletedEvent(None, f"{device.qom_path}/{device.inner_name}"))
+            emit(DeviceDeletedEvent(device.id, device.qom_path))
 
     # -- a reset -------------------------------------------------------------------------------------------
 

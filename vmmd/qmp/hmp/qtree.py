@@ -48,6 +48,8 @@ def _device(node: Node, functions: dict[str, PciDeviceInfo]) -> Iterator[str]:
             yield f"  {declared.wire_name} = {_text(declared, node)}"
         if not is_inner and device.bus_type == "PCI":
             yield from (f"  {line}" for line in _function(functions[str(node.get("legacy-addr"))]))
+        if not is_inner:
+            yield from (f"  {line}" for line in device.tree_lines())
     for name, child in reversed(list(node.children.items())):  # the latest first here, too
         if isinstance(child, BusNode):
             yield from (f"  {line}" for line in _bus(name, child, functions))
