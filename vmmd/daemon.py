@@ -25,6 +25,7 @@ from vmmd.eventloop import EventLoopPort
 from vmmd.log import get_logger
 from vmmd.machine.vm import Vm
 from vmmd.messages import messages
+from vmmd.options.netdevs import NetdevVhostUser
 from vmmd.process import Daemonizer, PidFile, set_process_name
 
 if TYPE_CHECKING:
@@ -179,7 +180,8 @@ class Daemon:
             serving.accept()
 
     def _open(self, builder: Builder) -> None:
-        """KVM, images, machine; then what leaves traces: character devices, pid file."""
+        """KVM, images, machine; then what leaves traces: character devices, pid file. A vhost-user back end, which its
+        NIC has to know, is waited for before."""
         if self.config.mem_lock:
             from vmmd.machine.ram import lock_memory
 
@@ -187,21 +189,27 @@ class Daemon:
         if builder.plan.direct_boot is not None:
             self.vm.on_close(builder.plan.direct_boot.close)
         build = self._put_off(builder) if self.config.preconfig else builder.build
-        for step in (builder.make_objects, builder.open_accelerator, build):
+        early = {each.chardev for each in self.config.netdevs if isinstance(each, NetdevVhostUser)}
+        steps = (builder.make_objects, builder.open_accelerator, lambda: self._open_chardevs(early), build)
+        for step in steps:
             early_end.check()
             step()
         if self.config.qtest is not None:
             self._start_qtest(self.config.qtest)
-        for made in self.chardevs:
-            early_end.check()
-            with named(self._option_of(made.label)):
-                made.open()
+        self._open_chardevs({made.label for made in self.chardevs} - early)
         if self.config.pidfile:
             self.pidfile = PidFile(self.config.pidfile)
         if self.config.name.process:
             set_process_name(self.config.name.process)
         for warning in builder.warnings:
             messages.warning(warning)
+
+    def _open_chardevs(self, labels: set[str]) -> None:
+        for made in self.chardevs:
+            if made.label in labels:
+                early_end.check()
+                with named(self._option_of(made.label)):
+                    made.open()
 
     def _start_qtest(self, chardev: str) -> None:
         from vmmd.qtest.log import TrafficLog

@@ -43,6 +43,10 @@ class VhostBackend(Protocol):
     """On the loop, without the DeviceLock, unless stated."""
 
     @property
+    def in_user_space(self) -> bool:
+        """It is another process, not the kernel."""
+
+    @property
     def state(self) -> VhostState:
         """Any thread."""
 

@@ -38,6 +38,7 @@ DELEGATED = sum(
         0,  # CSUM
         1,  # GUEST_CSUM
         3,  # MTU
+        6,  # GSO (legacy)
         7, 8, 9, 10,  # GUEST_TSO4, GUEST_TSO6, GUEST_ECN, GUEST_UFO
         11, 12, 13, 14,  # HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_UFO
         15,  # MRG_RXBUF
@@ -73,6 +74,8 @@ class Link(Protocol):
 
 class VhostUser:
     """core.vhost.VhostBackend."""
+
+    in_user_space = True
 
     def __init__(self, name: str, loop: LoopPort, link: Link, pairs: int, alive: Callable[[bool], None]) -> None:
         """``pairs``: queue pairs that the device is to have. ``alive(on)``: the back end can serve, or not any more."""

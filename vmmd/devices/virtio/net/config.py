@@ -87,8 +87,9 @@ class NetOptions(NamedTuple):
         return packed[: self.config_bytes]
 
 
-def resolve(device: VirtioNetPci, pairs: int) -> NetOptions:
-    """Check the properties. Raises UsageError in QEMU's words."""
+def resolve(device: VirtioNetPci, pairs: int, *, long_tx: bool = False) -> NetOptions:
+    """Check the properties. ``long_tx``: the netdev is one that QEMU takes longer transmit queues for. Raises
+    UsageError in QEMU's words."""
     props = device.props
     _check_queue_size("rx_queue_size", props.rx_queue_size, ".")
     _check_queue_size("tx_queue_size", props.tx_queue_size, "")
@@ -110,7 +111,7 @@ def resolve(device: VirtioNetPci, pairs: int) -> NetOptions:
         wanted |= f.F_SPEED_DUPLEX
     return NetOptions(
         rx_queue_size=props.rx_queue_size,
-        tx_queue_size=min(props.tx_queue_size, TX_QUEUE_SIZE_MAX),
+        tx_queue_size=props.tx_queue_size if long_tx else min(props.tx_queue_size, TX_QUEUE_SIZE_MAX),
         pairs=pairs,
         mtu=props.host_mtu,
         speed=props.speed,

@@ -21,13 +21,15 @@ from vmmd.devices.virtio.net.filter import RxFilter
 from vmmd.devices.virtio.net.header import driver_header_bytes, netdev_header_bytes
 from vmmd.devices.virtio.net.receive import RxWorker
 from vmmd.devices.virtio.net.transmit import DelayedTxWorker, TxWorker
+from vmmd.devices.virtio.net.worker import NetWorker
+from vmmd.devices.virtio.vhost import VhostWorker, pause_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vmmd.core.backend import NetBackend, NetQueue, NicPort
     from vmmd.core.device import DeviceContext
-    from vmmd.devices.virtio.net.worker import NetWorker
+    from vmmd.devices.virtio.device import QueueWorker
     from vmmd.devices.virtio.queue import VirtQueue
     from vmmd.log import Logger
 
@@ -84,9 +86,12 @@ class VirtioNet(VirtioDevice):
 
     # -- VirtioDevice --------------------------------------------------------------------------------------
 
-    def make_worker(self, index: int, ring: VirtQueue) -> NetWorker:
+    def make_worker(self, index: int, ring: VirtQueue) -> QueueWorker:
         if index == len(self.queues) - 1:
             return ControlWorker(self, index, ring)
+        if self.backend is not None and self.backend.vhost is not None:
+            self.ctx.loop.post(self._prepare)  # before the ring goes
+            return VhostWorker(self, index, ring, self.backend.vhost, paused=self.paused)
         if not index % 2:
             return RxWorker(self, index, ring)
         return (DelayedTxWorker if self.options.tx_delay_ns else TxWorker)(self, index, ring)
@@ -147,6 +152,10 @@ class VirtioNet(VirtioDevice):
         return self.backend.queues[pair] if self.backend is not None else None
 
     tx_queue = rx_queue
+
+    def _prepare(self) -> None:
+        """The netdev is to know what was negotiated."""
+        self.serves(0)
 
     def _tell_backend(self) -> None:
         backend = self.backend
@@ -232,7 +241,8 @@ class VirtioNet(VirtioDevice):
                 queue.detach()
 
     def _workers(self) -> list[NetWorker]:
-        return list(self.workers.values())  # type: ignore[arg-type]  # made above
+        """Of the queues that are served here."""
+        return [each for each in list(self.workers.values()) if isinstance(each, NetWorker)]
 
     # -- the VM stops and runs; on the loop, without the lock ------------------------------------------------
 
@@ -240,9 +250,11 @@ class VirtioNet(VirtioDevice):
         self.paused = True
         for worker in self._workers():
             worker.rest()
-        done()
+        pause_all(list(self.workers.values()), done)
 
     def resume(self) -> None:
         self.paused = False
-        for worker in self._workers():
-            worker.look()
+        if self.workers:
+            self._prepare()
+        for worker in list(self.workers.values()):
+            worker.resume() if isinstance(worker, VhostWorker) else worker.look()

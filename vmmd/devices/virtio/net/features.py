@@ -65,7 +65,9 @@ GUEST_LARGE = GUEST_OFFLOADS & ~F_GUEST_CSUM & ~F_GUEST_ECN
 
 def masked(wanted: int, backend: NetBackend | None) -> int:
     """``wanted`` without the bits that the netdev cannot serve. QEMU-COMPAT: nor those that it might, of a netdev that
-    has no vnet header."""
+    has no vnet header. Frames that we never see are the business of who serves the rings (``VhostBackend``)."""
+    if backend is not None and backend.vhost is not None and not backend.header_lengths:
+        return wanted & ~F_CTRL_GUEST_OFFLOADS  # nobody could be told of a change
     able = backend.offloads if backend is not None and backend.header_lengths else NetOffload(0)
     for table in (_HOST_NEEDS, _GUEST_TAKES):
         for bit, needed in table.items():

@@ -96,11 +96,17 @@ class VirtioNetPci(VirtioPciDevice):
         resolve(self, 1)  # everything that can be wrong, before the netdev is taken
         port = ctx.backends.nic(self, props.netdev, props.mac)
         self.on_undo(lambda: ctx.backends.release(port))
-        self.options = resolve(self, queue_pairs(port.backend))
+        vhost = port.backend.vhost if port.backend is not None else None
+        self.options = resolve(self, queue_pairs(port.backend), long_tx=vhost is not None and vhost.in_user_space)
         virtio = VirtioNet(ctx, self.log, port, self.options)
         self.on_undo(virtio.detach)
         virtio.id, virtio.qom_path = self.id, f"{self.qom_path}/{self.inner_name}"
         modern, legacy = self.features(f.masked(self.options.wanted, port.backend))
+        if vhost is not None:
+            vhost.join(ctx.memory)
+            modern, legacy = vhost.mask_features(modern), vhost.mask_features(legacy)
+            if self.options.mtu:
+                vhost.set_mtu(self.options.mtu)
         virtio.offered, virtio.offered_legacy = modern & ~f.F_GSO, legacy & _BITS
         self.resolved |= {
             "mac": port.mac,
