@@ -196,6 +196,16 @@ class NetQueue(Protocol):
         """Whether ``readable`` is to be called; off while the guest has posted no buffers."""
 
 
+@runtime_checkable
+class DirectNetQueue(NetQueue, Protocol):
+    """One whose frames may be moved by readv(2) and writev(2) on a descriptor, which spares a call for each."""
+
+    @property
+    def direct_fd(self) -> int | None:
+        """The descriptor; None: not now. Good for one batch of frames. A frame for which the system call fails is left
+        to ``read`` and ``write``."""
+
+
 class NetBackend(Protocol):
     """A netdev as a NIC sees it. A netdev has at most one NIC. On the loop, without the lock, unless stated."""
 

@@ -61,6 +61,10 @@ class TapQueue(FdQueue):
         """The NIC knows no header: empty ones are put before frames, those that come are dropped."""
         self._hidden = memoryview(bytearray(length_bytes)) if length_bytes else None
 
+    @property
+    def direct_fd(self) -> int | None:
+        return self.fd if self._hidden is None and not self.cut else None
+
     def read(self, buffers: Sequence[memoryview]) -> int:
         try:
             if self._hidden is None:

@@ -5,14 +5,15 @@ A ``VirtQueue`` is made on activation and belongs to the event loop from then on
 rings is hostile: each index is bounded where it is used, every descriptor is read once into Python integers, a walk
 over a chain takes at most ``size`` steps. A broken ring raises ``RingError``; the device then asks for a reset.
 
-This module is hot. ``pop_batch`` hands out chains as flat tuples of integers (see ``chain.py``) and has a fast case,
-a chain of three descriptors, direct or in one indirect table; ``push_batch`` and ``publish`` store through the views
-only, so the guest never sees a torn index (docs/adr/0005).
+This module is hot. ``pop_batch`` hands out chains as flat tuples of integers (see ``chain.py``) and has fast cases,
+chains of one to three descriptors, and indirect tables in order; ``push_batch`` and ``publish`` store through the
+views only, so the guest never sees a torn index (docs/adr/0005).
 """
 
 from __future__ import annotations
 
 import threading
+from array import array
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,7 @@ QUEUE_SIZE_MAX = 32768
 
 _U32 = 0xFFFF_FFFF
 # the fast case of indirect chains: one table of three descriptors, in order
-_ONE_TABLE_MASK = 7 << 32 | _U32
-_TABLE_OF_3 = DESC_INDIRECT << 32 | 48
+_TABLE_OF_3 = 48
 _LINK_MASK = 0xFFFF << 16 | 7
 _NEXT_1 = 1 << 16 | DESC_NEXT
 _NEXT_2 = 2 << 16 | DESC_NEXT
@@ -66,8 +66,8 @@ class VirtQueue:
     """One enabled split virtqueue. Owner: the loop, from activation to deactivation."""
 
     __slots__ = (
-        "_avail", "_avail_event", "_desc", "_elements", "_home", "_memory", "_used", "event_idx", "in_flight",
-        "indirect", "last_avail", "mask", "notify_on_empty", "signalled", "size", "used_index",
+        "_avail", "_avail_event", "_desc", "_elements", "_home", "_lengths", "_links", "_memory", "_used", "event_idx",
+        "in_flight", "indirect", "last_avail", "mask", "notify_on_empty", "signalled", "size", "used_index",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +102,9 @@ class VirtQueue:
             start = (desc_gpa - region.gpa) >> 3
             #: two 64-bit words per descriptor: address; length | flags << 32 | next << 48
             self._desc = region.qwords[start : start + 2 * size]
+            #: the same as 32-bit and as 16-bit words: lengths; flags and next
+            self._lengths = region.dwords[2 * start : 2 * start + 4 * size]
+            self._links = region.words[4 * start : 4 * start + 8 * size]
             region = memory.find(avail_gpa, 6 + 2 * size)
             start = (avail_gpa - region.gpa) >> 1
             #: flags, idx, ring[size], used_event
@@ -168,19 +171,21 @@ class VirtQueue:
         self.in_flight += len(chains)
         return chains
 
-    def _read_chains(self, heads: list[int]) -> list[Chain]:  # noqa: C901  # the hot loop: both fast cases in line
-        desc, size, indirect = self._desc, self.size, self.indirect
-        home = self._home
+    def _read_chains(self, heads: list[int]) -> list[Chain]:  # noqa: C901  # the hot loop: the fast cases in line
+        desc, links, lengths = self._desc, self._links, self._lengths
+        size, indirect, home = self.size, self.indirect, self._home
         base, end, qwords = home.gpa, home.end, home.qwords
         chains: list[Chain] = []
         work = 0
         for head in heads:
             if head < size:
-                word0 = desc[2 * head + 1]
-                second = word0 >> 48
-                if word0 & _ONE_TABLE_MASK == _TABLE_OF_3 and indirect:
+                flags = links[8 * head + 6]
+                if flags == DESC_INDIRECT:
                     gpa = desc[2 * head]
-                    if base <= gpa and gpa + 48 <= end and not gpa & 7:
+                    if (
+                        lengths[4 * head + 2] == _TABLE_OF_3 and indirect
+                        and base <= gpa and gpa + _TABLE_OF_3 <= end and not gpa & 7
+                    ):  # fmt: skip
                         at = (gpa - base) >> 3
                         gpa0, word0, gpa1, word1, gpa2, word2 = qwords[at : at + 6].tolist()
                         if (
@@ -192,17 +197,35 @@ class VirtQueue:
                                 gpa0, word0 & _U32, gpa1, word1 & _U32, gpa2, word2 & _U32,
                             ))  # fmt: skip
                             continue
-                elif word0 >> 32 & 7 == DESC_NEXT and second < size:
-                    word1 = desc[2 * second + 1]
-                    third = word1 >> 48
-                    if word1 >> 32 & 5 == DESC_NEXT and third < size:
-                        word2 = desc[2 * third + 1]
-                        if word2 >> 32 & 7 == DESC_WRITE and word0 & _U32 and word1 & _U32 and word2 & _U32:
-                            chains.append((
-                                head, 1 if word1 >> 32 & DESC_WRITE else 2, desc[2 * head], word0 & _U32,
-                                desc[2 * second], word1 & _U32, desc[2 * third], word2 & _U32,
-                            ))  # fmt: skip
+                    elif chain := self._table_in_order(head, gpa, lengths[4 * head + 2]):
+                        chains.append(chain)
+                        work += len(chain)
+                        if work > _WORK_LIMIT:
+                            break
+                        continue
+                elif flags == DESC_NEXT:
+                    second, length0 = links[8 * head + 7], lengths[4 * head + 2]
+                    if second < size and length0:
+                        flags, length1 = links[8 * second + 6], lengths[4 * second + 2]
+                        readable = 1 if flags & DESC_WRITE else 2
+                        if flags & 5 == DESC_NEXT:
+                            third = links[8 * second + 7]
+                            if third < size and links[8 * third + 6] == DESC_WRITE:
+                                length2 = lengths[4 * third + 2]
+                                if length1 and length2:
+                                    chains.append((
+                                        head, readable, desc[2 * head], length0, desc[2 * second], length1,
+                                        desc[2 * third], length2,
+                                    ))  # fmt: skip
+                                    continue
+                        elif not flags & 5 and length1:
+                            chains.append((head, readable, desc[2 * head], length0, desc[2 * second], length1))
                             continue
+                elif not flags & 5:
+                    length0 = lengths[4 * head + 2]
+                    if length0:
+                        chains.append((head, 0 if flags & DESC_WRITE else 1, desc[2 * head], length0))
+                        continue
             try:
                 chain = self._walk(head)
                 chains.append(chain)
@@ -214,6 +237,28 @@ class VirtQueue:
                     raise
                 break  # those before it first; the next pop meets the error again
         return chains
+
+    def _table_in_order(self, head: int, gpa: int, length: int) -> Chain | None:
+        """A chain in an indirect table whose descriptors follow each other, as drivers make it; None for others."""
+        home = self._home
+        if not self.indirect or gpa & 7 or length & 15 or not 0 < length <= 16 * self.size:
+            return None
+        if gpa < home.gpa or gpa + length > home.end:
+            return None
+        at = (gpa - home.gpa) >> 3
+        words = home.qwords[at : at + (length >> 3)].tolist()  # a copy: read once
+        parts: list[int] = [head, 0]
+        for index in range(0, len(words), 2):
+            word = words[index + 1]
+            link = DESC_NEXT | (index // 2 + 1) << 16 if index + 2 < len(words) else 0
+            if not word & _U32 or (word >> 32 & ~DESC_WRITE & _LINK_MASK if link else word >> 32 & 5) != link:
+                return None
+            if not word >> 32 & DESC_WRITE:
+                if parts[1] != index // 2:
+                    return None  # a readable one behind a writable one
+                parts[1] += 1
+            parts += (words[index], word & _U32)
+        return tuple(parts)
 
     def _walk(self, head: int) -> Chain:
         """Any chain, descriptor by descriptor. Reads every word once."""
@@ -276,16 +321,19 @@ class VirtQueue:
         self.used_index = index & 0xFFFF
         self.in_flight -= len(done)
 
-    def push_read(self, chains: Sequence[Chain]) -> None:
-        """Give popped chains back in which nothing was written. Seen by the guest after publish()."""
-        index, mask, elements = self.used_index, self.mask, self._elements
-        for each in chains:
-            slot = 1 + 2 * (index & mask)
-            elements[slot] = each[0]
-            elements[slot + 1] = 0
-            index += 1
-        self.used_index = index & 0xFFFF
-        self.in_flight -= len(chains)
+    def push_many(self, heads: Sequence[int], written: Sequence[int] = ()) -> None:
+        """As ``push_batch``: ``heads``, and the bytes written in each (empty: none anywhere). Seen after publish()."""
+        count, first = len(heads), self.used_index & self.mask
+        used = array("I", bytes(8 * count))
+        used[::2] = array("I", heads)
+        if written:
+            used[1::2] = array("I", written)
+        fits = 2 * min(count, self.size - first)
+        view, elements = memoryview(used), self._elements
+        elements[1 + 2 * first : 1 + 2 * first + fits] = view[:fits]
+        elements[1 : 1 + 2 * count - fits] = view[fits:]
+        self.used_index = (self.used_index + count) & 0xFFFF
+        self.in_flight -= count
 
     def unpop(self, count: int) -> None:
         """Forget the last ``count`` chains that were popped, in which nothing was done: they are popped again."""

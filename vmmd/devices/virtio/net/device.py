@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.core.affinity import locked, on_loop
+from vmmd.core.backend import DirectNetQueue
 from vmmd.core.events import NicRxFilterChangedEvent
 from vmmd.devices.virtio.device import F_VERSION_1, QueueCounters, QueueState, Status, VirtioDevice
 from vmmd.devices.virtio.net import features as f
@@ -80,9 +81,10 @@ class VirtioNet(VirtioDevice):
         self._set_up = False  # the netdev is told what the driver negotiated
         self._all_queues: list[QueueState] = self.queues
         self._all_counters: list[QueueCounters] = self.counters
-        if self.backend is not None:
-            for index, queue in enumerate(self.backend.queues[: options.pairs]):
-                queue.attach(_Pair(self, index))
+        self._queues = list(port.backend.queues[: options.pairs]) if port.backend is not None else []
+        self._direct = [queue if isinstance(queue, DirectNetQueue) else None for queue in self._queues]
+        for index, queue in enumerate(self._queues):
+            queue.attach(_Pair(self, index))
 
     # -- VirtioDevice --------------------------------------------------------------------------------------
 
@@ -147,11 +149,14 @@ class VirtioNet(VirtioDevice):
             self._tell_backend()
         return True
 
-    def rx_queue(self, pair: int) -> NetQueue | None:
-        """Where frames for the driver come from; None without a netdev."""
-        return self.backend.queues[pair] if self.backend is not None else None
+    def queue(self, pair: int) -> NetQueue | None:
+        """Where frames come from and go to; None without a netdev."""
+        return self._queues[pair] if self._queues else None
 
-    tx_queue = rx_queue
+    def direct_fd(self, pair: int) -> int | None:
+        """A descriptor that takes and gives frames of ``pair`` now, if there is one."""
+        queue = self._direct[pair] if self._direct else None
+        return queue.direct_fd if queue is not None else None
 
     def _prepare(self) -> None:
         """The netdev is to know what was negotiated."""
@@ -227,18 +232,18 @@ class VirtioNet(VirtioDevice):
     @on_loop
     def send_raw(self, frame: bytes) -> None:
         """A frame of the host's own making, without offloads."""
-        if self.backend is not None:
+        queue = self.queue(0)
+        if queue is not None:
             header = bytes(self.header_bytes - self.added_header_bytes)
-            self.backend.queues[0].write([memoryview(header + frame)])
+            queue.write([memoryview(header + frame)])
 
     @locked
     def detach(self) -> None:
         """The netdev goes, or the device does: nothing of it is used from now on."""
-        backend, self.backend = self.backend, None
-        if backend is not None:
-            for queue in backend.queues[: self.options.pairs]:
-                queue.watch(False)
-                queue.detach()
+        queues, self._queues, self._direct, self.backend = self._queues, [], [], None
+        for queue in queues:
+            queue.watch(False)
+            queue.detach()
 
     def _workers(self) -> list[NetWorker]:
         """Of the queues that are served here."""

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 SHORT_BYTES, LONG_BYTES = 10, 12
 #: the longest frame: an IPv6 or IPv4 packet of a large segment, Ethernet header, two VLAN tags
 FRAME_BYTES_MAX = 65575 + 14 + 8
-ZERO_HEADER = bytes(LONG_BYTES)
 ONE_BUFFER = (1).to_bytes(2, "little")
 
 

@@ -7,22 +7,21 @@ in the ring. ``DelayedTxWorker`` (tx=timer) collects frames for a while before i
 
 from __future__ import annotations
 
+import os
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from vmmd.core.memory import GuestAddressError
-from vmmd.devices.virtio.chain import resolve, split, total
 from vmmd.devices.virtio.net.header import FRAME_BYTES_MAX, LONG_BYTES, cut_front
 from vmmd.devices.virtio.net.worker import BATCH, TURN_NS, NetWorker
 from vmmd.devices.virtio.queue import RingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vmmd.devices.virtio.chain import Chain
     from vmmd.devices.virtio.net.device import VirtioNet
     from vmmd.devices.virtio.queue import VirtQueue
 
+_writev = os.writev
 _BYTES_MAX = FRAME_BYTES_MAX + LONG_BYTES
 #: looks at the ring after the last batch before notifications are enabled again: adaptive between the two
 POLL_MIN, POLL_MAX = 2, 128
@@ -74,7 +73,7 @@ class TxWorker(NetWorker):
             del chains[sent:]
             self._blocked = True
         if chains:
-            ring.push_read(chains)
+            ring.push_many([chain[0] for chain in chains])
             self.give_back(len(chains))
 
     def _poll(self) -> bool:
@@ -87,50 +86,58 @@ class TxWorker(NetWorker):
         self._poll_limit = max(self._poll_limit >> 1, POLL_MIN)
         return False
 
-    def _send(self, chains: list[Chain]) -> int:  # noqa: C901  # the hot loop: both common shapes in line
-        """Hand frames to the netdev; how many it took. The common shapes, one or two buffers, are in line."""
-        queue, home, skip = self._net.tx_queue(self.pair), self._home, self._net.added_header_bytes
+    def _send(self, chains: list[Chain]) -> int:
+        """Hand frames to the netdev; how many it took. The hot loop: the common shape, one buffer, is in line."""
+        net, home = self._net, self._home
+        queue, fd, skip = net.queue(self.pair), net.direct_fd(self.pair), net.added_header_bytes
         if queue is None:
             return len(chains)  # nobody is there
-        base, end, data, write = home.gpa, home.end, home.bytes_, queue.write
+        base, end, data = home.gpa, home.end, home.bytes_
         for number, chain in enumerate(chains):
-            if len(chain) == 4 and chain[1]:
-                _, _, gpa, length = chain
-                if base <= gpa and gpa + length <= end and skip < length <= _BYTES_MAX:
-                    if not write([data[gpa - base + skip : gpa - base + length]]):
-                        return number
+            if (
+                len(chain) == 4 and chain[1] and base <= (gpa := chain[2])
+                and gpa + (length := chain[3]) <= end and skip < length <= _BYTES_MAX
+            ):  # fmt: skip
+                frame = [data[gpa - base + skip : gpa - base + length]]
+            else:
+                frame = self._frame(chain, skip)
+                if not frame:
                     continue
-            elif len(chain) == 6 and chain[1] == 2:
-                _, _, gpa, length, gpa1, length1 = chain
-                if (
-                    base <= gpa and gpa + length <= end and base <= gpa1 and gpa1 + length1 <= end
-                    and length + length1 <= _BYTES_MAX
-                ):  # fmt: skip
-                    frame = data[gpa1 - base : gpa1 - base + length1]
-                    if not skip:
-                        if not write([data[gpa - base : gpa - base + length], frame]):
-                            return number
-                        continue
-                    if skip == length:
-                        if not write([frame]):
-                            return number
-                        continue
-            if not self._send_any(chain, write, skip):
+            if fd is not None:
+                try:
+                    _writev(fd, frame)
+                    continue
+                except OSError:
+                    pass  # ``write`` meets it again, and knows what it means
+            if not queue.write(frame):
                 return number
         return len(chains)
 
-    def _send_any(self, chain: Chain, write: Callable[[list[memoryview]], bool], skip: int) -> bool:
-        """A frame of any shape. One that is too long, or shorter than its header, is gone."""
-        readable, _ = split(chain)
-        if not readable:
+    def _frame(self, chain: Chain, skip: int) -> list[memoryview]:
+        """A frame of any shape, without its first ``skip`` bytes. Empty when it is too long, or no longer than that."""
+        if not chain[1]:
             raise RingError("a frame without buffers")
-        if not skip < total(readable) <= _BYTES_MAX:
-            return True
+        home, size = self._home, 0
+        base, end, data = home.gpa, home.end, home.bytes_
+        views: list[memoryview] = []
+        for at in range(2, 2 + 2 * chain[1], 2):
+            gpa, length = chain[at], chain[at + 1]
+            size += length
+            if size > _BYTES_MAX:
+                return []
+            if base <= gpa and gpa + length <= end:
+                views.append(data[gpa - base : gpa - base + length])
+            else:
+                views += self._elsewhere(gpa, length)
+        if size <= skip:
+            return []
+        return cut_front(views, skip)[1] if skip else views
+
+    def _elsewhere(self, gpa: int, length: int) -> list[memoryview]:
         try:
-            views = resolve(self._memory, readable, writable=True)  # read only, but of one kind with the short ways
+            return self._memory.views(gpa, length)
         except GuestAddressError as error:
             raise RingError(f"a buffer that is not in RAM: {error}") from None
-        return write(cut_front(views, skip)[1] if skip else views)
 
     def writable(self) -> None:
         """The netdev has room again."""
