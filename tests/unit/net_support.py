@@ -9,7 +9,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from vmmd.net.base import Host
-from vmmd.net.network import CommandLineDescriptors, Network
+from vmmd.net.descriptors import CommandLineDescriptors
+from vmmd.net.network import Network
 from vmmd.options.cmdline import parse
 
 if TYPE_CHECKING:

@@ -131,7 +131,7 @@ def test_a_descriptor_from_outside_is_put_back_as_it_was(host, rig):
         ("tun", "FD {fd} is not a tap"),
         ("other", "fd {first} and fd {fd} are of different interfaces"),
         ("header", "vnet_hdr not consistent across given tap fds"),
-        ("twice", "file descriptor {first} is in use already"),
+        ("twice", "t0: file descriptor {first} is in use already"),
     ],
 )
 def test_a_wrong_descriptor_is_named_and_nothing_is_touched(host, rig, spoil, sentence):

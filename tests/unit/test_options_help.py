@@ -146,5 +146,5 @@ def test_options_table_has_every_option():
 
 def test_backends_table_names_what_is_and_what_will_be():
     table = document.backends_table()
-    assert "| `-netdev` | `tap`" in table
+    assert "| `-netdev` | `bridge`" in table
     assert "`ringbuf`" in table.splitlines()[2]

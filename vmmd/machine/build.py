@@ -63,7 +63,7 @@ class Builder:
         """Every ``-netdev``: what was inherited is what it has to be. No side effect. Raises VmmdError."""
         if not self.config.netdevs:
             return
-        from vmmd.net.network import CommandLineDescriptors
+        from vmmd.net.descriptors import CommandLineDescriptors
 
         descriptors = CommandLineDescriptors()
         for each in self.config.netdevs:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: word after ``-netdev`` -> its module and class; imported when first used
 KINDS = {
+    "bridge": "vmmd.net.tap:BridgeNetdev",
+    "hubport": "vmmd.net.hub:HubPort",
     "tap": "vmmd.net.tap:TapNetdev",
     "vhost-user": "vmmd.net.vhost_user.netdev:VhostUserNetdev",
 }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vmmd.core.backend import CharBackend, NetFrontend
     from vmmd.core.notify import LoopPort
     from vmmd.core.vhost import VhostBackend
+    from vmmd.net.hub import Hub
     from vmmd.net.options import NetOptions
 
 
@@ -43,6 +44,10 @@ class Host(NamedTuple):
     chardev: Callable[[str], CharBackend]
     #: ``told(netdev)`` when its ``link_up`` has changed by itself; on the loop, with the DeviceLock held
     link_changed: Callable[[Netdev], None]
+    #: the netdev of that id, also one that is only planned
+    find: Callable[[str], Netdev | None]
+    #: by number
+    hubs: dict[int, Hub]
 
 
 class Queue(Protocol):
@@ -65,14 +70,19 @@ class Queue(Protocol):
         """The link is down at one end, or up at both."""
 
 
+class NetUser(Protocol):
+    """Who a netdev is connected to."""
+
+    @property
+    def name(self) -> str: ...
+
+
 class Netdev:
     """One network backend without a header, without offloads. ``Subclass(options, host)``."""
 
     kind: ClassVar[str] = ""
     header_lengths: frozenset[int] = frozenset()
     offloads = NetOffload(0)
-    #: ``open`` waits for others: on a thread when the machine runs
-    open_may_wait: ClassVar[bool] = False
 
     def __init__(self, options: NetOptions, host: Host) -> None:
         self.id = options.id
@@ -80,15 +90,26 @@ class Netdev:
         self.queues: Sequence[Queue] = ()
         self.vhost: VhostBackend | None = None
         self.alive = True  # what it leads to is there
+        self.user: NetUser | None = None  # who it is connected to: a NIC's port, or a port of a hub
+        self.order = 0  # in which it came, among all that the network has
 
     @property
     def link_up(self) -> bool:
         return self.alive
 
     @property
-    def info(self) -> str:
-        """What ``info network`` shows behind the type."""
+    def open_may_wait(self) -> bool:
+        """``open`` and ``close`` wait for others: on a thread while the machine runs."""
+        return False
+
+    def describe(self, index: int) -> str:
+        """What ``info network`` shows behind the type, for queue ``index``."""
         return ""
+
+    def lines(self) -> list[str]:
+        """How ``info network`` describes it, a line for each queue."""
+        what = f"type={self.kind}"
+        return [f"{self.id}: index={index},{what},{self.describe(index)}\n" for index in range(len(self.queues))]
 
     def check(self) -> None:
         """What was inherited is what it must be. No side effect. Raises VmmdError."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from vmmd import net
 from vmmd.core.background import on_thread
-from vmmd.errors import DeviceNotFoundError, UsageError, VmmdError
+from vmmd.errors import DeviceNotFoundError, UsageError
 from vmmd.log import get_logger
 from vmmd.net.base import Host
+from vmmd.net.hub import HubPort
 
 if TYPE_CHECKING:
     import threading
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from vmmd.core.backend import CharBackend, Nic
     from vmmd.core.notify import LoopPort
     from vmmd.net.base import Descriptors, Netdev
+    from vmmd.net.hub import Hub
     from vmmd.net.options import NetOptions
 
 log = get_logger("vmmd.net")
@@ -41,12 +43,19 @@ def no_chardev(id_: str) -> NoReturn:
 class Port:
     """One NIC's place (core.backend.NicPort)."""
 
-    def __init__(self, nic: Nic, name: str, mac: bytes, backend: Netdev | None) -> None:
+    def __init__(self, nic: Nic, names: list[str], mac: bytes, order: int) -> None:
         self.nic = nic
-        self.name = name
+        self.names = names  # of its queues; with an id they are the same
         self.mac = mac
-        self.backend = backend
+        self.order = order
+        self.backend: Netdev | None = None
         self.link_up = True
+        #: how ``info network`` described the netdev that was taken away from the NIC
+        self.removed: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
 
     def set_link(self, up: bool) -> None:
         """The NIC's cable. DeviceLock held."""
@@ -66,19 +75,31 @@ class Network:
         self._chardev = chardev
         self.netdevs: dict[str, Netdev] = {}
         self.ports: dict[str, Port] = {}
+        self.hubs: dict[int, Hub] = {}
+        self._planned: dict[str, Netdev] = {}  # of the command line, not open yet
         self._coming: set[str] = set()  # ids of netdevs that are being opened
         self._down: set[str] = set()  # ids of netdevs whose cable is out (set_link)
+        self._came = 0  # as many netdevs and NICs have come
+
+    def in_order(self) -> list[Port | Netdev]:
+        """All, as they came."""
+        return sorted([*self.netdevs.values(), *self.ports.values()], key=lambda each: each.order)
+
+    def _next(self) -> int:
+        self._came += 1
+        return self._came
 
     # --- netdevs ----------------------------------------------------------------------------------------------
 
     def plan(self, options: NetOptions, descriptors: Descriptors) -> Netdev:
-        """The netdev of one option, checked; nothing is opened. Raises VmmdError."""
-        made = net.create(options, Host(self._loop, self._lock, descriptors, self._chardev, self._link_changed))
-        made.check()
+        """The netdev of one option, checked; nothing is opened. Those planned later may name it. Raises VmmdError."""
+        made = self._planned[options.id] = self._checked(options, descriptors)
         return made
 
     def enter(self, netdev: Netdev) -> None:
         """One that is open."""
+        self._planned.pop(netdev.id, None)
+        netdev.order = self._next()
         self.netdevs[netdev.id] = netdev
 
     async def add(self, options: NetOptions, descriptors: Descriptors) -> None:
@@ -86,10 +107,10 @@ class Network:
         id_ = options.id
         if id_ in self.netdevs or id_ in self._coming:
             # QEMU-COMPAT: the sentence
-            raise UsageError(f"Duplicate ID '{id_}' for netdev", "netdev_del frees it")
+            raise UsageError(f"Duplicate ID '{id_}'", "netdev_del frees it")
         if len(self.netdevs) + len(self._coming) >= MAX_NETDEVS:
             raise UsageError(f"There are {MAX_NETDEVS} netdevs already", "netdev_del takes one away")
-        made = self.plan(options, descriptors)
+        made = self._checked(options, descriptors)
         self._coming.add(id_)
         try:
             if made.open_may_wait:
@@ -101,16 +122,24 @@ class Network:
         descriptors.handed_over()
         self.enter(made)
 
+    def _checked(self, options: NetOptions, descriptors: Descriptors) -> Netdev:
+        host = Host(self._loop, self._lock, descriptors, self._chardev, self._link_changed, self._find, self.hubs)
+        made = net.create(options, host)
+        made.check()
+        return made
+
+    def _find(self, id_: str) -> Netdev | None:
+        return self.netdevs.get(id_) or self._planned.get(id_)
+
     async def remove(self, id_: str) -> None:
         """Take a netdev away, also from under its NIC. Raises VmmdError."""
         found = self.netdevs.get(id_)
         if found is None:
             raise DeviceNotFoundError(f"Device '{id_}' not found")
-        for port in self.ports.values():
-            if port.backend is found:
-                with self._lock:
-                    port.nic.backend_removed()
-                    port.backend = None
+        if isinstance(found.user, Port):
+            self._take_away(found.user, found)
+        elif isinstance(found.user, HubPort):
+            found.user.lose_uplink()
         found.stop()
         del self.netdevs[id_]
         self._down.discard(id_)
@@ -118,6 +147,14 @@ class Network:
             await on_thread(self._loop, found.close, f"close/{id_}")
         else:
             found.close()
+
+    def _take_away(self, port: Port, netdev: Netdev) -> None:
+        """The netdev of a NIC goes."""
+        port.removed = netdev.lines()
+        with self._lock:
+            port.link_up = False
+            port.nic.backend_removed()
+            port.backend = netdev.user = None
 
     def close(self) -> None:
         """The machine has ended."""
@@ -134,10 +171,12 @@ class Network:
     def connect(self, nic: Nic, id_: str | None, mac: bytes | None) -> Port:
         """DeviceLock held. Raises UsageError."""
         backend = None if id_ is None else self._free(id_, nic.type_name)
-        port = Port(nic, self._name(nic), self._mac(mac), backend)
+        queues = 1 if backend is None else max(len(backend.queues), 1)
+        port = Port(nic, self._names(nic, queues), self._mac(mac), self._next())
         self.ports[port.name] = port
         if backend is not None:
-            self._tell_cut(port)
+            port.backend, backend.user = backend, port
+            self._tell_cut(backend)
         return port
 
     def disconnect(self, port: Port) -> None:
@@ -148,25 +187,26 @@ class Network:
                 queue.detach()
             port.backend.set_cut(False)
             port.backend.set_header(0)
-            port.backend = None
+            port.backend = port.backend.user = None
 
     def _free(self, id_: str, user: str) -> Netdev:
         found = self.netdevs.get(id_)
         # QEMU-COMPAT: both sentences
         if found is None:
             raise UsageError(f"Property '{user}.netdev' can't find value '{id_}'", "no netdev has this id")
-        other = next((port for port in self.ports.values() if port.backend is found), None)
-        if other is not None:
-            raise UsageError(f"Property '{user}.netdev' can't take value '{id_}', it's in use", f"{other.name} has it")
+        if found.user is not None:
+            sentence = f"Property '{user}.netdev' can't take value '{id_}', it's in use"
+            raise UsageError(sentence, f"{found.user.name} has it")
         return found
 
-    def _name(self, nic: Nic) -> str:
+    def _names(self, nic: Nic, queues: int) -> list[str]:
         if nic.id is not None:
-            return nic.id
-        # QEMU-COMPAT: counted by model
-        others = sum(port.nic.type_name == nic.type_name for port in self.ports.values())
-        names = (f"{nic.type_name}.{number}" for number in range(others, others + len(self.ports) + 1))
-        return next(name for name in names if name not in self.ports)
+            return [nic.id] * queues
+        # QEMU-COMPAT: queues are counted by model
+        first = sum(len(port.names) for port in self.ports.values() if port.nic.type_name == nic.type_name)
+        while f"{nic.type_name}.{first}" in self.ports:
+            first += 1
+        return [f"{nic.type_name}.{number}" for number in range(first, first + queues)]
 
     def _mac(self, wanted: bytes | None) -> bytes:
         if wanted is not None:
@@ -188,42 +228,23 @@ class Network:
             raise DeviceNotFoundError(f"Device '{name}' not found")
         if netdev is not None:
             (self._down.discard if up else self._down.add)(name)
-            port = port or next((each for each in self.ports.values() if each.backend is netdev), None)
-        if port is not None:
-            with self._lock:
+            if port is None and isinstance(netdev.user, Port):
+                port = netdev.user
+        with self._lock:
+            if port is not None:
                 port.set_link(up)
-                self._tell_cut(port)
+                netdev = netdev or port.backend
+            if netdev is not None:
+                self._tell_cut(netdev)
 
-    def _tell_cut(self, port: Port) -> None:
-        if port.backend is not None:
-            port.backend.set_cut(not port.link_up or port.backend.id in self._down)
+    def is_down(self, netdev: Netdev) -> bool:
+        """set_link has pulled its cable."""
+        return netdev.id in self._down
+
+    def _tell_cut(self, netdev: Netdev) -> None:
+        netdev.set_cut(self.is_down(netdev) or (isinstance(netdev.user, Port) and not netdev.user.link_up))
 
     def _link_changed(self, netdev: Netdev) -> None:
         """A netdev's peer has come or gone. DeviceLock held."""
-        for port in self.ports.values():
-            if port.backend is netdev:
-                port.set_link(netdev.link_up)
-
-
-class CommandLineDescriptors:
-    """Descriptors that the process was started with, by number."""
-
-    def __init__(self) -> None:
-        self._taken: set[int] = set()
-
-    def find(self, text: str, netdev: str) -> int:
-        from vmmd.core.fdsets import is_inherited
-
-        if not (text.isascii() and text.isdigit() and len(text) < 10):
-            # QEMU-COMPAT: the sentence
-            raise UsageError(f"File descriptor named '{text}' has not been found", "it takes a number")
-        fd = int(text)
-        if not is_inherited(fd):
-            raise VmmdError(f"{netdev}: Can't use file descriptor {fd}: Bad file descriptor", "vmmd was not given it")
-        if fd in self._taken:
-            raise UsageError(f"file descriptor {fd} is in use already", "each queue has one of its own")
-        self._taken.add(fd)
-        return fd
-
-    def handed_over(self) -> None:
-        """They were nobody else's."""
+        if isinstance(netdev.user, Port):
+            netdev.user.set_link(netdev.link_up)

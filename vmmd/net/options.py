@@ -6,7 +6,7 @@ The models declare and convert; this package may not import them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
 
@@ -23,6 +23,18 @@ if TYPE_CHECKING:
         def chardev(self) -> str: ...
         @property
         def queues(self) -> int | None: ...
+
+    class HubportOptions(NetOptions, Protocol):
+        @property
+        def hubid(self) -> int: ...
+        @property
+        def netdev(self) -> str | None: ...
+
+    class BridgeOptions(NetOptions, Protocol):
+        @property
+        def br(self) -> str: ...
+        @property
+        def helper(self) -> str: ...
 
     class TapOptions(NetOptions, Protocol):
         @property
@@ -45,3 +57,20 @@ if TYPE_CHECKING:
         def vnet_hdr(self) -> bool | None: ...
         @property
         def queues(self) -> int | None: ...
+
+
+class TapFromHelper(NamedTuple):
+    """``TapOptions`` of a tap that a bridge helper makes."""
+
+    id: str
+    helper: str
+    br: str
+    kind: str = "tap"
+    fd: str | None = None
+    fds: str | None = None
+    ifname: str | None = None
+    script: str | None = None
+    downscript: str | None = None
+    sndbuf: int | None = None
+    vnet_hdr: bool | None = None
+    queues: int | None = None

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scripts that set a tap up and take it down: ``SCRIPT IFNAME``, with nothing of vmmd's descriptors but 0 to 2."""
+"""Programs around a tap: scripts that set it up and take it down (``SCRIPT IFNAME``), and the helper that makes one as
+a port of a bridge. Of vmmd's descriptors they get 1, 2, and what they are told of."""
 
 from __future__ import annotations
 
+import shlex
+import socket
 import subprocess
 
 from vmmd.errors import BackendError
@@ -25,3 +28,44 @@ def run_script(path: str, ifname: str) -> None:
     if done.returncode:
         # QEMU-COMPAT: the phrase
         raise BackendError(f"network script {path} failed with status {done.returncode}", f"it was given {ifname}")
+
+
+def ask_helper(helper: str, bridge: str) -> int:
+    """A descriptor of a new tap that is a port of ``bridge``, from a bridge helper; the caller's from now on. The
+    helper's interface: ``HELPER --use-vnet --fd=N --br=BRIDGE``, N is a socket that the descriptor is sent through.
+    Raises BackendError. Blocks."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        ours.settimeout(PATIENCE_S)
+        status = _run_helper(_helper_command(helper, bridge, theirs.fileno()), theirs.fileno())
+        theirs.close()
+        if status:
+            # QEMU-COMPAT: the phrase
+            raise BackendError("bridge helper failed", f"{helper} ended with status {status}")
+        try:
+            _, fds, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        except OSError as error:
+            raise BackendError.from_os("bridge helper failed", error) from error
+    if not fds:
+        raise BackendError("bridge helper failed", f"{helper} sent no descriptor")
+    return fds[0]
+
+
+def _helper_command(helper: str, bridge: str, fd: int) -> list[str]:
+    """QEMU-COMPAT: a helper with blanks is a line for the shell, and may have its own --br."""
+    if " " not in helper and "\t" not in helper:
+        return [helper, "--use-vnet", f"--fd={fd}", f"--br={bridge}"]
+    own = "" if "--br=" in helper else f" --br={shlex.quote(bridge)}"
+    return ["/bin/sh", "-c", f"{helper} --use-vnet --fd={fd}{own}"]
+
+
+def _run_helper(command: list[str], fd: int) -> int:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, pass_fds=[fd], timeout=PATIENCE_S, check=False, restore_signals=True
+        )
+    except OSError as error:
+        raise BackendError.from_os(f"bridge helper failed: {command[0]}", error) from error
+    except subprocess.TimeoutExpired as error:
+        raise BackendError("bridge helper failed", f"it was killed after {PATIENCE_S:.0f} s") from error
+    return done.returncode

@@ -19,7 +19,7 @@ from vmmd.log import get_logger
 from vmmd.net import tun
 from vmmd.net.base import Netdev
 from vmmd.net.fd_queue import FdQueue
-from vmmd.net.script import run_script
+from vmmd.net.script import ask_helper, run_script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from vmmd.core.backend import NetOffload as Offloads
     from vmmd.core.notify import LoopPort
     from vmmd.net.base import Host
-    from vmmd.net.options import TapOptions
+    from vmmd.net.options import BridgeOptions, TapOptions
 
 log = get_logger("vmmd.net")
 
 #: QEMU-COMPAT: the scripts that are run when none is named; "no" and "" are none
 DEFAULT_SCRIPT = "/etc/qemu-ifup"
 DEFAULT_DOWNSCRIPT = "/etc/qemu-ifdown"
+DEFAULT_BRIDGE = "br0"
 #: bytes of struct virtio_net_hdr, without and with the number of buffers
 HEADER_BYTES = 10
 HEADER_LENGTHS = frozenset({HEADER_BYTES, 12})
@@ -110,7 +111,6 @@ class TapNetdev(Netdev):
     """One interface."""
 
     kind = "tap"
-    open_may_wait = True  # scripts
 
     def __init__(self, options: TapOptions, host: Host) -> None:
         super().__init__(options, host)
@@ -139,16 +139,33 @@ class TapNetdev(Netdev):
         self._has_header = found.has_header
         self._given = fds
 
+    @property
+    def open_may_wait(self) -> bool:
+        return not self._given  # for scripts
+
     def open(self) -> None:
         try:
-            if self._given:
-                self._take_given()
-            else:
-                self._open_interface()
+            self._attach()
             self._prepare()
         except BaseException:
             self.close()
             raise
+
+    def _attach(self) -> None:
+        options = self.options
+        if self._given:
+            self._take_given()
+        elif options.helper is not None:
+            self._ask_helper(options.helper, DEFAULT_BRIDGE if options.br is None else options.br)
+        else:
+            self._open_interface()
+
+    def _ask_helper(self, helper: str, bridge: str) -> None:
+        fd = ask_helper(helper, bridge)
+        self._fds.append(fd)
+        os.set_blocking(fd, False)
+        found = tun.query(fd)
+        self.ifname, self._has_header = found.name, found.has_header
 
     def _take_given(self) -> None:
         self._fds = self._given
@@ -215,12 +232,12 @@ class TapNetdev(Netdev):
 
     # --- in use -----------------------------------------------------------------------------------------------
 
-    @property
-    def info(self) -> str:
-        """What ``info network`` shows behind the type."""
+    def describe(self, index: int) -> str:
         options = self.options
         if self._given:
-            return f"fd={self._fds[0]}"
+            return f"fd={self._fds[index]}"
+        if options.helper is not None:
+            return f"helper={options.helper}"
         script = DEFAULT_SCRIPT if options.script is None else options.script
         downscript = DEFAULT_DOWNSCRIPT if options.downscript is None else options.downscript
         return f"ifname={self.ifname},script={script},downscript={downscript}"
@@ -268,6 +285,18 @@ class TapNetdev(Netdev):
         self.host.loop.post(self.set_alive, False)
 
 
+class BridgeNetdev(TapNetdev):
+    """``-netdev bridge``: a tap that a helper has made a port of a bridge."""
+
+    def __init__(self, options: BridgeOptions, host: Host) -> None:
+        from vmmd.net.options import TapFromHelper
+
+        super().__init__(TapFromHelper(options.id, options.helper, options.br), host)
+
+    def describe(self, index: int) -> str:
+        return f"{super().describe(index)},br={self.options.br}"
+
+
 def check_together(options: TapOptions) -> None:
     """Raises UsageError for keys that exclude each other, in QEMU's words."""
     given = {key for key in ("ifname", "script", "downscript", "vnet_hdr", "helper", "queues", "fds", "fd", "br")
@@ -282,6 +311,13 @@ def check_together(options: TapOptions) -> None:
             "ifname=, script=, downscript=, vnet_hdr=, helper=, queues=, and vhostfd= are invalid with fds=",
             "as many queues as descriptors",
         )
+    if "helper" in given and given & {"ifname", "script", "downscript", "vnet_hdr", "queues"}:
+        raise UsageError(
+            "ifname=, script=, downscript=, vnet_hdr=, queues=, and vhostfds= are invalid with helper=",
+            "the helper makes the interface",
+        )
+    if "br" in given and "helper" not in given:
+        raise UsageError(f"br={options.br} is for the bridge helper", "add helper=, or use -netdev bridge")
     if (options.queues or 1) > tun.MAX_QUEUES:
         raise UsageError(f"queues={options.queues}: a tap has {tun.MAX_QUEUES} queues at most")
     if options.ifname is not None and len(os.fsencode(options.ifname)) >= tun.IFNAME_BYTES:

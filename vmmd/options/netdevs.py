@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from vmmd.core.props import BOOL, SIZE, STR, U32, prop
+from vmmd.core.props import BOOL, I32, PATH, SIZE, STR, U32, prop
 from vmmd.options.fields import COUNT, NOTHING, NUMBER, ONLY_OFF, OptionSet
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ class NetdevTap(NetdevOptions):
     fd = prop(STR, None, "an open tap descriptor, or the name of a passed one")
     fds = prop(STR, None, "several, with ':' between")
     ifname = prop(STR, None, "host interface")
-    script = prop(STR, None, "script that sets it up, or no")
-    downscript = prop(STR, None, "script that takes it down, or no")
-    br = prop(STR, None, "bridge for the helper")
-    helper = prop(STR, None, "bridge helper")
+    script = prop(PATH, None, "script that sets it up, or no")
+    downscript = prop(PATH, None, "script that takes it down, or no")
+    br = prop(STR, None, "bridge for the helper (br0)")
+    helper = prop(PATH, None, "bridge helper, which makes the interface")
     sndbuf = prop(SIZE, None, "limit of the send buffer")
     vnet_hdr = prop(BOOL, None, "use the offload header", wire="vnet_hdr")
     vhost = prop(BOOL, None, "data path in the kernel")
@@ -48,14 +48,24 @@ class NetdevTap(NetdevOptions):
     poll_us = prop(U32, None, "microseconds of busy polling by vhost")
 
     later: ClassVar = {
-        "br": NOTHING,
-        "helper": NOTHING,
         "vhost": ONLY_OFF,
         "vhostfd": NOTHING,
         "vhostfds": NOTHING,
         "vhostforce": ONLY_OFF,
         "poll-us": (0,),
     }
+
+
+class NetdevBridge(NetdevOptions):
+    kind = "bridge"
+    br = prop(STR, "br0", "bridge that the interface becomes a port of")
+    helper = prop(PATH, "/usr/lib/qemu/qemu-bridge-helper", "program that makes the interface")
+
+
+class NetdevHubport(NetdevOptions):
+    kind = "hubport"
+    hubid = prop(I32, 0, "number of the hub", required=True)
+    netdev = prop(STR, None, "network backend at this port, instead of a network device")
 
 
 class NetdevVhostUser(NetdevOptions):
@@ -72,7 +82,7 @@ class LaterNetdev(NetdevOptions):
         self.items = items
 
 
-NETDEVS: dict[str, type[NetdevOptions]] = {cls.kind: cls for cls in (NetdevTap, NetdevVhostUser)}
-NETDEVS_LATER = (
-    "bridge", "dgram", "hubport", "l2tpv3", "netmap", "socket", "stream", "user", "vde", "vhost-vdpa",
-)  # fmt: skip
+NETDEVS: dict[str, type[NetdevOptions]] = {
+    cls.kind: cls for cls in (NetdevBridge, NetdevHubport, NetdevTap, NetdevVhostUser)
+}
+NETDEVS_LATER = ("dgram", "l2tpv3", "netmap", "socket", "stream", "user", "vde", "vhost-vdpa")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vmmd.errors import UsageError
-from vmmd.options import backends, keyval, lexer, netdevs, objects
+from vmmd.options import backends, keyval, lexer, objects
 from vmmd.options.draft import asks_for_help, refuse_duplicate
 from vmmd.options.fields import is_identifier, shown, unknown_name
 from vmmd.options.models import DeviceOptions, MonitorOptions, SerialOptions
@@ -265,23 +265,15 @@ def read_object(draft: Draft, option: str, text: str) -> None:
 def object_options(option: str, text: str) -> objects.ObjectOptions:
     """The model of an object from text. Raises UsageError."""
     argument = keyval.parse(option, text, "qom-type", json=True)
-    made: objects.ObjectOptions = _by_table(
+    made: objects.ObjectOptions = by_table(
         argument, "qom-type", text, (objects.OBJECTS, objects.OBJECTS_LATER, objects.LaterObject)
     )
     return made
 
 
-def read_netdev(draft: Draft, option: str, text: str) -> None:
-    """``-netdev TYPE,id=…`` or JSON."""
-    asks_for_help(option, text)
-    argument = keyval.parse(option, text, "type", json=True)
-    made = _by_table(argument, "type", text, (netdevs.NETDEVS, netdevs.NETDEVS_LATER, netdevs.LaterNetdev))
-    refuse_duplicate(option, "netdev", made.id, [other.id for other in draft.config.netdevs])
-    draft.config.netdevs.append(made)
-
-
-def _by_table(argument: keyval.Argument, key: str, text: str, table: tuple[Any, Any, Any]) -> Any:
-    """The model for the selecting word: of this version, of a later one, or an error."""
+def by_table(argument: keyval.Argument, key: str, text: str, table: tuple[Any, Any, Any]) -> Any:
+    """The model for the selecting word ``key``: of this version, of a later one, or an error. ``table``: the models by
+    word, the words of later versions, and the model for those."""
     classes, later, later_class = table
     word = _selector(argument, key, text)
     id_ = argument.peek("id")
@@ -299,13 +291,6 @@ def _by_table(argument: keyval.Argument, key: str, text: str, table: tuple[Any, 
         return made
     what = f"Parameter '{key}' does not accept value '{shown(word)}'"
     raise unknown_name(f"{argument.option} {key}={shown(word)}", word, classes, what)
-
-
-def read_net(draft: Draft, option: str, text: str) -> None:
-    """``-net none`` and ``-nic none``; others come later."""
-    asks_for_help(option, text)
-    if text != "none":
-        draft.later(option, text)
 
 
 def read_audiodev(draft: Draft, option: str, text: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from vmmd.options import read_backends as backend
 from vmmd.options import read_machine as machine
+from vmmd.options import read_netdevs as network
 from vmmd.options.draft import OptionSpec
 from vmmd.options.read_config import read_config_file
 
@@ -88,9 +89,9 @@ OPTIONS: tuple[OptionSpec, ...] = (
     OptionSpec("rotate", "DEGREES", DISPLAY, "turn the picture", machine.read_later, True),
     OptionSpec("portrait", None, DISPLAY, "turn the picture", machine.read_later, True),
     # ---
-    OptionSpec("netdev", "TYPE,id=ID[,…] | JSON", NETWORK, "network backend", backend.read_netdev, True),
-    OptionSpec("nic", "none", NETWORK, "network card and backend; only none", backend.read_net),
-    OptionSpec("net", "none", NETWORK, "the same, older form; only none", backend.read_net),
+    OptionSpec("netdev", "TYPE,id=ID[,…] | JSON", NETWORK, "network backend", network.read_netdev, True),
+    OptionSpec("nic", "none", NETWORK, "network card and backend; only none", network.read_net),
+    OptionSpec("net", "none", NETWORK, "the same, older form; only none", network.read_net),
     # ---
     OptionSpec("chardev", "BACKEND,id=ID[,…]", CHARDEV, "character device (-chardev help)", backend.read_chardev),
     OptionSpec(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vmmd.machine.exit_meter import ExitReport
     from vmmd.machine.hotplug import Plugger
     from vmmd.machine.objects.store import ObjectStore
+    from vmmd.net.network import Network
     from vmmd.runstate import RunStateMachine
 
 
@@ -267,6 +268,12 @@ class VmApi(Protocol):
     def plugger(self) -> Plugger | None: ...
     @property
     def balloon(self) -> BalloonSlot | None: ...
+
+    @property
+    def net(self) -> Network | None: ...
+
+    def network(self) -> Network:
+        """Netdevs and NICs, to add and remove some."""
 
     def block_graph(self) -> BlockGraph:
         """The disks, to add and remove some."""

@@ -92,9 +92,8 @@ class VhostUserNetdev(Netdev):
                 f"queues= counts pairs of queues; the protocol has room for {RINGS_MAX // 2}",
             )
 
-    @property
-    def info(self) -> str:
-        return f"vhost-user0 to {self._options.chardev}"
+    def describe(self, index: int) -> str:
+        return f"vhost-user{index} to {self._options.chardev}"
 
     # -- life ----------------------------------------------------------------------------------------------------
 

@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
+
+from vmmd.options.netdevs import NETDEVS
+from vmmd.qmp.models.options import option_union
+
+#: what netdev_add takes
+Netdev = option_union(__name__, "type", NETDEVS)
 
 RxState = Literal["normal", "none", "all"]
 
@@ -27,3 +33,19 @@ RxFilterInfo = TypedDict(
     },
 )
 """Which packets the guest has asked its network card for."""
+
+
+NetdevInfo = TypedDict(
+    "NetdevInfo", {"id": str, "type": str, "info": str, "link-up": bool, "queues": int, "dropped": int}
+)
+"""A network backend: whether its link is up, how many pairs of queues it has, and how many frames it has dropped."""
+
+NicInfo = TypedDict("NicInfo", {"name": str, "model": str, "mac": str, "link-up": bool, "netdev": NotRequired[str]})
+"""A network device of the guest, its address, whether its cable is in, and the backend that it is connected to."""
+
+
+class NetworkInfo(TypedDict):
+    """The network of a machine."""
+
+    nics: list[NicInfo]
+    netdevs: list[NetdevInfo]

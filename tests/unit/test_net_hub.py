@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hubs: frames to everybody else, bounded queues; and names, links and connections in the network."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.net_support import FakeNic, Rig, views
+from vmmd.errors import DeviceNotFoundError, VmmdError
+from vmmd.net.hub import _WAITING_MAX, Uplink
+from vmmd.net.listing import listing
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def port_with_nic(rig: Rig, name: str, hub: int = 0) -> FakeNic:
+    rig.add("hubport", f"id=h{name}", f"hubid={hub}")
+    nic = FakeNic(f"n{name}")
+    nic.use(rig.connect(nic, f"h{name}").backend.queues[0])
+    return nic
+
+
+def test_a_hub_sends_to_all_other_ports_of_its_number(rig):
+    a, b, c = (port_with_nic(rig, name) for name in "abc")
+    elsewhere = port_with_nic(rig, "d", hub=1)
+    assert a.queue.write(views(b"fra", b"me"))
+    rig.loop.until(lambda: b.frames == c.frames == [b"frame"])
+    assert a.frames == elsewhere.frames == []
+
+
+def test_what_a_nic_does_not_take_is_kept_up_to_a_bound(rig):
+    a, b = (port_with_nic(rig, name) for name in "ab")
+    b.queue.watch(False)
+    for number in range(_WAITING_MAX + 3):
+        a.queue.write(views(number.to_bytes(2, "big")))
+    rig.loop.turn()
+    assert b.frames == []
+    assert b.queue.dropped == 3
+    b.queue.watch(True)
+    rig.loop.until(lambda: len(b.frames) == _WAITING_MAX)
+    assert b.frames[-1] == (_WAITING_MAX - 1).to_bytes(2, "big")
+
+
+def test_a_frame_that_is_too_long_for_the_buffers_is_cut(rig):
+    a, b = (port_with_nic(rig, name) for name in "ab")
+    b.queue.watch(False)
+    a.queue.write(views(b"0123456789"))
+    first, second = bytearray(4), bytearray(3)
+    assert b.queue.read([memoryview(first), memoryview(second)]) == 7
+    assert first + second == b"0123456"
+    assert b.queue.read([memoryview(first)]) == 0
+
+
+def test_links_of_ports_and_nics(rig):
+    a, b = (port_with_nic(rig, name) for name in "ab")
+    rig.network.set_link("nb", False)
+    a.queue.write(views(b"lost"))
+    rig.network.set_link("nb", True)
+    a.queue.write(views(b"one"))
+    rig.network.set_link("ha", False)  # the other end of a's cable
+    assert a.links == [False]
+    a.queue.write(views(b"lost"))
+    rig.network.set_link("na", True)  # the NIC's own end does not help
+    a.queue.write(views(b"lost"))
+    rig.network.set_link("ha", True)
+    a.queue.write(views(b"two"))
+    rig.loop.until(lambda: b.frames == [b"one", b"two"])
+    assert b.links == [False, True]
+    with pytest.raises(DeviceNotFoundError, match="Device 'x' not found"):
+        rig.network.set_link("x", True)
+
+
+class SlowQueue:
+    """Of a netdev that has no room until told."""
+
+    dropped = 0
+
+    def __init__(self) -> None:
+        self.room = 0
+        self.sent: list[bytes] = []
+
+    def attach(self, frontend) -> None:
+        self.frontend = frontend
+
+    def detach(self) -> None:
+        self.frontend = None
+
+    def watch(self, wanted) -> None:
+        self.wanted = wanted
+
+    def set_cut(self, cut) -> None:
+        pass
+
+    def write(self, buffers) -> bool:
+        if not self.room:
+            return False
+        self.room -= 1
+        self.sent.append(b"".join(buffers))
+        return True
+
+    def read(self, buffers) -> int:
+        if not self.coming:
+            return 0
+        frame = self.coming.pop(0)
+        buffers[0][: len(frame)] = frame
+        return len(frame)
+
+    coming: list[bytes] = []  # noqa: RUF012
+
+
+def test_a_netdev_at_a_port_has_its_own_bounded_queue(rig):
+    nic = port_with_nic(rig, "a")
+    other = rig.add("hubport", "id=other", "hubid=9")  # any netdev will do
+    slow = SlowQueue()
+    other.queues = (slow,)
+    rig.add("hubport", "id=up", "hubid=0", "netdev=other")
+    for number in range(_WAITING_MAX + 2):
+        nic.queue.write(views(number.to_bytes(2, "big")))
+    assert slow.sent == []
+    assert slow.dropped == 2
+    slow.room = 2
+    slow.frontend.writable()
+    assert slow.sent == [b"\0\0", b"\0\1"]
+    slow.room = 10_000
+    slow.frontend.writable()
+    assert len(slow.sent) == _WAITING_MAX
+    slow.coming = [bytes([number]) for number in range(100)]
+    while slow.coming:
+        slow.frontend.readable()
+    rig.loop.until(lambda: len(nic.frames) == 100)
+
+
+def test_a_netdev_at_a_port_is_taken_and_may_go(rig):
+    rig.add("hubport", "id=far", "hubid=1")
+    up = rig.add("hubport", "id=up", "hubid=0", "netdev=far")
+    assert isinstance(up.uplink, Uplink)
+    with pytest.raises(VmmdError, match="netdev 'far' is in use"):
+        rig.add("hubport", "id=two", "hubid=0", "netdev=far")
+    with pytest.raises(VmmdError, match="can't take value 'far', it's in use; up has it"):
+        rig.connect(FakeNic(), "far")
+    with pytest.raises(VmmdError, match="netdev 'none' not found"):
+        rig.add("hubport", "id=two", "hubid=0", "netdev=none")
+    with pytest.raises(StopIteration):
+        rig.network.remove("far").send(None)
+    assert up.uplink is None
+    with pytest.raises(StopIteration):
+        rig.network.remove("up").send(None)
+    assert rig.network.hubs == {}
+    assert rig.network.netdevs == {}
+
+
+def test_netdev_del_leaves_the_nic_without_a_link(rig):
+    nic = port_with_nic(rig, "a")
+    port_with_nic(rig, "b")
+    port = rig.network.ports["na"]
+    with pytest.raises(StopIteration):
+        rig.network.remove("ha").send(None)
+    assert (nic.removed, port.backend, port.link_up) == (1, None, False)
+    assert listing(rig.network).splitlines()[-2:] == [
+        "na: index=0,type=nic,model=virtio-net-pci,macaddr=00:00:00:00:00:00",
+        " \\ ha: index=0,type=hubport,",
+    ]
+    with pytest.raises(DeviceNotFoundError):
+        rig.network.remove("ha").send(None)
+    rig.add("hubport", "id=ha", "hubid=0")  # the name is free
+    with rig.lock:
+        rig.network.disconnect(port)
+    assert "na" not in rig.network.ports
+
+
+def test_names_and_addresses_of_nics(rig):
+    rig.add("hubport", "id=h", "hubid=0")
+    rig.network.netdevs["h"].queues *= 2
+    one, two = FakeNic("one"), FakeNic(None)
+    ports = [rig.connect(one, "h"), rig.connect(two, None), rig.connect(FakeNic(None), None)]
+    # QEMU counts the queues of a model
+    assert [port.name for port in ports] == ["one", "virtio-net-pci.2", "virtio-net-pci.3"]
+    assert [port.mac[-1] for port in ports] == [0x56, 0x57, 0x58]
+    with rig.lock:
+        rig.network.disconnect(ports[1])
+        given = rig.network.connect(FakeNic("four"), None, bytes.fromhex("525400123458"))
+        again = rig.network.connect(FakeNic("five"), None, None)
+    assert (given.mac[-1], again.mac[-1]) == (0x58, 0x57)
