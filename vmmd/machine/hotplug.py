@@ -177,7 +177,7 @@ class Plugger:
             return
         if bus_type not in _GUEST_IS_ASKED:
             hint = "give the device on the command line"
-        elif self._board.pm.pci_hotplug.bus is None or self._vm.config.machine.acpi == "off":
+        elif self._board.pm.pci_hotplug.bus is None:
             hint = "PIIX4_PM.acpi-root-pci-hotplug and -machine acpi must be on"
         else:
             return

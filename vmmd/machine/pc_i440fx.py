@@ -115,6 +115,7 @@ class PcI440fx:
         pm = self._make("PIIX4_PM")
         self.pm = pm  # type: ignore[assignment]  # the registry says so
         self.pm.serial_ports = self.serial_ports
+        self.pm.has_tables = self.config.machine.acpi != "off"
         self._plug(pm)
 
     def add(self, plan: DevicePlan, *, hotplugged: bool = False) -> Device:

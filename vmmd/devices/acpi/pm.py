@@ -111,6 +111,8 @@ class Piix4Pm(PciDevice):
         super().__init__(props, ctx, id_)
         #: COM ports that DEVRESA announces; set by the machine before ``plug``
         self.serial_ports: frozenset[int] = frozenset()
+        #: there are ACPI tables: guests that have none know of no hot plug; set by the machine before ``plug``
+        self.has_tables = True
         self._status = 0
         self._enable = 0
         self._control = 0
@@ -152,6 +154,8 @@ class Piix4Pm(PciDevice):
 
     def _claim_pci_hotplug(self) -> None:
         props, hotplug = self.props, self.pci_hotplug
+        if not self.has_tables:
+            return
         if props.acpi_root_pci_hotplug:
             hotplug.bus = self.bus
         if props.acpi_root_pci_hotplug or props.acpi_pci_hotplug_with_bridge_support:
