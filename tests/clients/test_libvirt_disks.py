@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.framework import guests
+from tests.framework.cache import MissingSources
 from tests.framework.qmp import QmpError
 from tests.framework.scenarios import FIRMWARE_TIMEOUT_S, machine_args
 from tests.framework.vm import Vm, emulator
@@ -93,7 +94,11 @@ def test_an_attachment_that_fails_is_taken_back(vm: Vm, image: Path) -> None:
 @pytest.fixture(params=[pytest.param("qemu", marks=pytest.mark.qemu), "vmmd"])
 def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Vm]:
     """A guest that lets go of what it is asked for."""
-    drive = f"file={guests.acpi_bootsector_disk().copy_to(tmp_path)},format=raw,if=virtio"
+    try:
+        disk = guests.acpi_bootsector_disk().copy_to(tmp_path)
+    except MissingSources as missing:
+        pytest.skip(str(missing))
+    drive = f"file={disk},format=raw,if=virtio"
     with Vm(emulator(request.param), [*machine_args(64), "-drive", drive]) as started:
         started.serial.expect("VMMD-TEST-GUEST up", FIRMWARE_TIMEOUT_S)
         yield started

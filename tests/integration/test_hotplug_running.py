@@ -77,7 +77,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def state(vm: Vm) -> list[str]:
-    return [each.state for each in plugger_of(vm).unplugger.requests()]
+    return [each.state for each in plugger_of(vm).unplugger.reports()]
 
 
 def story(*options: str) -> Callable[[Callable[..., Any]], None]:

@@ -86,13 +86,19 @@ LATER: tuple[str, ...] = (
 )  # fmt: skip
 
 
+#: classes that have been asked for
+_loaded: dict[str, type[Device]] = {}
+
+
 def device_class(type_name: str) -> type[Device] | None:
     """The class of a device type, or None when there is none of that name."""
-    target = DEVICES.get(type_name)
-    if target is None:
-        return None
-    module, _, attribute = target.partition(":")
-    cls: type[Device] = getattr(importlib.import_module(module), attribute)
+    cls = _loaded.get(type_name)
+    if cls is None:
+        target = DEVICES.get(type_name)
+        if target is None:
+            return None
+        module, _, attribute = target.partition(":")
+        cls = _loaded[type_name] = getattr(importlib.import_module(module), attribute)
     return cls
 
 

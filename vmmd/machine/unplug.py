@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from vmmd.core.background import within
 from vmmd.core.events import DeviceDeletedEvent, DeviceUnplugGuestErrorEvent
@@ -47,6 +47,17 @@ DRAIN_LIMIT_NS = 5 * NS_PER_S
 KEPT = 32
 
 
+class UnplugReport(NamedTuple):
+    """How far a request is; it knows nothing of the device, which may be gone."""
+
+    id: str | None
+    path: str
+    driver: str
+    state: UnplugState
+    deleted: bool
+    age_ns: int  # since it was last asked for; until it ended
+
+
 class UnplugRequest:
     """One device that was asked for, or that the guest has let go by itself. Loop thread."""
 
@@ -63,9 +74,11 @@ class UnplugRequest:
         self.drained: Promise | None = None
         self.deleted: Promise | None = None
 
-    def age_ns(self) -> int:
-        """Since it was last asked for; until it ended."""
-        return (monotonic_ns() if self.ended_ns is None else self.ended_ns) - self.requested_ns
+    def report(self) -> UnplugReport:
+        end_ns = monotonic_ns() if self.ended_ns is None else self.ended_ns
+        deleted = self.state == "ejected" and self.ended_ns is not None
+        age_ns = end_ns - self.requested_ns
+        return UnplugReport(self.id, self.path, self.device.type_name, self.state, deleted, age_ns)
 
     def stop_timer(self) -> None:
         if self.timer is not None:
@@ -80,7 +93,7 @@ class Unplugger:
         self._vm = vm
         self._board = board
         self._requests: dict[Device, UnplugRequest] = {}
-        self._ended: deque[UnplugRequest] = deque(maxlen=KEPT)
+        self._ended: deque[UnplugReport] = deque(maxlen=KEPT)
         #: how long the guest may take for an answer before DEVICE_UNPLUG_GUEST_ERROR says that there is none
         self.report_after_ns: int | None = None
         post = vm.loop.post
@@ -92,13 +105,14 @@ class Unplugger:
 
     # -- what clients see ----------------------------------------------------------------------------------
 
-    def requests(self) -> list[UnplugRequest]:
+    def reports(self) -> list[UnplugReport]:
         """All that are pending, and the last that have ended; the oldest first."""
-        return [*self._ended, *self._requests.values()]
+        return [*self._ended, *(each.report() for each in self._requests.values())]
 
     def leaving(self, id_: str) -> bool:
         """A device of this id is being taken away: it is not free yet."""
-        return any(each.id == id_ and each.deleted is not None for each in self._requests.values())
+        requests = self._requests.values()
+        return any(gone.id == id_ for each in requests if each.deleted is not None for gone in each.gone)
 
     # -- asking the guest ----------------------------------------------------------------------------------
 
@@ -159,7 +173,7 @@ class Unplugger:
         request.stop_timer()
         request.ended_ns = monotonic_ns()
         self._requests.pop(request.device, None)
-        self._ended.append(request)
+        self._ended.append(request.report())
 
     # -- taking away ---------------------------------------------------------------------------------------
 

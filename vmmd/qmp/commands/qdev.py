@@ -10,7 +10,7 @@ from vmmd.qmp.registry import Context, Example, command
 from vmmd.units import NS_PER_S
 
 if TYPE_CHECKING:
-    from vmmd.machine.unplug import UnplugRequest
+    from vmmd.machine.unplug import UnplugReport
     from vmmd.options.fields import Items
     from vmmd.options.models import DeviceOptions
     from vmmd.qmp.models.qdev import ObjectPropertyInfo, UnplugInfo
@@ -80,19 +80,19 @@ async def device_del(ctx: Context, *, id: str) -> dict[str, object]:  # noqa: A0
 def query_unplug(ctx: Context) -> list[UnplugInfo]:
     """What became of every device_del: those that are pending, and the last that have ended; the oldest first."""
     plugger = ctx.vm.plugger
-    return [] if plugger is None else [_unplug_info(each) for each in plugger.unplugger.requests()]
+    return [] if plugger is None else [_unplug_info(each) for each in plugger.unplugger.reports()]
 
 
-def _unplug_info(request: UnplugRequest) -> UnplugInfo:
+def _unplug_info(report: UnplugReport) -> UnplugInfo:
     info: UnplugInfo = {
-        "qom-path": request.path,
-        "driver": request.device.type_name,
-        "state": request.state,
-        "deleted": request.state == "ejected" and request.ended_ns is not None,
-        "age-ns": request.age_ns(),
+        "qom-path": report.path,
+        "driver": report.driver,
+        "state": report.state,
+        "deleted": report.deleted,
+        "age-ns": report.age_ns,
     }
-    if request.id is not None:
-        info["id"] = request.id
+    if report.id is not None:
+        info["id"] = report.id
     return info
 
 
