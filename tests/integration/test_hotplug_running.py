@@ -435,3 +435,17 @@ def test_a_hung_disk_holds_up_no_other_device() -> None:
         await plugger.remove("d0")
         guest.eject(SLOT + 1)
         await until(lambda: said(events, GONE[1]))
+
+
+def test_what_cannot_be_given_back_keeps_nothing_else() -> None:
+    @story("-device", f"virtio-blk-pci,drive=n0,id=d0,addr={SLOT}")
+    async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
+        device = next(each for each in vm.devices if each.id == "d0")
+
+        def fail() -> None:
+            raise Bug("a backend that is dead")
+
+        device.on_undo(fail)
+        guest.eject()
+        await until(lambda: said(events, GONE[1]))
+        await plugger_of(vm).add(disk("d0", "n0", addr=SLOT))

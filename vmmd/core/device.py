@@ -229,9 +229,16 @@ class Device:
         done()
 
     def unrealize(self) -> None:
-        """Give everything back, last claimed first. DeviceLock held. Idempotent."""
+        """Give everything back, last claimed first. DeviceLock held. Idempotent. Where something cannot be given back
+        all the rest is, and the first error is raised in the end."""
+        failed: BaseException | None = None
         while self._undo:
-            self._undo.pop()()
+            try:
+                self._undo.pop()()
+            except BaseException as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def parts(self) -> Iterable[tuple[str, Node]]:
         """Nodes below this device's in the object tree: inner devices and buses."""

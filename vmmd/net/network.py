@@ -187,7 +187,8 @@ class Network:
                 queue.detach()
             port.backend.set_cut(False)
             port.backend.set_header(0)
-            port.backend = port.backend.user = None
+            port.backend.user = None
+            port.backend = None
 
     def _free(self, id_: str, user: str) -> Netdev:
         found = self.netdevs.get(id_)
