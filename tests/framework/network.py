@@ -191,7 +191,7 @@ class Dnsmasq:
     """A dnsmasq on the bridge of the calling thread's namespace."""
 
     def __init__(self, directory: Path, tftp_root: Path | None) -> None:
-        self.log = ""
+        self._log = ""
         self._leases = directory / "leases"
         tftp = [] if tftp_root is None else ["--enable-tftp", f"--tftp-root={tftp_root}"]
         program = _program("dnsmasq")
@@ -209,9 +209,15 @@ class Dnsmasq:
         self._reactor = Reactor()
         self._reactor.add(self._stderr, self._readable)
         last_line = "dnsmasq-dhcp" if tftp_root is None else "TFTP root is"
-        if not self._reactor.wait(lambda: last_line in self.log, TIMEOUT_S):
+        if not self._reactor.wait(lambda: last_line in self._log, TIMEOUT_S):
             self.close()
-            raise AssertionError(f"dnsmasq does not start:\n{self.log}")
+            raise AssertionError(f"dnsmasq does not start:\n{self._log}")
+
+    @property
+    def log(self) -> str:
+        """What it has said so far."""
+        self._reactor.poll_now()
+        return self._log
 
     def address_of(self, mac: str) -> str | None:
         """The address leased to the NIC *mac*, or None."""
@@ -225,12 +231,13 @@ class Dnsmasq:
         """End it; idempotent."""
         self._process.kill()
         self._process.wait()
+        self._reactor.remove(self._stderr)
         if self._process.stderr is not None:
             self._process.stderr.close()
 
     def _readable(self) -> None:
         text = os.read(self._stderr, RECEIVE_BYTES).decode(errors="replace")
-        self.log += text
+        self._log += text
         if not text:
             self._reactor.remove(self._stderr)
 
