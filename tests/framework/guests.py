@@ -246,6 +246,22 @@ def linux_full() -> FullLinux:
     return FullLinux(made / "vmlinux-full", made / "devices.cpio")
 
 
+def linux_network() -> FullLinux:
+    """The Linux of `linux()` with Debian's guest agent and ethtool; always a prompt on the serial port."""
+    source = cache.shared_folder() / "guests" / "linux"
+    kernel = cache.built(f"linux-{cache.hash_of_folder(source)}", _build_linux)
+    init = Path(__file__).with_name("linux_init") / "network.sh"
+    programs = [cache.program("qemu-guest-agent", "qemu-ga"), cache.program("ethtool", "ethtool")]
+    cache.program("busybox-static", "busybox")
+
+    def build(directory: Path) -> None:
+        target, generator = directory / "network.cpio", kernel / "gen_init_cpio"
+        cache.run([source / "mkinitramfs.sh", target, generator, init, shutil.which("busybox") or "busybox", *programs])
+
+    inputs = cache.hash_of_files([init, source / "mkinitramfs.sh", *programs], Path("/"))
+    return FullLinux(kernel / "vmlinux-small", cache.built(f"linux-network-{inputs}", build) / "network.cpio")
+
+
 def random_disk() -> DiskImage:
     """A 1 MiB disk of random bytes."""
     data = images.random_bytes(3, MIB)

@@ -279,11 +279,11 @@ def bench_kernel(program: Emulator, *, pvh: bool) -> GuestRun:
     return run
 
 
-def linux_args(kernel: Path, initramfs: Path, extra: str = "") -> list[str]:
+def linux_args(kernel: Path, initramfs: Path, extra: str = "", memory_mib: int = 64) -> list[str]:
     """Linux by `-kernel`; *extra* is appended to its command line."""
     command_line = f"{LINUX_COMMAND_LINE} {extra}".strip()
     boot = ["-kernel", str(kernel), "-initrd", str(initramfs), "-append", command_line]
-    return [*machine_args(64, cpu=LINUX_CPU_MODEL), *boot]
+    return [*machine_args(memory_mib, cpu=LINUX_CPU_MODEL), *boot]
 
 
 def linux_min(program: Emulator, *, bzimage: bool = False) -> GuestRun:
@@ -339,10 +339,10 @@ class LinuxShell:
         vm.serial.expect("INIT: done", LINUX_TIMEOUT_S)
         vm.serial.expect(LINUX_PROMPT, COMMAND_TIMEOUT_S)
 
-    def run(self, command: str) -> str:
+    def run(self, command: str, timeout_s: float = LINUX_COMMAND_TIMEOUT_S) -> str:
         """What *command* prints, behind its echo."""
         self.vm.serial.send(f"{command}\n")
-        return self.vm.serial.expect_until(LINUX_PROMPT, LINUX_COMMAND_TIMEOUT_S)
+        return self.vm.serial.expect_until(LINUX_PROMPT, timeout_s)
 
     def input_events(self, node: str, count: int, cause: Callable[[], object]) -> str:
         """The next *count* events of /dev/input/*node*, read when *cause* has been called: type, code, value."""

@@ -6,8 +6,11 @@ from __future__ import annotations
 import pytest
 
 from tests.framework.cache import MissingSources
+from tests.framework.linux_network import linux_network
 from tests.framework.scenarios import SCENARIOS, GuestRun
 from tests.framework.vm import emulator
+
+ALL_SCENARIOS = SCENARIOS | {"linux-network": linux_network}
 
 
 class GuestRuns:
@@ -33,7 +36,7 @@ class GuestRuns:
 
     def fresh(self, guest: str, emulator_name: str) -> GuestRun:
         """One more run, not kept."""
-        return SCENARIOS[guest](emulator(emulator_name))
+        return ALL_SCENARIOS[guest](emulator(emulator_name))
 
 
 @pytest.fixture(scope="session")
