@@ -114,13 +114,22 @@ def test_other_buses_have_nothing_and_there_are_so_many() -> None:
     assert (block.told, block.read(Reg.PLUGGED)) == ([], 1 << SLOT)
 
 
-def test_without_bridge_support_the_bus_is_fixed_and_what_is_new_stays_until_a_reset() -> None:
+def test_without_bridge_support_the_bus_is_fixed_and_what_is_new_stays() -> None:
     block = Block(one_bus=True)
     block.hotplug.announce(SLOT)
     block.write(Reg.BUS, 7)
     assert (block.read(Reg.BUS), block.read(Reg.PLUGGED), block.read(Reg.PLUGGED)) == (0, 1 << SLOT, 1 << SLOT)
+
+
+def test_a_reset_forgets_requests_and_nothing_else() -> None:
+    block = Block()
+    block.hotplug.announce(SLOT)
+    block.hotplug.request(SLOT)
+    block.write(Reg.BUS, 1)
     block.hotplug.reset()
-    assert block.read(Reg.PLUGGED) == NOTHING
+    assert block.read(Reg.BUS) == 1
+    block.write(Reg.BUS, 0)
+    assert (block.read(Reg.REQUESTED), block.read(Reg.PLUGGED)) == (NOTHING, 1 << SLOT)
 
 
 def test_an_acpi_index_is_read_once_after_its_slot_was_written() -> None:

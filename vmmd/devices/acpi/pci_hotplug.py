@@ -7,7 +7,7 @@
 
 A bit is a slot (1 << slot). QEMU-COMPAT: registers, reset values, and that only 32-bit accesses count (others read 0
 and do nothing), as measured with QEMU 7.2; of several bits the lowest is the slot; with
-``acpi-pci-hotplug-with-bridge-support=off`` the bus is always pci.0, and AE00h keeps its bits until a reset. Own: a
+``acpi-pci-hotplug-with-bridge-support=off`` the bus is always pci.0, and AE00h keeps its bits. Own: a
 write to AE0Ch, which QEMU ignores, is how the DSDT's _OST passes on what became of a request.
 
 What the guest lets go is taken from its sight at once (``PciDevice.vanish``); the machine unplugs it a moment later.
@@ -94,8 +94,8 @@ class PciHotplug:
         self._unseen &= ~(1 << slot)
 
     def reset(self) -> None:
-        """QEMU-COMPAT: the selected bus stays. The machine has served all requests before."""
-        self.plugged = self.requested = self._unseen = 0
+        """QEMU-COMPAT: the selected bus stays, and what is new is. The machine has served all requests before."""
+        self.requested = self._unseen = 0
         self._acpi_index = 0
 
     def removable(self) -> int:

@@ -94,7 +94,7 @@ class Piix4Pm(PciDevice):
     revision = 0x03
     class_code = 0x068000
     fixed_address = PciAddress(1, 3)
-    KEPT_AT_RESET = ("pci_hotplug.selected",)  # QEMU-COMPAT
+    KEPT_AT_RESET = ("pci_hotplug.selected", "pci_hotplug.plugged")  # QEMU-COMPAT
 
     class Props(PciDevice.Props):
         """Which sleep states the ACPI tables offer."""
