@@ -77,17 +77,53 @@ def _rng_answered(bench: Bench, written: int) -> bool:
 FRAME = bytes(range(2, 62))
 
 
-def _net_send_prepare(bench: Bench) -> list[tuple[int, int, int]]:
-    bench.write(DATA, bytes(12))
-    bench.write(DATA + 0x1000, FRAME)
-    for queue in bench.rig.netdev.queues:
-        queue.sent.clear()
-    # legacy drivers that have not taken mergeable buffers use a shorter header; these here have
-    return [(DATA, 12, 0), (DATA + 0x1000, len(FRAME), 0)]
+def _net_send(pair: int) -> Recipe:
+    """A frame of the driver reaches the netdev. (Its header is long: both kinds of driver take mergeable buffers.)"""
+
+    def prepare(bench: Bench) -> list[tuple[int, int, int]]:
+        bench.rig.device.virtio.use_pairs(2)  # type: ignore[attr-defined]
+        bench.write(DATA, bytes(12))
+        bench.write(DATA + 0x1000, FRAME)
+        bench.rig.netdev.queues[pair].sent.clear()
+        return [(DATA, 12, 0), (DATA + 0x1000, len(FRAME), 0)]
+
+    def sent(bench: Bench, written: int) -> bool:
+        return bench.rig.netdev.queues[pair].sent == [bytes(12) + FRAME] and not written
+
+    return Recipe(2 * pair + 1, prepare, sent)
 
 
-def _net_sent(bench: Bench, written: int) -> bool:
-    return bench.rig.netdev.queues[0].sent == [bytes(12) + FRAME] and not written
+def _net_receive(pair: int) -> Recipe:
+    """A frame of the netdev's reaches the driver, in two buffers of a chain."""
+
+    def prepare(bench: Bench) -> list[tuple[int, int, int]]:
+        bench.rig.device.virtio.use_pairs(2)  # type: ignore[attr-defined]
+        bench.write(DATA, bytes(64))
+        bench.write(DATA + 0x1000, bytes(64))
+        bench.rig.netdev.queues[pair].incoming.clear()
+        return [(DATA, 32, DESC_WRITE), (DATA + 0x1000, 64, DESC_WRITE)]
+
+    def prompt(bench: Bench) -> None:
+        bench.rig.netdev.queues[pair].feed(bytes(12) + FRAME)
+
+    def received(bench: Bench, written: int) -> bool:
+        memory = bench.rig.machine.memory
+        data = memory.read(DATA, 32) + memory.read(DATA + 0x1000, 64)
+        return data[: written + 1] == bytes(10) + b"\1\0" + FRAME + b"\0"
+
+    return Recipe(2 * pair, prepare, received, prompt)
+
+
+def _net_command(bench: Bench) -> list[tuple[int, int, int]]:
+    bench.write(DATA, b"\0\1\1")  # receive mode: all multicast
+    bench.write(DATA + 0x2000, bytes([NOT_ANSWERED]))
+    bench.rig.device.virtio.filter.allmulti = False  # type: ignore[attr-defined]
+    return [(DATA, 2, 0), (DATA + 2, 1, 0), (DATA + 0x2000, 1, DESC_WRITE)]
+
+
+def _net_obeyed(bench: Bench, written: int) -> bool:
+    obeyed = bench.rig.device.virtio.filter.allmulti  # type: ignore[attr-defined]
+    return obeyed and written == 1 and bench.rig.machine.memory.u8(DATA + 0x2000) == 0
 
 
 def _serial_prepare(bench: Bench) -> list[tuple[int, int, int]]:
@@ -147,7 +183,13 @@ def _reported(bench: Bench, written: int) -> bool:
 
 #: of every queue, by virtio id (virtio 1.2 §5); the first queue has the whole suite, the others the same in fewer tests
 RECIPES: dict[int, tuple[Recipe, ...]] = {
-    1: (Recipe(1, _net_send_prepare, _net_sent),),
+    1: (
+        _net_send(0),
+        _net_receive(0),
+        _net_send(1),
+        _net_receive(1),
+        Recipe(4, _net_command, _net_obeyed),
+    ),
     2: (Recipe(0, _blk_prepare, _blk_answered),),
     3: (Recipe(3, _serial_prepare, _serial_heard),),
     4: (Recipe(0, _rng_prepare, _rng_answered),),

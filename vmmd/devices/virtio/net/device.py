@@ -241,6 +241,8 @@ class VirtioNet(VirtioDevice):
     def detach(self) -> None:
         """The netdev goes, or the device does: nothing of it is used from now on."""
         queues, self._queues, self._direct, self.backend = self._queues, [], [], None
+        for worker in self._workers():
+            worker.rest()
         for queue in queues:
             queue.watch(False)
             queue.detach()

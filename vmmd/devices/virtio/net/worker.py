@@ -91,4 +91,7 @@ class NetWorker:
 
     def abandon(self) -> None:
         self.closed = True
-        self._net.ctx.loop.post(self.rest)
+        if self._net.ctx.loop.on_loop_thread():
+            self.rest()
+        else:
+            self._net.ctx.loop.post(self.rest)
