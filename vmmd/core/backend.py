@@ -7,7 +7,7 @@ Devices see only these protocols; ``chardev`` and ``block`` implement them on th
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -270,6 +270,30 @@ class Nic(Protocol):
 
     def backend_removed(self) -> None:
         """netdev_del takes the netdev away; nothing of it may be used from now on. The NIC stays, without a link."""
+
+    def announce(self) -> None:
+        """Tell the network where the NIC is: send a RARP frame, and have the guest do the same where it can. On the
+        loop, without the lock."""
+
+    def rx_filter(self) -> ReceiveFilter:
+        """Which frames the guest wants. A change after this is an event. On the loop, without the lock."""
+
+
+class ReceiveFilter(NamedTuple):
+    """Which frames a NIC's guest wants. States are "normal" (by the table), "none" and "all"."""
+
+    promiscuous: bool
+    multicast: str
+    unicast: str
+    vlan: str
+    broadcast_allowed: bool
+    #: more addresses were asked for than there is room
+    multicast_overflow: bool
+    unicast_overflow: bool
+    main_mac: bytes
+    vlan_table: tuple[int, ...]
+    unicast_table: tuple[bytes, ...]
+    multicast_table: tuple[bytes, ...]
 
 
 class NicPort(Protocol):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.core.affinity import locked, on_loop
-from vmmd.core.backend import DirectNetQueue
+from vmmd.core.backend import DirectNetQueue, ReceiveFilter
 from vmmd.core.events import NicRxFilterChangedEvent
 from vmmd.devices.virtio.device import F_VERSION_1, QueueCounters, QueueState, Status, VirtioDevice
 from vmmd.devices.virtio.net import features as f
@@ -33,6 +33,17 @@ if TYPE_CHECKING:
     from vmmd.devices.virtio.device import QueueWorker
     from vmmd.devices.virtio.queue import VirtQueue
     from vmmd.log import Logger
+
+
+#: Ethernet type 8035h; Ethernet, IPv4, 6 and 4 bytes of address, «request reverse» (RFC 903)
+_RARP = bytes.fromhex("8035 0001 0800 0604 0003")
+_FRAME_BYTES_MIN = 60
+
+
+def rarp_frame(mac: bytes) -> bytes:
+    """A frame from which switches learn where ``mac`` is."""
+    no_address = bytes(4)
+    return (b"\xff" * 6 + mac + _RARP + mac + no_address + mac + no_address).ljust(_FRAME_BYTES_MIN, b"\0")
 
 
 class _Pair:
@@ -129,7 +140,7 @@ class VirtioNet(VirtioDevice):
         self.link_status &= ~STATUS_ANNOUNCE
         self.pairs = 1
         self.filter.reset(self.mac)
-        self.queues, self.counters = self._all_queues, self._all_counters
+        self.features_written()
 
     def reset_by_machine(self) -> None:
         super().reset_by_machine()
@@ -222,20 +233,23 @@ class VirtioNet(VirtioDevice):
         if self.link_status != old:
             self.config_changed()
 
-    @locked
-    def ask_to_announce(self) -> None:
-        """Have the driver announce itself, where it can (§5.1.6.5.4)."""
-        if self.status & Status.DRIVER_OK and self.negotiated(f.F_GUEST_ANNOUNCE) and self.negotiated(f.F_CTRL_VQ):
-            self.link_status |= STATUS_ANNOUNCE
-            self.config_changed()
-
     @on_loop
-    def send_raw(self, frame: bytes) -> None:
-        """A frame of the host's own making, without offloads."""
+    def announce(self) -> None:
+        """Send a RARP frame, and have the driver announce itself, where it can (§5.1.6.5.4)."""
         queue = self.queue(0)
         if queue is not None:
             header = bytes(self.header_bytes - self.added_header_bytes)
-            queue.write([memoryview(header + frame)])
+            queue.write([memoryview(header + rarp_frame(self.mac))])
+        with self.ctx.lock:
+            if self.status & Status.DRIVER_OK and self.negotiated(f.F_GUEST_ANNOUNCE) and self.negotiated(f.F_CTRL_VQ):
+                self.link_status |= STATUS_ANNOUNCE
+                self.config_changed()
+
+    @on_loop
+    def rx_filter(self) -> ReceiveFilter:
+        """What it is now; its next change is told."""
+        self.tells_changes = True
+        return self.filter.shown()
 
     @locked
     def detach(self) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from vmmd.core.backend import ReceiveFilter
+
 BROADCAST = b"\xff" * 6
 #: addresses in both tables together; what a guest asks for beyond it is «all of that kind»
 TABLE_MAX = 64
@@ -49,6 +51,22 @@ class RxFilter:
         self.unicast_overflow, self.unicast = unicast is None, unicast or ()
         self.multicast_overflow, self.multicast = multicast is None, multicast or ()
         self.settle()
+
+    def shown(self) -> ReceiveFilter:
+        """For people. QEMU-COMPAT: what was added last comes first, and all VLANs are named while none is filtered."""
+        return ReceiveFilter(
+            promiscuous=self.promisc,
+            multicast="none" if self.nomulti else "all" if self.allmulti else "normal",
+            unicast="none" if self.nouni else "all" if self.alluni else "normal",
+            vlan="normal" if self.filters_vlans else "all",
+            broadcast_allowed=not self.nobcast,
+            multicast_overflow=self.multicast_overflow,
+            unicast_overflow=self.unicast_overflow,
+            main_mac=self.mac,
+            vlan_table=tuple(sorted(self.vlans if self.filters_vlans else range(VLANS), reverse=True)),
+            unicast_table=self.unicast[::-1],
+            multicast_table=self.multicast[::-1],
+        )
 
     def accepts(self, head: bytes) -> bool:
         """Whether the guest wants the frame that begins with ``head`` (LOOKED_AT bytes, fewer in shorter frames)."""

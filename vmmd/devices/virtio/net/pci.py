@@ -14,7 +14,7 @@ from vmmd.devices.virtio.pci_transport import VirtioPciDevice
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmmd.core.backend import NetBackend
+    from vmmd.core.backend import NetBackend, ReceiveFilter
     from vmmd.core.props import Prop
 
 TX_DELAY_NS = 150_000
@@ -143,6 +143,12 @@ class VirtioNetPci(VirtioPciDevice):
     def backend_removed(self) -> None:
         self.virtio.detach()
         self.virtio.link_changed(False)
+
+    def announce(self) -> None:
+        self.virtio.announce()
+
+    def rx_filter(self) -> ReceiveFilter:
+        return self.virtio.rx_filter()
 
 
 def queue_pairs(backend: NetBackend | None) -> int:
