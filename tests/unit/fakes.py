@@ -404,7 +404,7 @@ class FakeBackends:
         return self.entropy_source
 
     def nic(self, nic: Any, netdev: str | None, mac: bytes | None = None) -> Any:
-        backend = self._claim(self.netdevs, netdev, nic.type_name, "netdev") if netdev else None
+        backend: Any = self._claim(self.netdevs, netdev, nic.type_name, "netdev") if netdev else None
         return FakeNicPort(nic, mac or FIRST_MAC, backend)
 
     def _claim(self, known: dict[str, Any], id_: str, user: str, kind: str) -> Any:

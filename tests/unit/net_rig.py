@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RAM_BYTES = 4 << 20
 RINGS, RX_DATA, TX_DATA, COMMANDS = 0x1_0000, 0x10_0000, 0x20_0000, 0x30_0000
-RX_STRIDE = 0x4000
+RX_STRIDE = 0x1000
 MAC = bytes.fromhex("525400123456")
 PEER = bytes.fromhex("525400abcdef")
 ALL = (1 << 64) - 1
@@ -86,11 +86,11 @@ class NetRig:
         """One receive buffer of each length; or one made of ``pieces``."""
         queue = self.rings[ring]
         for length in lengths:
-            at = RX_DATA + RX_STRIDE * queue.avail_index
+            at = RX_DATA + RX_STRIDE * (queue.avail_index % 256)
             self.memory.write(at, b"\xcc" * length)
             queue.add([], [Buffer(at, length)])
         if pieces:
-            at = RX_DATA + RX_STRIDE * queue.avail_index
+            at = RX_DATA + RX_STRIDE * (queue.avail_index % 256)
             buffers = []
             for each in pieces:
                 buffers.append(Buffer(at, each))
@@ -173,6 +173,7 @@ class NetRig:
         with self.machine.lock:
             self.device.reset(ResetKind.COLD)
         self.run()
+        self.registers.map_bars()
 
     def unplug(self) -> None:
         with self.machine.lock:

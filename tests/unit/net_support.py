@@ -91,7 +91,11 @@ class FakeNic:
         self.frames: list[bytes] = []
         self.rooms = 0
         self.takes = True
+        self.announced = 0
         self.queue: Any = None
+
+    def announce(self) -> None:
+        self.announced += 1
 
     def use(self, queue: Any) -> None:
         self.queue = queue

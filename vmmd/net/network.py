@@ -12,6 +12,7 @@ from vmmd import net
 from vmmd.core.background import on_thread
 from vmmd.errors import DeviceNotFoundError, UsageError
 from vmmd.log import get_logger
+from vmmd.net.announce import Announcer
 from vmmd.net.base import Host
 from vmmd.net.hub import HubPort
 
@@ -80,6 +81,7 @@ class Network:
         self._coming: set[str] = set()  # ids of netdevs that are being opened
         self._down: set[str] = set()  # ids of netdevs whose cable is out (set_link)
         self._came = 0  # as many netdevs and NICs have come
+        self.announcer = Announcer(loop, lambda: [(port.name, port.nic) for port in self.ports.values()])
 
     def in_order(self) -> list[Port | Netdev]:
         """All, as they came."""
@@ -158,6 +160,7 @@ class Network:
 
     def close(self) -> None:
         """The machine has ended."""
+        self.announcer.close()
         while self.netdevs:
             _, each = self.netdevs.popitem()
             try:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vmmd.errors import DeviceNotFoundError, UsageError
 from vmmd.options.fields import IDENTIFIER_FORM, is_identifier
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vmmd.net.base import Netdev as Netdevice
     from vmmd.net.network import Network, Port
     from vmmd.options.netdevs import NetdevOptions
-    from vmmd.qmp.models.net import Netdev, NetdevInfo, NetworkInfo, NicInfo, RxFilterInfo
+    from vmmd.qmp.models.net import Netdev, NetdevInfo, NetworkInfo, NicInfo, RxFilterInfo, RxState
     from vmmd.qmp.passed_fds import PassedFds
     from vmmd.qmp.vm_api import VmApi
 
@@ -107,9 +107,67 @@ def _netdev(netdev: Netdevice, network: Network) -> NetdevInfo:
 
 @command("query-rx-filter", since="1.6", example=Example())
 def query_rx_filter(ctx: Context, *, name: str | None = None) -> list[RxFilterInfo]:
-    """Which packets the guest has asked each network card for, or the card ``name``."""
-    # LIMIT: there are no network devices yet
-    if name is not None:
-        # QEMU-COMPAT: the sentence
-        raise UsageError(f"invalid net client name: {name}", "there is no network device")
-    return []
+    """Which packets the guest has asked each network card for, or the card ``name``. The next change of what is
+    shown is told by an event NIC_RX_FILTER_CHANGED."""
+    network = ctx.vm.net
+    ports = network.ports if network is not None else {}
+    if name is None:
+        return [_rx_filter(port) for port in ports.values()]
+    if name in ports:
+        return [_rx_filter(ports[name])]
+    # QEMU-COMPAT: both sentences
+    if network is not None and name in network.netdevs:
+        raise UsageError(f"net client({name}) isn't a NIC", "it is a backend, set by -netdev")
+    raise UsageError(f"invalid net client name: {name}", "info network lists those that there are")
+
+
+def _rx_filter(port: Port) -> RxFilterInfo:
+    found = port.nic.rx_filter()
+    return {
+        "name": port.name,
+        "promiscuous": found.promiscuous,
+        "multicast": cast("RxState", found.multicast),
+        "unicast": cast("RxState", found.unicast),
+        "vlan": cast("RxState", found.vlan),
+        "broadcast-allowed": found.broadcast_allowed,
+        "multicast-overflow": found.multicast_overflow,
+        "unicast-overflow": found.unicast_overflow,
+        "main-mac": found.main_mac.hex(":"),
+        "vlan-table": list(found.vlan_table),
+        "unicast-table": [mac.hex(":") for mac in found.unicast_table],
+        "multicast-table": [mac.hex(":") for mac in found.multicast_table],
+    }
+
+
+#: most of each number of announce-self
+_ANNOUNCE_LIMITS = {"initial": 100_000, "max": 100_000, "rounds": 1_000, "step": 10_000}
+
+
+@command("announce-self", since="4.0", example=Example({"initial": 50, "max": 550, "rounds": 5, "step": 50}))
+def announce_self(  # noqa: PLR0913  # the arguments, by name
+    ctx: Context,
+    *,
+    initial: int,
+    max: int,  # noqa: A002  # the argument's name
+    rounds: int,
+    step: int,
+    interfaces: list[str] | None = None,
+    id: str | None = None,  # noqa: A002
+) -> dict[str, object]:
+    """Have network cards tell the network where they are, by RARP packets and, where the guest can, by the guest. That
+    is done ``rounds`` times: now, ``initial`` milliseconds later, and then with distances that grow by ``step`` up to
+    ``max``. ``interfaces`` names the cards (default: all). It takes the place of an announcement of the same ``id``."""
+    given = {"initial": initial, "max": max, "rounds": rounds, "step": step}
+    for name, value in given.items():
+        if not 0 <= value <= _ANNOUNCE_LIMITS[name]:
+            raise UsageError(f"Parameter '{name}' expects a value between 0 and {_ANNOUNCE_LIMITS[name]}")
+    network = ctx.vm.net
+    if network is None:
+        return {}  # no card that could
+    from vmmd.net.announce import MAX_ANNOUNCEMENTS, Announcement
+
+    if network.announcer.full:
+        raise UsageError(f"There are {MAX_ANNOUNCEMENTS} announcements already", "they end after their last round")
+    names = None if interfaces is None else frozenset(interfaces)
+    network.announcer.start(Announcement(id or "", initial, max, rounds, step, names))
+    return {}

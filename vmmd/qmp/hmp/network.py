@@ -73,6 +73,24 @@ async def set_link(monitor: HumanMonitor, arguments: Arguments) -> str:
     return ""
 
 
+@hmp(
+    "announce_self",
+    params="[interfaces] [id]",
+    help="have network cards tell the network where they are (interfaces: names with commas between)",
+    complete=lambda monitor, words: () if monitor.vm.net is None or len(words) > 1 else monitor.vm.net.ports,
+)
+async def announce_self(monitor: HumanMonitor, arguments: Arguments) -> str:
+    interfaces, id_ = ("" if arguments.at_end else arguments.string() for _ in range(2))
+    arguments.done()
+    given: dict[str, object] = {"initial": 50, "max": 550, "rounds": 5, "step": 100}  # QEMU-COMPAT: the numbers
+    if interfaces:
+        given["interfaces"] = interfaces.split(",")
+    if id_:
+        given["id"] = id_
+    await monitor.qmp("announce-self", given)
+    return ""
+
+
 @hmp("info vnc", help="VNC server and its clients")
 def info_vnc(monitor: HumanMonitor, arguments: Arguments) -> str:
     arguments.done()

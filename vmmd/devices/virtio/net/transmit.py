@@ -154,7 +154,11 @@ class DelayedTxWorker(TxWorker):
         super().__init__(net, index, ring)
         self._timer = net.ctx.clock.timer(self._over)
 
-    def serve(self) -> None:
+    def kick(self) -> None:
+        self.count_kick()
+        self.guarded(self._collect)
+
+    def _collect(self) -> None:
         ctx = self._net.ctx
         with ctx.lock:
             waiting = self._timer.deadline_ns is not None
@@ -163,17 +167,10 @@ class DelayedTxWorker(TxWorker):
             else:
                 self._timer.arm(ctx.clock.now_ns() + self._net.options.tx_delay_ns)
         if waiting:
-            super().serve()
+            self.serve()
         else:
             self.ring.disable_notify()
 
     def _over(self) -> None:
         """DeviceLock held."""
-        self._net.ctx.loop.post(self.guarded, super().serve)
-
-    def schedule(self) -> None:
-        self._net.ctx.loop.post(self.guarded, super().serve)
-
-    def writable(self) -> None:
-        self._blocked = False
-        self.guarded(super().serve)
+        self._net.ctx.loop.post(self.look)

@@ -37,10 +37,14 @@ class NetWorker:
         self._scheduled = False
 
     def kick(self) -> None:
+        self.count_kick()
+        self.look()
+
+    def count_kick(self) -> None:
+        """The driver has rung."""
         if VIRTIO_QUEUE_NOTIFY.on:
             VIRTIO_QUEUE_NOTIFY(self._net.transport.name, self._index)
         self._counters.notifications += 1
-        self.look()
 
     def look(self) -> None:
         """Do what there is to do, a bounded amount."""
