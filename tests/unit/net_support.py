@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -129,7 +130,8 @@ class NumberedFds(CommandLineDescriptors):
     """Descriptors of this process by number, inheritable or not."""
 
     def find(self, text: str, netdev: str) -> int:
-        os.set_inheritable(int(text), True)
+        with contextlib.suppress(OSError):
+            os.set_inheritable(int(text), True)
         return super().find(text, netdev)
 
 

@@ -267,6 +267,10 @@ def test_a_script_that_fails_leaves_nothing(host, rig, tmp_path):
     ("words", "sentence"),
     [
         (("fd=3", "ifname=x"), f"{MANY} fds=, and vhostfds= are invalid with fd="),
+        (("fd=3", "vhostfds=4"), f"{MANY} fds=, and vhostfds= are invalid with fd="),
+        (("fds=3:4", "vhostfd=5"), f"{MANY} and vhostfd= are invalid with fds="),
+        (("ifname=x", "vhostfds=4"), "vhostfds= is invalid if fds= wasn't specified"),
+        (("ifname=x", "vhost=off", "vhostfd=4"), "vhostfd(s)= is not valid without vhost"),
         (("fds=3:4", "queues=2"), f"{MANY} and vhostfd= are invalid with fds="),
         (("ifname=a23456789012345b",), "ifname=a23456789012345b is too long"),
         (("queues=257",), "queues=257: a tap has 256 queues at most"),

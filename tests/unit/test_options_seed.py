@@ -148,13 +148,10 @@ def test_seed_line_refused_things_by_name():
     assert list(availability.refusals(parse(SEED))) == [
         "-drive id=drive-virtio-disk0,file=rbd:",
         "-drive id=drive-virtio-disk25,file=rbd:",
-        "-netdev tap,id=hostnet0 vhost=on",
         "-vnc 10.180.0.47:64",
-        "-device virtserialport",
         "-device usb-tablet",
         "-device cirrus-vga",
         "-device piix3-usb-uhci",
-        "-device virtio-serial-pci",
     ]
 
 

@@ -292,6 +292,7 @@ def test_link_that_is_cut_disables_the_rings(rig: Rig, backend: LoopbackBackend)
     rig.loop.until(lambda: rig.queues[1].collect(), PATIENCE_S)  # sent nowhere
     assert not backend.frames
     rig.user.set_cut(False)
+    backend.wait_for(lambda: backend.rings_running == 2)
     rig.echo(FRAME)
 
 

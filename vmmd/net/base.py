@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from vmmd.core.backend import CharBackend, NetFrontend
     from vmmd.core.notify import LoopPort
-    from vmmd.core.vhost import VhostBackend
+    from vmmd.core.vhost import VhostBackend, VhostState
     from vmmd.net.hub import Hub
     from vmmd.net.options import NetOptions
 
@@ -96,6 +96,11 @@ class Netdev:
     @property
     def link_up(self) -> bool:
         return self.alive
+
+    @property
+    def vhost_state(self) -> VhostState | None:
+        """Whether rings are served outside, and why (not), for people; None: nobody asked for that."""
+        return None if self.vhost is None else self.vhost.state
 
     @property
     def open_may_wait(self) -> bool:

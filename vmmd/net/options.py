@@ -56,6 +56,16 @@ if TYPE_CHECKING:
         @property
         def vnet_hdr(self) -> bool | None: ...
         @property
+        def vhost(self) -> bool | None: ...
+        @property
+        def vhostfd(self) -> str | None: ...
+        @property
+        def vhostfds(self) -> str | None: ...
+        @property
+        def vhostforce(self) -> bool | None: ...
+        @property
+        def poll_us(self) -> int | None: ...
+        @property
         def queues(self) -> int | None: ...
 
 
@@ -74,3 +84,8 @@ class TapFromHelper(NamedTuple):
     sndbuf: int | None = None
     vnet_hdr: bool | None = None
     queues: int | None = None
+    vhost: bool | None = None
+    vhostfd: str | None = None
+    vhostfds: str | None = None
+    vhostforce: bool | None = None
+    poll_us: int | None = None

@@ -20,14 +20,17 @@ from vmmd.net import tun
 from vmmd.net.base import Netdev
 from vmmd.net.fd_queue import FdQueue
 from vmmd.net.script import ask_helper, run_script
+from vmmd.net.vhost_net.setup import VhostSetup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vmmd.core.backend import NetOffload as Offloads
     from vmmd.core.notify import LoopPort
+    from vmmd.core.vhost import VhostState
     from vmmd.net.base import Host
     from vmmd.net.options import BridgeOptions, TapOptions
+    from vmmd.net.vhost_net.backend import VhostNet
 
 log = get_logger("vmmd.net")
 
@@ -123,12 +126,15 @@ class TapNetdev(Netdev):
         self._made_nonblocking: list[int] = []
         self._downscript = ""
         self._has_header = False
+        self._vhost_setup = VhostSetup(options, host)
+        self._vhost: VhostNet | None = None
 
     # --- start and end ----------------------------------------------------------------------------------------
 
     def check(self) -> None:
         options = self.options
         names = [options.fd] if options.fd is not None else [] if options.fds is None else options.fds.split(":")
+        self._vhost_setup.check(len(names) or None)
         if not names:
             return
         if len(names) > tun.MAX_QUEUES:
@@ -147,6 +153,8 @@ class TapNetdev(Netdev):
         try:
             self._attach()
             self._prepare()
+            setup = self._vhost_setup
+            self.vhost = self._vhost = setup.open(self._fds, has_header=self._has_header, lost=self._lost)
         except BaseException:
             self.close()
             raise
@@ -212,12 +220,16 @@ class TapNetdev(Netdev):
         self.set_header(0)
 
     def stop(self) -> None:
+        if self._vhost is not None:
+            self._vhost.stop()
         for queue in self.queues:
             queue.stop()
 
     def close(self) -> None:
         self.stop()
         self.queues = ()
+        self.vhost = self._vhost = None
+        self._vhost_setup.close()
         for fd in self._made_nonblocking:
             os.set_blocking(fd, True)
         script, self._downscript = self._downscript, ""
@@ -262,7 +274,18 @@ class TapNetdev(Netdev):
         except OSError as error:
             self._gone(error)
 
+    @property
+    def vhost_state(self) -> VhostState | None:
+        return self._vhost_setup.state if self._vhost is None else self._vhost.state
+
+    def set_cut(self, cut: bool) -> None:
+        super().set_cut(cut)
+        if self._vhost is not None:
+            self._vhost.set_cut(cut)
+
     def enable_queues(self, count: int) -> None:
+        if self._vhost is not None:
+            self._vhost.enable_pairs(count)
         if len(self.queues) == 1:
             return
         for index, queue in enumerate(self.queues):
@@ -299,14 +322,14 @@ class BridgeNetdev(TapNetdev):
 
 def check_together(options: TapOptions) -> None:
     """Raises UsageError for keys that exclude each other, in QEMU's words."""
-    given = {key for key in ("ifname", "script", "downscript", "vnet_hdr", "helper", "queues", "fds", "fd", "br")
-             if getattr(options, key) is not None}  # fmt: skip
-    if "fd" in given and given & {"ifname", "script", "downscript", "vnet_hdr", "helper", "queues", "fds"}:
+    keys = ("ifname", "script", "downscript", "vnet_hdr", "helper", "queues", "fds", "fd", "br", "vhostfd", "vhostfds")
+    given = {key for key in keys if getattr(options, key) is not None}
+    if "fd" in given and given & {"ifname", "script", "downscript", "vnet_hdr", "helper", "queues", "fds", "vhostfds"}:
         raise UsageError(
             "ifname=, script=, downscript=, vnet_hdr=, helper=, queues=, fds=, and vhostfds= are invalid with fd=",
             "a descriptor is an interface that is set up",
         )
-    if "fds" in given and given & {"ifname", "script", "downscript", "vnet_hdr", "helper", "queues"}:
+    if "fds" in given and given & {"ifname", "script", "downscript", "vnet_hdr", "helper", "queues", "vhostfd"}:
         raise UsageError(
             "ifname=, script=, downscript=, vnet_hdr=, helper=, queues=, and vhostfd= are invalid with fds=",
             "as many queues as descriptors",

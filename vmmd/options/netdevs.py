@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from vmmd.core.props import BOOL, I32, PATH, SIZE, STR, U32, prop
-from vmmd.options.fields import COUNT, NOTHING, NUMBER, ONLY_OFF, OptionSet
+from vmmd.options.fields import COUNT, NUMBER, OptionSet
 
 if TYPE_CHECKING:
     from vmmd.options.fields import Items
@@ -46,14 +46,6 @@ class NetdevTap(NetdevOptions):
     vhostforce = prop(BOOL, None, "fail without vhost")
     queues = prop(COUNT, None, "number of queues")
     poll_us = prop(U32, None, "microseconds of busy polling by vhost")
-
-    later: ClassVar = {
-        "vhost": ONLY_OFF,
-        "vhostfd": NOTHING,
-        "vhostfds": NOTHING,
-        "vhostforce": ONLY_OFF,
-        "poll-us": (0,),
-    }
 
 
 class NetdevBridge(NetdevOptions):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         KvmCounter,
         KvmInsight,
         VcpuInsight,
+        VhostInfo,
         VirtioDeviceInfo,
         VirtqueueInfo,
     )
@@ -121,6 +122,18 @@ def _queues(virtio: VirtioDevice) -> list[VirtqueueInfo]:
             }
         )
     return queues
+
+
+@command("__org.vmmd_query-vhost", since="7.2", example=Example())
+def query_vhost(ctx: Context) -> list[VhostInfo]:
+    """Tell of each network backend that was to have its queues served outside (``vhost=on``, ``vhost-user``) whether
+    that is so, and the reason. Without vhost the frames of a tap go through vmmd."""
+    netdevs = () if ctx.vm.net is None else ctx.vm.net.netdevs.values()
+    return [
+        {"netdev": netdev.id, "type": netdev.kind, "on": state.on, "reason": state.reason}
+        for netdev in netdevs
+        if (state := netdev.vhost_state) is not None
+    ]
 
 
 @command("__org.vmmd_query-events", since="7.2", example=Example({"since": 0}))

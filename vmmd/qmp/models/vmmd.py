@@ -68,6 +68,15 @@ class VirtioDeviceInfo(TypedDict):
     queues: list[VirtqueueInfo]
 
 
+class VhostInfo(TypedDict):
+    """Whether the queues of a NIC at ``netdev`` are served outside vmmd, and why, or why not."""
+
+    netdev: str
+    type: str
+    on: bool
+    reason: str
+
+
 class NumberedEvent(TypedDict):
     """An event as it was sent, and its number: the first one of the process has 1."""
 
