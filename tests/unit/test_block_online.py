@@ -434,7 +434,12 @@ def test_an_image_whose_locks_are_being_changed_stays(image: Path, monkeypatch: 
         items = [("id", "d0"), ("if", "none"), ("format", "raw"), ("file", str(image))]
         await graph.add_drive_later(DriveOptions.from_items(items, "-drive"))
         await graph.add_later(node("n0", filename=str(image)))
-        for change in (lambda: graph.lock_later(name, share_rw=False), graph.unlock_later):
+
+        async def give_back() -> None:
+            graph.spare(name)
+            await graph.unlock_later()
+
+        for change in (lambda: graph.lock_later(name, share_rw=False), give_back):
             with monkeypatch.context() as patched:
                 slow = Blocked(patched, "set_lock")
                 changing = asyncio.ensure_future(change())

@@ -88,6 +88,11 @@ class BlockNode:
         return False
 
     @property
+    def chain_may_block(self) -> bool:
+        """The same, of this node and those below."""
+        return self.may_block or (self.file is not None and self.file.chain_may_block)
+
+    @property
     def virtual_size(self) -> int:
         return self.size_bytes
 

@@ -218,7 +218,10 @@ class BlockGraph:
         return None if node is None or (drive.user if drive.name else node.user) is not None else drive
 
     async def change_locks(self, node: BlockNode, change: Callable[[], None]) -> None:
-        """``change`` the image locks of a node on a thread. Raises what it raises."""
+        """``change`` the image locks of a node, on a thread where that may block. Raises what it raises."""
+        if not node.chain_may_block:
+            change()
+            return
         node.is_locking = True
         try:
             await on_thread(self.loop, change, _THREAD)

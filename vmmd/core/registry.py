@@ -90,6 +90,11 @@ LATER: tuple[str, ...] = (
 _loaded: dict[str, type[Device]] = {}
 
 
+def is_loaded(type_name: str) -> bool:
+    """Its class has been asked for before: ``device_class`` imports nothing."""
+    return type_name in _loaded
+
+
 def device_class(type_name: str) -> type[Device] | None:
     """The class of a device type, or None when there is none of that name."""
     cls = _loaded.get(type_name)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from vmmd.core.background import on_thread
 from vmmd.core.device import Device
+from vmmd.core.registry import is_loaded
 from vmmd.devices.pci.device import PciDevice
 from vmmd.errors import DeviceNotFoundError, UsageError, did_you_mean
 from vmmd.machine import device_plan
@@ -58,8 +59,9 @@ class Plugger:
     async def add(self, options: DeviceOptions) -> None:
         """Make and plug a device. Raises VmmdError, and leaves nothing behind then."""
         vm = self._vm
+        find = partial(device_plan.find_class, options.driver)
         # a type that was not used so far is a module to import
-        cls = await on_thread(vm.loop, partial(device_plan.find_class, options.driver), "import")
+        cls = find() if is_loaded(options.driver) else await on_thread(vm.loop, find, "import")
         if cls.bus_type is None:
             # QEMU-COMPAT: QEMU's sentence
             raise UsageError("Parameter 'driver' expects a pluggable device type", "give it on the command line")
