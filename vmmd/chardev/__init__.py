@@ -33,7 +33,7 @@ def create(config: CharOptions, loop: LoopPort, lock: threading.Lock, fdsets: Fd
     if config.logfile is not None:
         from vmmd.chardev.logfile import LogFile
 
-        log = LogFile(config.logfile, config.logappend, fdsets)
+        log = LogFile(config.logfile, config.logappend, fdsets, limit_bytes=config.logmax, keep=config.logkeep)
     if config.backend == "socket":
         from vmmd.chardev.socket import SocketChardev
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 BUFFER_BYTES = 1 << 20
 #: After the first byte, flushes are at least this far apart
 PACE_NS = 1_000_000
+#: A log that is a pipe is looked at again when it was full
+LOG_RETRY_NS = 20_000_000
 #: How long ``close`` waits for a reader that is slow
 LAST_WORDS_NS = 500_000_000
 #: Bytes moved by one system call
@@ -105,6 +107,15 @@ class Chardev:
         self._close()
         if self.log is not None:
             self.log.close()
+
+    def reopen(self) -> list[str]:
+        """Open the files that it writes again by their names, which somebody has moved: these names. Raises
+        BackendError; a file that cannot be opened stays as it is. Loop thread."""
+        if self.log is None:
+            return []
+        self._emit_all()
+        self.log.reopen()
+        return [self.log.path]
 
     def retire(self) -> None:
         """No device uses it any more: close as soon as what is buffered has gone out, but in half a second at the
@@ -189,6 +200,11 @@ class Chardev:
             self._loop.post(self._flush)
         return count
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Output that the peer has not taken yet."""
+        return len(self._out)
+
     def _fill(self, data: bytes) -> int:
         """Into the buffer, as much as there is room for."""
         out = self._out
@@ -221,7 +237,7 @@ class Chardev:
         size = sum(map(len, views))
         taken = self._emit_views(views)
         if self.log is not None and taken:
-            self.log.write(b"".join(views)[:taken])
+            self._write_log(b"".join(views)[:taken])
         self._starved = taken < size
         if self._starved:
             self._blocked = True
@@ -251,7 +267,7 @@ class Chardev:
         out = self._out
         if self.log is not None and len(out) > self._logged:
             fresh = out[self._logged :]
-            self.log.write(fresh)
+            self._write_log(fresh)
             self._logged += len(fresh)
         while out and not self._blocked:
             chunk = out[:CHUNK_BYTES]
@@ -262,6 +278,20 @@ class Chardev:
                 self._blocked = True
                 if not self._closed:
                     self._wait_writable()
+
+    def _write_log(self, data: bytes | bytearray) -> None:
+        log = self.log
+        assert log is not None  # the callers have looked
+        waited = log.waiting
+        log.write(data)
+        if log.waiting and not waited and not self._closed:
+            self._loop.call_later(LOG_RETRY_NS, self._retry_log)
+
+    def _retry_log(self) -> None:
+        if self.log is not None and not self._closed:
+            self.log.retry()
+            if self.log.waiting:
+                self._loop.call_later(LOG_RETRY_NS, self._retry_log)
 
     def _paced(self) -> None:
         """A millisecond after a flush: flush what came meanwhile, or let the next write wake the loop."""

@@ -21,12 +21,28 @@ if TYPE_CHECKING:
         def logfile(self) -> str | None: ...
         @property
         def logappend(self) -> bool: ...
+        @property
+        def logmax(self) -> int: ...
+        @property
+        def logkeep(self) -> int: ...
 
     class FileOptions(CharOptions, Protocol):
         @property
         def path(self) -> str: ...
         @property
         def append(self) -> bool: ...
+        @property
+        def max(self) -> int: ...
+        @property
+        def keep(self) -> int: ...
+
+    class PeerOptions(CharOptions, Protocol):
+        """Of backends whose peers come and go."""
+
+        @property
+        def replay(self) -> int: ...
+        @property
+        def stale_input(self) -> str: ...
 
     class StdioOptions(CharOptions, Protocol):
         @property
@@ -36,7 +52,7 @@ if TYPE_CHECKING:
         @property
         def size(self) -> int: ...
 
-    class SocketOptions(CharOptions, Protocol):
+    class SocketOptions(PeerOptions, Protocol):
         """Exactly one of ``path``, ``fd`` and ``host`` (with ``port``) is not None."""
 
         @property

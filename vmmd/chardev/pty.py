@@ -20,18 +20,28 @@ if TYPE_CHECKING:
     import threading
 
     from vmmd.chardev.logfile import LogFile
-    from vmmd.chardev.options import CharOptions
+    from vmmd.chardev.options import CharOptions, PeerOptions
     from vmmd.core.notify import LoopPort
 
 _STDOUT = 1
 
 
 class PtyChardev(StreamChardev):
+    config: PeerOptions
+
     def __init__(self, config: CharOptions, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
         super().__init__(config, loop, lock, log)
         self.slave_path = ""
         self._master = -1
         self._arrivals: select.epoll | None = None
+
+    @property
+    def _replay_bytes(self) -> int:
+        return self.config.replay
+
+    @property
+    def _drops_stale(self) -> bool:
+        return self.config.stale_input == "drop"
 
     @property
     def filename(self) -> str:
@@ -98,13 +108,17 @@ class PtyChardev(StreamChardev):
         if self._master >= 0 and self._write_fd < 0 and self._peer_present():
             self._unwatch_arrival()
             self._read_fd = self._write_fd = self._master
+            self._replay()
             self._tell(CharEvent.OPENED)
             self._paused = False
             self._watch_input()
 
     def _emit(self, chunk: bytearray) -> int:
         if self._write_fd < 0:
+            kept = len(self._kept)
             self._maybe_arrived()
+            if kept and self._write_fd >= 0:
+                return 0  # what was kept stands before it now
         return super()._emit(chunk)
 
     def _hung_up(self) -> None:

@@ -50,6 +50,14 @@ class SocketChardev(StreamChardev):
         return self.listen_socket.filename
 
     @property
+    def _replay_bytes(self) -> int:
+        return self.config.replay
+
+    @property
+    def _drops_stale(self) -> bool:
+        return self.config.stale_input == "drop"
+
+    @property
     def open_may_wait(self) -> bool:
         config = self.config
         return config.host is not None or not (config.server or config.reconnect or config.fd is not None)
@@ -156,6 +164,7 @@ class SocketChardev(StreamChardev):
     def _started(self) -> None:
         """A connection made by ``open`` is served from now on. Loop thread."""
         if self._connection is not None:
+            self._replay()
             self._watch_input()
 
     def _emit_views(self, views: Sequence[memoryview]) -> int:
@@ -222,6 +231,7 @@ class SocketChardev(StreamChardev):
     def _serve(self, connection: socket.socket) -> None:
         self._take(connection)
         self._tell_expecting()
+        self._replay()
         self._tell(CharEvent.OPENED)
         if self._connection is connection:
             self._watch_input()

@@ -13,7 +13,8 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from vmmd.chardev.stream import StreamChardev, is_pollable
+from vmmd.chardev.output_file import is_pollable
+from vmmd.chardev.stream import StreamChardev
 from vmmd.core.backend import CharEvent
 from vmmd.errors import BackendError, UsageError
 

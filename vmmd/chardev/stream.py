@@ -45,6 +45,8 @@ class StreamChardev(Chardev):
         self._resume_posted = False
         self._writing = -1  # the descriptor watched for room, or -1
         self._inbox = bytearray()
+        self._kept = bytearray()  # output for the next peer, which the log has already
+        self.dropped_input_bytes = 0
         self._hangups: select.epoll | None = None
 
     @property
@@ -178,6 +180,16 @@ class StreamChardev(Chardev):
             inbox += data
         return inbox
 
+    @property
+    def _drops_stale(self) -> bool:
+        """What was sent while the guest's end was closed is nothing that it should see."""
+        return False
+
+    def set_open(self, is_open: bool) -> None:
+        if is_open and not self.frontend_open and self._drops_stale:
+            self.dropped_input_bytes += len(self.undelivered())
+        super().set_open(is_open)
+
     def _deliver_inbox(self) -> None:
         with self._lock:
             while self._inbox:
@@ -220,8 +232,10 @@ class StreamChardev(Chardev):
 
     def _hung_up_while_paused(self) -> None:
         self._unwatch_hangup()
-        while len(self._inbox) < INBOX_BYTES and (data := self._receive(CHUNK_BYTES)):
-            self._inbox += data
+        while data := self._receive(CHUNK_BYTES):
+            room = max(0, INBOX_BYTES - len(self._inbox))
+            self._inbox += data[:room]
+            self.dropped_input_bytes += len(data[room:])
         with self._lock:
             if self._inbox and isinstance(self.frontend, OrderedFrontend):
                 self.frontend.receive(bytes(self._inbox))
@@ -247,7 +261,7 @@ class StreamChardev(Chardev):
 
     def _emit(self, chunk: bytearray) -> int:
         if self._write_fd < 0:
-            self.dropped_bytes += len(chunk)
+            self._keep(chunk)
             return len(chunk)
         try:
             return os.write(self._write_fd, chunk)
@@ -257,6 +271,34 @@ class StreamChardev(Chardev):
             self.dropped_bytes += len(chunk)
             self._write_failed(error)
             return len(chunk)
+
+    @property
+    def _replay_bytes(self) -> int:
+        """How much output without a peer is kept for the next one."""
+        return 0
+
+    def _keep(self, chunk: bytearray) -> None:
+        """There is no peer: the end of its output is for the next one, or for nobody."""
+        kept, limit = self._kept, self._replay_bytes
+        if limit:
+            kept += chunk
+        excess = len(kept) - limit if limit else len(chunk)
+        if excess > 0:
+            self.dropped_bytes += excess
+            del kept[:excess]
+
+    @property
+    def kept_bytes(self) -> int:
+        """Output that waits for the next peer."""
+        return len(self._kept)
+
+    def _replay(self) -> None:
+        """There is a peer: it gets what was kept before anything else. Loop thread."""
+        kept, self._kept = self._kept, bytearray()
+        self._out[:0] = kept  # ORDERING: devices append at the other end
+        self._logged += len(kept)
+        if kept:
+            self._loop.post(self._writable)
 
     def _emit_politely(self, chunk: bytearray) -> int:
         """``_emit`` for a descriptor that may be blocking and whose flags are not ours to change: the kernel calls a
@@ -313,13 +355,3 @@ def _has_input(fd: int) -> bool:
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(0))
-
-
-def is_pollable(fd: int) -> bool:
-    """False for regular files and /dev/null, which epoll does not take (they never block)."""
-    with select.epoll(1) as probe:
-        try:
-            probe.register(fd, 0)
-        except PermissionError:
-            return False
-    return True

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vmmd.core.fdsets import PREFIX
 from vmmd.core.props import BOOL, ON_OFF_AUTO, PATH, SIZE, STR, U16, U32, U64, PropType, enum_type, int_type, prop
 from vmmd.errors import UsageError
 from vmmd.options.fields import NOTHING, NUMBER, ONLY_OFF, OptionSet, shown
@@ -23,6 +24,41 @@ if TYPE_CHECKING:
 # --- character devices ------------------------------------------------------------------------------------------------
 
 
+#: files that are moved out of the way, at most
+KEPT_FILES = int_type("int", 0, 100)
+#: a file that is smaller would be moved at each line
+BOUNDED_BYTES_MIN = 4096
+#: output that nobody has got yet, at most
+REPLAY_BYTES_MAX = 64 << 20
+REPLAY_DOC = "vmmd's own: of output without a peer the last so many bytes are kept for the next one; 0: none"
+STALE_INPUT = enum_type("str", "keep", "drop")
+STALE_DOC = "vmmd's own: drop: when the guest opens its end, what the host has sent before is thrown away"
+
+
+def _check_bounded(where: str, file: tuple[str, str | None], limit: tuple[str, int], keeps: bool) -> None:
+    """What is said of a file with a limit fits together. Raises UsageError."""
+    (file_key, path), (limit_key, count) = file, limit
+    if limit_key != "max" and path is None and (count or keeps):
+        raise UsageError(f"{where}: '{limit_key if count else 'logkeep'}' is of a {file_key}, and there is none")
+    if keeps and not count:
+        raise UsageError(f"{where}: files are kept only where '{limit_key}' gives their size")
+    if not count:
+        return
+    if count < BOUNDED_BYTES_MIN:
+        raise UsageError(f"{where}: '{limit_key}' takes {BOUNDED_BYTES_MIN} or more", f"it is {count}")
+    if path is not None and path.startswith(PREFIX):
+        raise UsageError(f"{where}: '{limit_key}' needs a file that has a name", f"{path} cannot be moved")
+
+
+def _check_replay(where: str, count: int) -> None:
+    if count > REPLAY_BYTES_MAX:
+        raise UsageError(f"{where}: 'replay' takes up to {REPLAY_BYTES_MAX}", f"it is {count}")
+
+
+#: keys of character devices that QEMU does not know: on the command line only, and not told to who asks for QEMU's
+OWN_CHARDEV_KEYS = ("logmax", "logkeep", "max", "keep", "replay", "stale-input")
+
+
 class ChardevOptions(OptionSet):
     """``-chardev BACKEND,id=…``: what every backend takes. ``backend`` is the word that selected the class."""
 
@@ -30,6 +66,8 @@ class ChardevOptions(OptionSet):
     id = prop(STR, "", "name of the character device", required=True)
     logfile = prop(PATH, None, "also write everything that comes out of the guest to this file")
     logappend = prop(BOOL, False, "append to the logfile")
+    logmax = prop(SIZE, 0, "vmmd's own: the logfile grows to so many bytes, then a new one is begun; 0: without limit")
+    logkeep = prop(KEPT_FILES, 1, "vmmd's own: full logfiles that are kept, as LOGFILE.1 (the latest), LOGFILE.2 …")
     mux = prop(BOOL, False, "let several devices share it")
 
     later: ClassVar = {"mux": ONLY_OFF}
@@ -37,21 +75,37 @@ class ChardevOptions(OptionSet):
     #: the option that it was made from, as errors name it
     option = "-chardev"
 
+    def check(self, where: str) -> None:
+        super().check(where)
+        _check_bounded(where, ("logfile", self.logfile), ("logmax", self.logmax), "logkeep" in self.given)
+
 
 class ChardevFile(ChardevOptions):
     backend = "file"
     path = prop(PATH, "", "file that output is written to; /dev/fdset/N takes a passed descriptor", required=True)
     input_path = prop(PATH, None, "file that input is read from")
     append = prop(BOOL, False, "append instead of truncating")
+    max = prop(SIZE, 0, "vmmd's own: the file grows to so many bytes, then a new one is begun; 0: without limit")
+    keep = prop(KEPT_FILES, 1, "vmmd's own: full files that are kept, as PATH.1 (the latest), PATH.2 …")
 
     later: ClassVar = {**ChardevOptions.later, "input-path": NOTHING}
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        _check_bounded(where, ("path", self.path), ("max", self.max), "keep" in self.given)
 
 
 class ChardevPty(ChardevOptions):
     backend = "pty"
     path = prop(PATH, None, "symbolic link to the terminal")
+    replay = prop(SIZE, 0, REPLAY_DOC)
+    stale_input = prop(STALE_INPUT, "keep", STALE_DOC)
 
     later: ClassVar = {**ChardevOptions.later, "path": NOTHING}
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        _check_replay(where, self.replay)
 
 
 def _without_nul(text: str) -> str:
@@ -86,6 +140,8 @@ class ChardevSocket(ChardevOptions):
     reconnect = prop(int_type("int", 0, 86400), 0, "client: seconds between attempts, 0 for no second one")
     tls_creds = prop(STR, None, "TLS credentials object")
     tls_authz = prop(STR, None, "TLS authorization object")
+    replay = prop(SIZE, 0, REPLAY_DOC)
+    stale_input = prop(STALE_INPUT, "keep", STALE_DOC)
 
     later: ClassVar = {
         **ChardevOptions.later,
@@ -107,6 +163,7 @@ class ChardevSocket(ChardevOptions):
 
     def check(self, where: str) -> None:
         super().check(where)
+        _check_replay(where, self.replay)
         ways: list[str] = [key for key in ("path", "fd", "port") if key in self.given]
         if "host" in self.given and "port" not in ways:
             ways.append("host")

@@ -59,7 +59,7 @@ GROUPS = {
     "overcommit": _Group("overcommit", (models.OvercommitOptions,)),
     "drive": _Group("drive", (backends.DriveOptions,), hidden=("cache",)),
     "netdev": _Group("netdev"),
-    "chardev": _Group("chardev", tuple(backends.CHARDEVS.values())),
+    "chardev": _Group("chardev", tuple(backends.CHARDEVS.values()), hidden=backends.OWN_CHARDEV_KEYS),
     "mon": _Group("mon", (models.MonitorOptions,)),
     "smbios": _Group("smbios"),
     "fw_cfg": _Group("fw_cfg", (models.FwCfgOptions,)),

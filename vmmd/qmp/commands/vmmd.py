@@ -5,20 +5,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmd.errors import UsageError
+from vmmd.errors import UsageError, VmmdError
 from vmmd.qmp.registry import Context, Example, command
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from vmmd.chardev.base import Chardev
+    from vmmd.chardev.output_file import OutputFile
     from vmmd.devices.virtio.device import VirtioDevice
     from vmmd.kvm.stats import Statistic
     from vmmd.machine.exit_meter import ExitReport
     from vmmd.qmp.models.vmmd import (
+        ChardevTraffic,
         EventLog,
         ExitReason,
         KvmCounter,
         KvmInsight,
+        OutputFileInfo,
         VcpuInsight,
         VhostInfo,
         VirtioDeviceInfo,
@@ -151,3 +155,61 @@ def query_events(ctx: Context, *, since: int, limit: int | None = None) -> Event
         "next": found[-1].number + 1 if found else ring.next,
         "lost": ring.lost(since),
     }
+
+
+@command("__org.vmmd_query-chardevs", since="7.2")
+def query_chardev_traffic(ctx: Context) -> list[ChardevTraffic]:
+    """Tell what became of the bytes of each character device, and of the files that they write. Listening sockets of
+    monitors are not among them."""
+    from vmmd.chardev.base import Chardev
+
+    return [_traffic(each) for each in ctx.vm.chardevs.values() if isinstance(each, Chardev)]
+
+
+def _traffic(device: Chardev) -> ChardevTraffic:
+    from vmmd.chardev.file import FileChardev
+    from vmmd.chardev.stream import StreamChardev
+
+    stream = device if isinstance(device, StreamChardev) else None
+    told: ChardevTraffic = {
+        "label": device.label,
+        "backend": device.config.backend,
+        "filename": device.filename,
+        "connected": device.connected,
+        "frontend-open": device.frontend_open,
+        "waiting-bytes": device.waiting_bytes,
+        "kept-bytes": 0 if stream is None else stream.kept_bytes,
+        "dropped-bytes": device.dropped_bytes,
+        "dropped-input-bytes": 0 if stream is None else stream.dropped_input_bytes,
+    }
+    if device.log is not None:
+        told["logfile"] = _file(device.log)
+    if isinstance(device, FileChardev) and device.bounded is not None:
+        told["file"] = _file(device.bounded)
+    return told
+
+
+def _file(file: OutputFile) -> OutputFileInfo:
+    return {"path": file.path, "lost-bytes": file.lost_bytes, "moved": file.moved}
+
+
+@command("__org.vmmd_reopen-logs", since="7.2")
+def reopen_logs(ctx: Context, *, id: str | None = None) -> list[str]:  # noqa: A002
+    """Open the files again that character devices write: of all of them, or of the device ``id``. For programs that
+    rotate logs: move the file away, then ask for this; not a byte is lost. Tells which files were opened. One that
+    cannot be opened stays in use as it is."""
+    from vmmd.chardev.base import Chardev
+
+    found = [each for each in ctx.vm.chardevs.values() if isinstance(each, Chardev) and id in (None, each.label)]
+    if id is not None and not found:
+        raise UsageError(f"Chardev '{id}' not found", "query-chardev lists them")
+    opened: list[str] = []
+    failed: VmmdError | None = None
+    for device in found:
+        try:
+            opened += device.reopen()
+        except VmmdError as error:
+            failed = error
+    if failed is not None:
+        raise failed
+    return opened

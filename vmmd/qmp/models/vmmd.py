@@ -7,6 +7,28 @@ from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+OutputFileInfo = TypedDict("OutputFileInfo", {"path": str, "lost-bytes": int, "moved": int})
+"""A file that a character device writes: bytes that it did not take, and how often it was full and moved away."""
+
+ChardevTraffic = TypedDict(
+    "ChardevTraffic",
+    {
+        "label": str,
+        "backend": str,
+        "filename": str,
+        "connected": bool,
+        "frontend-open": bool,
+        "waiting-bytes": int,
+        "kept-bytes": int,
+        "dropped-bytes": int,
+        "dropped-input-bytes": int,
+        "logfile": NotRequired[OutputFileInfo],
+        "file": NotRequired[OutputFileInfo],
+    },
+)
+"""A character device: output that its peer has not taken yet, that is kept for its next peer (``replay=``), that nobody
+got; and input that the guest did not get."""
+
 
 class KvmCounter(TypedDict):
     """A counter of KVM's own."""
