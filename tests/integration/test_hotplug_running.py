@@ -399,7 +399,7 @@ def test_a_disk_that_hangs_goes_and_its_image_stays_open_until_it_answers(monkey
         with pytest.raises(VmmdError, match=left):
             await plugger.add(disk("d0", "slow"))
         await plugger.add(disk("d0", "n0"))  # the id is free all the same
-        await until(lambda: not block.nodes["slow"].is_held)
+        await until(lambda: not block.nodes["slow"].is_pinned)
         assert vm.memory.read(STATUS, 8) == UNANSWERED * 8  # nothing is written for a device that is not there
         await asyncio.sleep(POLL_S)
         await until(lambda: not block.nodes["slow"].is_locking)  # the locks of a disk without device, on a thread

@@ -468,10 +468,11 @@ def test_machine_reset_drops_late_completions(blk: Rig) -> None:
     ring.kick()
     blk.loop.settle()
     blk.reset()
+    assert blk.disk.pins == 1  # the image must not be closed under the request
     shadow = bytes(blk.ram)
     blk.loop.call(blk.disk.complete)
     blk.loop.settle()
-    assert blk.ram == shadow
+    assert (blk.ram, blk.disk.pins) == (shadow, 0)
     assert blk.registers.config_read(4, 2) == 0
     blk.registers.map_bars()
     blk.disk.hold = False

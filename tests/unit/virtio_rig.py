@@ -44,10 +44,17 @@ class MemoryDisk:
         self.writes_through = False
         self.supports_discard = True
         self.hold = False
+        self.pins = 0
         self.held: list[Callable[[], None]] = []
         self.fail: dict[str, int] = {}
         self.calls: list[tuple[Any, ...]] = []
         self.resize_callbacks: list[Callable[[], None]] = []
+
+    def pin(self) -> None:
+        self.pins += 1
+
+    def unpin(self) -> None:
+        self.pins -= 1
 
     @property
     def size_bytes(self) -> int:

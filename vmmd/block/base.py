@@ -56,7 +56,7 @@ class BlockNode:
         self.is_resizing = self.is_locking = False  # a thread changes the image, or its locks: it must stay open
         self.is_monitors = False  # added by itself, and removed by itself: -blockdev, blockdev-add
         self._resized: list[Callable[[], None]] = []
-        self._held = 0
+        self._pins = 0
         self._waiting: list[Callable[[], None]] = []
 
     # -- for query-block -----------------------------------------------------------------------------------------
@@ -108,25 +108,25 @@ class BlockNode:
 
     # -- requests that outlive their device ----------------------------------------------------------------------
 
-    def hold(self) -> None:
-        """A device that was unplugged has left requests in flight: the image must stay open until ``let_go``."""
-        self._held += 1
+    def pin(self) -> None:
+        """A device that was unplugged has left requests in flight: the image must stay open until ``unpin``."""
+        self._pins += 1
 
-    def let_go(self) -> None:
-        """Undo ``hold``."""
-        self._held -= 1
-        if not self._held:
+    def unpin(self) -> None:
+        """Undo ``pin``."""
+        self._pins -= 1
+        if not self._pins:
             waiting, self._waiting = self._waiting, []
             for callback in waiting:
                 callback()
 
     @property
-    def is_held(self) -> bool:
-        return self._held > 0
+    def is_pinned(self) -> bool:
+        return self._pins > 0
 
     def when_free(self, callback: Callable[[], None]) -> None:
-        """Call it when nobody holds the node, maybe at once."""
-        if self._held:
+        """Call it when nobody pins the node, maybe at once."""
+        if self._pins:
             self._waiting.append(callback)
         else:
             callback()
@@ -148,7 +148,7 @@ class BlockNode:
         if self.is_resizing or self.is_locking:
             what = "its size is" if self.is_resizing else "its locks are"
             raise UsageError(f"Node {self.node_name} is in use", f"{what} being changed")
-        if self.is_held:
+        if self.is_pinned:
             raise UsageError(f"Node {self.node_name} is in use", "an unplugged device has left requests in flight")
         if self.file is not None:
             self.file.check_not_changing()

@@ -206,7 +206,7 @@ class BlockGraph:
         await self.discard(node)
 
     async def _until_free(self, node: BlockNode) -> None:
-        if node.is_held:
+        if node.is_pinned:
             free = self.loop.create_future()
             node.when_free(lambda: free.set_result(None))
             await free

@@ -156,11 +156,11 @@ class BlockBackend(Protocol):
     def on_resize(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` on the loop when ``size_bytes`` changed."""
 
-    def hold(self) -> None:
-        """Requests are in flight whose device is gone: the image stays open until ``let_go``."""
+    def pin(self) -> None:
+        """Requests are in flight whose device is gone: the image stays open until ``unpin``."""
 
-    def let_go(self) -> None:
-        """Undo ``hold``."""
+    def unpin(self) -> None:
+        """Undo ``pin``."""
 
 
 class NetFrontend(Protocol):

@@ -106,7 +106,7 @@ class VirtioBlk(VirtioDevice):
     def reset_by_machine(self) -> None:
         super().reset_by_machine()
         for worker in self.live:
-            worker.hold(self.backend)
+            worker.pin(self.backend)
         self.live.clear()
         self.paused = False
         self._quiesced = None

@@ -57,9 +57,9 @@ class BlkWorker:
     """Handler of one active virtio-blk queue."""
 
     __slots__ = (
-        "_batching", "_blk", "_completed", "_counters", "_dones", "_flush_posted", "_held", "_home", "_index", "_kicks",
-        "_memory", "_poll_limit", "_scheduled", "_slots", "_stop_done", "closed", "in_flight", "parked", "ring",
-        "stale",
+        "_batching", "_blk", "_completed", "_counters", "_dones", "_flush_posted", "_home", "_index", "_kicks",
+        "_memory", "_pinned", "_poll_limit", "_scheduled", "_slots", "_stop_done", "closed", "in_flight", "parked",
+        "ring", "stale",
     )  # fmt: skip
 
     def __init__(self, blk: VirtioBlk, index: int, ring: VirtQueue) -> None:
@@ -79,7 +79,7 @@ class BlkWorker:
         self._poll_limit = POLL_MIN
         self._kicks = 0
         self._stop_done: Callable[[], None] | None = None
-        self._held: BlockBackend | None = None  # whose requests are in flight though nobody waits for them
+        self._pinned: BlockBackend | None = None  # whose requests are in flight though nobody waits for them
         self.in_flight = 0  # requests that the backend works on
         self.parked: list[int] = []  # heads of failed requests that wait for the VM to run again
         self.closed = False  # takes no more chains: stopped, or its ring is broken
@@ -322,7 +322,7 @@ class BlkWorker:
         self.in_flight -= 1
         slot = self._slots[head]
         if slot is None or self.stale:
-            self._let_go()
+            self._unpin()
             return
         if not error or self._ignored(slot, error):
             self._slots[head] = None
@@ -465,16 +465,16 @@ class BlkWorker:
     def abandon(self) -> None:
         self.closed = self.stale = True
 
-    def hold(self, backend: BlockBackend) -> None:
+    def pin(self, backend: BlockBackend) -> None:
         """Abandoned with requests in flight: the image must not be closed under them."""
-        if self.in_flight and self._held is None:
-            self._held = backend
-            backend.hold()
+        if self.in_flight and self._pinned is None:
+            self._pinned = backend
+            backend.pin()
 
-    def _let_go(self) -> None:
-        if self._held is not None and not self.in_flight:
-            self._held.let_go()
-            self._held = None
+    def _unpin(self) -> None:
+        if self._pinned is not None and not self.in_flight:
+            self._pinned.unpin()
+            self._pinned = None
 
     # -- statistics ----------------------------------------------------------------------------------------
 
