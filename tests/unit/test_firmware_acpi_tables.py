@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import subprocess
@@ -233,3 +234,34 @@ def test_generation_id_loader_script_is_as_firmware_knows_it() -> None:
     assert len(point) == 1
     assert [each[4:60].rstrip(b"\0") for each in report] == [b"etc/vmgenid_addr"]
     assert [struct.unpack_from("<IIB", each, 116) for each in report] == [(0, 40, 8)]
+
+
+@pytest.mark.skipif(shutil.which("acpiexec") is None, reason="acpiexec is not installed (acpica-tools)")
+def test_slots_let_go_report_and_name_their_devices(tmp_path: Path) -> None:
+    """Executed by ACPICA's interpreter, whose ports are memory."""
+    (tmp_path / "dsdt.aml").write_bytes(placed(PLAIN._replace(pci_hotplug_slots=range(2, 32)))["DSDT"])
+    uuid_bytes = "(D0 37 C9 E5 53 35 7A 4D 91 17 EA 4D 19 C3 43 4D)"
+    other_uuid = "(00 37 C9 E5 53 35 7A 4D 91 17 EA 4D 19 C3 43 4D)"
+
+    def execute(*methods: str) -> str:
+        commands = "; ".join(f"execute \\_SB.PCI0.{each}" for each in methods)
+        done = subprocess.run(
+            ["acpiexec", "-b", commands, "dsdt.aml"],
+            cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30,
+        )  # fmt: skip
+        assert "Error" not in done.stdout
+        return " ".join(done.stdout.split())
+
+    slot = 4
+    assert f"[Integer] = {1 << slot:016X}" in execute("S20._EJ0 1", "PCEJ")
+    assert f"[Integer] = {0x82 << 8 | slot:016X}" in execute("S20._OST 3 0x82 0", "PCRM")
+    assert "[Integer] = 0000000000000000" in execute("S20._OST 1 0x82 0", "PCRM")  # of another event: not ours
+    named = execute(f"S20._DSM {uuid_bytes} 2 7 0")  # the register gives back what was written
+    assert f"[Integer] = {1 << slot:016X}" in named
+    assert '[String] Length 00 = ""' in named
+    assert "[Buffer] Length 01 = 0000: 81" in execute(f"S20._DSM {uuid_bytes} 2 0 0")
+    assert "[Buffer] Length 01 = 0000: 00" in execute(f"S20._DSM {other_uuid} 2 0 0")
+    for value in (1, 3):
+        told = execute(f"DVNT {1 << slot:#x} {value}")
+        assert re.findall(r"Notify on \[(\w+)\] \S+ Value 0x(\d+)", told) == [("S20_", f"{value:02}")]
+    assert "Notify" not in execute("DVNT 0 1")
