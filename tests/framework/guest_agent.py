@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tests.framework.vm import Vm
 
 DELIMITER = b"\xff"
-ANSWER_TIMEOUT_S = 90.0
+ANSWER_TIMEOUT_S = 300.0
 
 
 class GuestAgent:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.framework import guests, images
@@ -23,6 +24,7 @@ from tests.framework.scenarios import (
     comparable,
     machine_args,
 )
+from tests.framework.testpmd import Testpmd
 from tests.framework.vm import Emulator, Vm
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 FILE_NAME = "payload.bin"
 FILE = images.random_bytes(5, 200_001)  # odd, and no multiple of TFTP's block
 UBOOT_DHCP, UBOOT_TFTP = "dhcp", f"tftpboot 1000000 {ADDRESS}:{FILE_NAME}"
+MEMORY_MIB = 128
 USER_NETWORK_HOST = "10.0.2.2"
 
 
@@ -41,6 +44,7 @@ class Link:
     args: list[str]
     fds: list[int]
     ping_address: str = ADDRESS
+    peer: AbstractContextManager[object] = field(default_factory=nullcontext)  # runs while the guest does
 
 
 def tap_by_fd(network: Network, device: str = "virtio-net-pci") -> Link:
@@ -61,10 +65,20 @@ def user_network(network: Network) -> Link:
     return Link(["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0"], [], USER_NETWORK_HOST)
 
 
+def vhost_user(network: Network) -> Link:
+    """Rings in the guest's shared memory, served by DPDK's testpmd, which has a tap on the bridge."""
+    path = network.directory / "vhost.sock"
+    memory = f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"
+    args = ["-object", memory, "-machine", "memory-backend=ram", "-chardev", f"socket,id=vhost0,path={path}"]
+    args += ["-netdev", "vhost-user,id=net0,chardev=vhost0", "-device", "virtio-net-pci,netdev=net0"]
+    return Link(args, [], peer=Testpmd(network, path, server=True))
+
+
 LINKS: dict[str, Callable[[Network], Link]] = {
     "tap-fd": tap_by_fd,
     "tap-ifname": tap_by_name,
     "user": user_network,
+    "vhost-user": vhost_user,
 }
 
 
@@ -77,8 +91,8 @@ def uboot_network(program: Emulator, link_name: str) -> GuestRun:
         (served / FILE_NAME).write_bytes(FILE)
         dnsmasq = network.start_dnsmasq(served)
         link = LINKS[link_name](network)
-        args = [*machine_args(128, "pc,pit=off", CPU_MODEL), "-bios", str(guests.uboot().rom), *link.args]
-        with network.inside(), Vm(program, args, pass_fds=link.fds) as vm:
+        args = [*machine_args(MEMORY_MIB, "pc,pit=off", CPU_MODEL), "-bios", str(guests.uboot().rom), *link.args]
+        with network.inside(), link.peer, Vm(program, args, pass_fds=link.fds) as vm:
             vm.serial.expect("Hit any key", FIRMWARE_TIMEOUT_S)
             vm.serial.send(" ")
             vm.serial.expect(UBOOT_PROMPT, COMMAND_TIMEOUT_S)

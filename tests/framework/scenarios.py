@@ -31,10 +31,10 @@ LINUX_COMMAND_LINE = (
     "console=ttyS0 panic=-1 noxsave clearcpuid=smap,smep,umip,fsgsbase,popcnt,abm,erms,fsrm,invpcid,pcid "
     "mitigations=off tsc=reliable no_timer_check rodata=off acpi=noirq quiet"
 )
-FIRMWARE_TIMEOUT_S = 60.0
-COMMAND_TIMEOUT_S = 30.0
-LINUX_TIMEOUT_S = 400.0  # a minute or so on a machine that has nothing else to do
-LINUX_COMMAND_TIMEOUT_S = 90.0
+FIRMWARE_TIMEOUT_S = 180.0
+COMMAND_TIMEOUT_S = 60.0
+LINUX_TIMEOUT_S = 800.0  # a minute or so on a machine that has nothing else to do
+LINUX_COMMAND_TIMEOUT_S = 300.0
 GRUB_PROMPT = r"[\r\n]grub> +\x1b\[\d+;7H"
 UBOOT_PROMPT = r"\n=> "
 LINUX_PROMPT = r"^/ # "
@@ -337,7 +337,7 @@ class LinuxShell:
     def __init__(self, vm: Vm) -> None:
         self.vm = vm
         vm.serial.expect("INIT: done", LINUX_TIMEOUT_S)
-        vm.serial.expect(LINUX_PROMPT, COMMAND_TIMEOUT_S)
+        vm.serial.expect(LINUX_PROMPT, LINUX_COMMAND_TIMEOUT_S)
 
     def run(self, command: str, timeout_s: float = LINUX_COMMAND_TIMEOUT_S) -> str:
         """What *command* prints, behind its echo."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """U-Boot on a network: DHCP and TFTP from dnsmasq, a file with the host's checksum, a ping; over a tap on a bridge,
-inherited open or opened by name, and over user networking."""
+inherited open or opened by name, over user networking, and over vhost-user with DPDK's testpmd behind it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.framework.network_scenarios import uboot_network
+from tests.framework.testpmd import testpmd_problem
 from tests.framework.vm import emulator
 
 if TYPE_CHECKING:
@@ -16,14 +17,17 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.kvm, pytest.mark.network]
 SLOW = pytest.mark.slow
+TESTPMD = pytest.mark.skipif(testpmd_problem() is not None, reason=str(testpmd_problem()))
 QEMU = (pytest.mark.qemu, SLOW)
 RUNS = [
     pytest.param(("vmmd", "tap-fd"), id="vmmd-tap-fd"),
     pytest.param(("vmmd", "tap-ifname"), id="vmmd-tap-ifname", marks=SLOW),
     pytest.param(("vmmd", "user"), id="vmmd-user", marks=SLOW),
+    pytest.param(("vmmd", "vhost-user"), id="vmmd-vhost-user", marks=(SLOW, TESTPMD)),
     pytest.param(("qemu", "tap-fd"), id="qemu-tap-fd", marks=QEMU),
     pytest.param(("qemu", "tap-ifname"), id="qemu-tap-ifname", marks=QEMU),
     pytest.param(("qemu", "user"), id="qemu-user", marks=QEMU),
+    pytest.param(("qemu", "vhost-user"), id="qemu-vhost-user", marks=(*QEMU, TESTPMD)),
 ]
 
 

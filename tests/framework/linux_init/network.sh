@@ -12,7 +12,7 @@ END
 chmod 755 /etc/udhcpc
 mkdir /dev/virtio-ports
 for p in /sys/class/virtio-ports/*; do
-  read -r name <"$p/name" && ln -s "../${p##*/}" "/dev/virtio-ports/$name"
+  [ -e "$p/name" ] && read -r name <"$p/name" && ln -s "../${p##*/}" "/dev/virtio-ports/$name"
 done
 agent=/dev/virtio-ports/org.qemu.guest_agent.0
 [ -e $agent ] && qemu-ga -m virtio-serial -p $agent -t /tmp >/tmp/agent.log 2>&1 &
