@@ -64,7 +64,7 @@ def _normal(value: Any, here: str) -> Any:
     if isinstance(value, dict):
         return {key: _normal(each, here) for key, each in value.items()}
     if isinstance(value, str):
-        value = re.sub(r"#block\d+", "#block", value).replace(here, "@/")
+        value = re.sub(r"#(block|net)\d+", r"#\1", value).replace(here, "@/")
         if value.startswith("json:"):
             value = "json:" + json.dumps(json.loads(value[5:]), sort_keys=True)
     return value

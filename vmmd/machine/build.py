@@ -108,6 +108,7 @@ class Builder:
         self._place_cpus(platform.chips)
         with vm.lock:
             board = self._board(ctx)
+        self._warn_of_loose_ends()
         vm.cpus = self._accelerator.make_cpus(vm, self.cpu_config)
         self._make_firmware(board, platform.chips)
 
@@ -213,6 +214,13 @@ class Builder:
             with named(where):
                 each.open()
             self.vm.network().enter(each)
+
+    def _warn_of_loose_ends(self) -> None:
+        """QEMU-COMPAT: NICs without a netdev, and netdevs without a NIC, are warned of."""
+        if self.vm.net is not None:
+            from vmmd.net.listing import loose_ends
+
+            self.warnings += loose_ends(self.vm.net)
 
     def _make_firmware(self, board: PcI440fx, chips: Chips) -> None:
         """Firmware or kernel, and what a reset of the board does from now on."""

@@ -76,12 +76,14 @@ class DevicePlan(NamedTuple):
     bus: str  # its name, "pci.0"
     option: str  # what errors begin with
     brings: str = ""  # name of the bus that it brings
+    of_board: bool = False
 
     def make(self, ctx: DeviceContext) -> Device:
         """The device, not yet realized."""
         device = self.cls(self.props, ctx, self.id)
         device.bus_name = self.bus
         device.brings_bus = self.brings
+        device.of_board = self.of_board
         return device
 
 
@@ -118,7 +120,8 @@ def check(options: DeviceOptions, globals_: Iterable[GlobalProperty], buses: Bus
             props.set_json(key, value, options.driver)
         else:
             props.set_text(key, value, options.driver)
-    return DevicePlan(cls, props, options.id, bus, options.option, buses.next_name(cls, options.id))
+    brings = buses.next_name(cls, options.id)
+    return DevicePlan(cls, props, options.id, bus, options.option, brings, options.of_board)
 
 
 def new_props(cls: type[Device], globals_: Iterable[GlobalProperty]) -> Any:

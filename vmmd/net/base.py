@@ -86,6 +86,7 @@ class Netdev:
 
     def __init__(self, options: NetOptions, host: Host) -> None:
         self.id = options.id
+        self.removable = options.removable
         self.host = host
         self.queues: Sequence[Queue] = ()
         self.vhost: VhostBackend | None = None
@@ -113,8 +114,10 @@ class Netdev:
 
     def lines(self) -> list[str]:
         """How ``info network`` describes it, a line for each queue."""
-        what = f"type={self.kind}"
-        return [f"{self.id}: index={index},{what},{self.describe(index)}\n" for index in range(len(self.queues))]
+        # QEMU-COMPAT: it is the NIC that numbers them
+        numbers = [0 if self.user is None else index for index in range(len(self.queues))]
+        head = f"type={self.kind},"
+        return [f"{self.id}: index={shown},{head}{self.describe(index)}\n" for index, shown in enumerate(numbers)]
 
     def check(self) -> None:
         """What was inherited is what it must be. No side effect. Raises VmmdError."""

@@ -65,8 +65,8 @@ class FdQueue:
         self.cut = cut
         if cut:
             self._watch()
-        if self._writing:  # what waits for room is dropped now
-            self._writable()
+        if self._writing:  # what waits for room is dropped; not here: the DeviceLock may be held
+            self._loop.post(self._writable)
 
     def set_enabled(self, enabled: bool) -> None:
         """The guest uses it; one that is off must not be watched (the kernel reports an error without end)."""
@@ -107,6 +107,8 @@ class FdQueue:
             self._loop.remove_reader(self.fd)
 
     def _writable(self) -> None:
+        if not self._writing:
+            return
         self._writing = False
         self._loop.remove_writer(self.fd)
         if self._frontend is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of ``info network``. QEMU-COMPAT: every character."""
+"""The text of ``info network``, and warnings of what is not connected. QEMU-COMPAT: every character."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vmmd.net.base import Netdev
+    from vmmd.net.hub import Hub
     from vmmd.net.network import Network
 
 
@@ -52,3 +53,25 @@ def nic_lines(port: Port) -> list[str]:
     """A NIC has as many queues as its netdev."""
     first = f"model={port.nic.type_name},macaddr={port.nic.current_mac.hex(':')}"
     return [f"{name}: index={index},type=nic,{'' if index else first}\n" for index, name in enumerate(port.names)]
+
+
+def loose_ends(network: Network) -> list[str]:
+    """What of a new machine leads nowhere."""
+    found = [line for hub in reversed(network.hubs.values()) for line in _of_hub(hub)]
+    for each in network.in_order():
+        if isinstance(each, Port):
+            if each.backend is None:
+                found.append(f"nic {each.name} has no peer")
+        elif each.user is None:
+            found.append(f"netdev {each.id} has no peer")
+    return found
+
+
+def _of_hub(hub: Hub) -> Iterator[str]:
+    yield from (f"hub port {port.id} has no peer" for port in reversed(hub.ports) if port.user is None)
+    has_nic = any(isinstance(port.user, Port) for port in hub.ports)
+    has_host = any(port.uplink is not None for port in hub.ports)
+    if has_nic and not has_host:
+        yield f"hub {hub.number} is not connected to host network"
+    elif has_host and not has_nic:
+        yield f"hub {hub.number} with no nics"

@@ -138,6 +138,9 @@ class Network:
         found = self.netdevs.get(id_)
         if found is None:
             raise DeviceNotFoundError(f"Device '{id_}' not found")
+        if not found.removable:
+            # QEMU-COMPAT: the sentence
+            raise UsageError(f"Device '{id_}' is not a netdev", "-net made it for good")
         if isinstance(found.user, Port):
             self._take_away(found.user, found)
         elif isinstance(found.user, HubPort):
@@ -185,13 +188,13 @@ class Network:
     def disconnect(self, port: Port) -> None:
         """The NIC goes. DeviceLock held."""
         self.ports.pop(port.name, None)
-        if port.backend is not None:
-            for queue in port.backend.queues:
+        backend, port.backend = port.backend, None
+        if backend is not None:
+            for queue in backend.queues:
                 queue.detach()
-            port.backend.set_cut(False)
-            port.backend.set_header(0)
-            port.backend.user = None
-            port.backend = None
+            backend.user = None
+            backend.set_header(0)
+            self._tell_cut(backend)
 
     def _free(self, id_: str, user: str) -> Netdev:
         found = self.netdevs.get(id_)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         def kind(self) -> str: ...
         @property
         def id(self) -> str: ...
+        @property
+        def removable(self) -> bool: ...
 
     class VhostUserOptions(NetOptions, Protocol):
         @property
@@ -75,6 +77,7 @@ class TapFromHelper(NamedTuple):
     id: str
     helper: str
     br: str
+    removable: bool
     kind: str = "tap"
     fd: str | None = None
     fds: str | None = None

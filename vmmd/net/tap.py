@@ -314,7 +314,7 @@ class BridgeNetdev(TapNetdev):
     def __init__(self, options: BridgeOptions, host: Host) -> None:
         from vmmd.net.options import TapFromHelper
 
-        super().__init__(TapFromHelper(options.id, options.helper, options.br), host)
+        super().__init__(TapFromHelper(options.id, options.helper, options.br, options.removable), host)
 
     def describe(self, index: int) -> str:
         return f"{super().describe(index)},br={self.options.br}"

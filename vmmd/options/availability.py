@@ -59,6 +59,9 @@ def refusals(config: Config) -> Iterator[str]:
     yield from _machine(config)
     yield from _display(config)
     yield from _backends(config)
+    for nic in config.nics:
+        if nic.driver not in registry.DEVICES:
+            yield f"{nic.made_from} (a NIC of model {nic.driver}; model=virtio is there)"
     for device in config.devices:
         if device.driver in registry.LATER and device.driver not in registry.DEVICES:
             yield f"-device {device.driver}"
@@ -143,7 +146,7 @@ def check_netdev(netdev: NetdevOptions) -> None:
 
 def _netdev(netdev: NetdevOptions) -> Iterator[str]:
     if isinstance(netdev, LaterNetdev):
-        yield f"-netdev {netdev.other_kind}"
+        yield netdev.made_from or f"-netdev {netdev.other_kind}"
     else:
         yield from _keys(netdev.where, netdev)
 

@@ -21,6 +21,7 @@ from vmmd.options.models import (
     SerialOptions,
     machine_types,
 )
+from vmmd.options.nics import place_nics
 from vmmd.options.objects import MemoryBackend
 from vmmd.options.read_machine import ACCELS, ACCELS_LATER
 
@@ -50,6 +51,7 @@ def complete(draft: Draft) -> None:
     if not config.nodefaults and machine.name != "none":
         _default_floppy(config)
     place_drives(config)
+    place_nics(draft)
     if not config.nodefaults and machine.name != "none":
         _default_devices(draft)
 

@@ -13,6 +13,8 @@ from vmmd.options.models import Config, LaterOption
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vmmd.options.nics import NicRequest
+
 
 class HelpRequested(Exception):  # no error: the user asked
     """Raised by ``parse`` when the user asks for a text instead of a machine; ``help.render`` makes the text."""
@@ -26,13 +28,14 @@ class HelpRequested(Exception):  # no error: the user asked
 class Draft:
     """State of one ``parse``."""
 
-    __slots__ = ("chardev_users", "config", "given", "monitor_count", "serial_count")
+    __slots__ = ("chardev_users", "config", "given", "monitor_count", "nics", "serial_count")
 
     def __init__(self) -> None:
         self.config = Config()
         self.given: set[str] = set()  # options seen, without dash
         self.serial_count = 0  # -serial none counts
         self.monitor_count = 0
+        self.nics: list[NicRequest] = []
         self.chardev_users: list[tuple[str, str]] = []  # (option as written, chardev id)
 
     def later(self, option: str, argument: str | None) -> None:

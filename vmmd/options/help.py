@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import vmmd
 from vmmd.core import registry, trace
 from vmmd.errors import UsageError
-from vmmd.options import backends, netdevs, objects, read_machine
+from vmmd.options import backends, netdevs, nics, objects, read_machine
 from vmmd.options.fields import shown, unknown_name
 from vmmd.options.models import MachineOptions, machine_types
 from vmmd.options.table import OPTIONS
@@ -163,6 +163,8 @@ _TOPICS: dict[str, tuple[Callable[[Any, str | None], str], object]] = {
     "machine": (_about_machine, None),
     "chardev": (_about_table, ("-chardev", "Available chardev backend types:", backends.CHARDEVS)),
     "object": (_about_table, ("-object", "List of user creatable objects:", objects.OBJECTS)),
+    "net": (_about_table, ("-net", "Available netdev backend types:", netdevs.NETDEVS)),
+    "nic": (_about_table, ("-nic", "Available netdev backend types:", netdevs.NETDEVS)),
     "netdev": (_about_table, ("-netdev", "Available netdev backend types:", netdevs.NETDEVS)),
 }
 
@@ -173,10 +175,9 @@ _PLAIN: dict[str, Callable[[], str]] = {
     "display": lambda: _lines("Available display backend types:", "none"),
     "vga": lambda: _lines("none                 no graphic card"),
     "k": lambda: _lines("en-us"),
-    "net": lambda: _lines("Available netdev backend types:", "  none"),
+    "nic-model": lambda: _lines("Supported NIC models:", *nics.models()),
     "d": trace.log_items_text,
     "trace": trace.events_text,
-    "nic": lambda: _lines("Available netdev backend types:", "  none"),
 }
 
 

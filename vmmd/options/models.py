@@ -420,6 +420,7 @@ class DeviceOptions(NamedTuple):
     items: Items  # all other keys in order; text, or JSON values when ``is_json``
     is_json: bool = False
     made_from: str = ""  # another option (-drive if=virtio)
+    of_board: bool = False  # the machine makes it (-nic)
 
     @property
     def option(self) -> str:
@@ -457,9 +458,9 @@ class Config:
         "daemonize", "data_dirs", "debugcon", "devices", "display", "drives", "floppy_boot_check", "fw_cfg", "globals",
         "initrd", "kernel", "keyboard", "later", "log_file", "log_file_option", "log_items", "machine", "memory",
         "monitors", "msg", "name",
-        "netdevs", "nodefaults", "nographic", "notices", "numa", "numa_cpus", "numa_distances", "objects", "overcommit",
-        "paused", "pidfile", "preconfig", "qtest", "qtest_log", "realtime", "rtc", "sandbox", "serials", "smbios",
-        "smp", "traces", "uuid", "vga", "vnc",
+        "netdevs", "nics", "nodefaults", "nographic", "notices", "numa", "numa_cpus", "numa_distances", "objects",
+        "overcommit", "paused", "pidfile", "preconfig", "qtest", "qtest_log", "realtime", "rtc", "sandbox", "serials",
+        "smbios", "smp", "traces", "uuid", "vga", "vnc",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -492,6 +493,7 @@ class Config:
         self.blockdevs: list[BlockdevOptions] = []
         self.objects: list[ObjectOptions] = []
         self.netdevs: list[NetdevOptions] = []
+        self.nics: list[DeviceOptions] = []  # of -nic and -net
         self.audiodevs: list[AudiodevOptions] = []
         self.vnc: VncOptions | None = None
         self.display: str | None = None  # the text of -display

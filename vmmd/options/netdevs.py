@@ -21,12 +21,15 @@ class NetdevOptions(OptionSet):
     kind: ClassVar[str] = ""
     id = prop(STR, "", "name of the network backend", required=True)
 
-    #: the option that it was made from, as errors name it
-    option = "-netdev"
+    #: another option that it was made from (-nic)
+    made_from = ""
+    #: netdev_del may take it away
+    removable = True
 
     @property
     def where(self) -> str:
-        return f"{self.option} {self.kind},id={self.id}"
+        """The option, for errors."""
+        return self.made_from or f"-netdev {self.kind},id={self.id}"
 
 
 class NetdevTap(NetdevOptions):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers of the network options: ``-netdev``, ``-nic``, and the older ``-net``."""
+"""Reader of ``-netdev``; ``nics`` has ``-nic`` and ``-net``."""
 
 from __future__ import annotations
 
@@ -28,10 +28,3 @@ def netdev_options(option: str, text: str) -> NetdevOptions:
     argument = keyval.parse(option, text, "type", json=True)
     made: NetdevOptions = by_table(argument, "type", text, (NETDEVS, NETDEVS_LATER, LaterNetdev))
     return made
-
-
-def read_net(draft: Draft, option: str, text: str) -> None:
-    """``-net none`` and ``-nic none``; others come later."""
-    asks_for_help(option, text)
-    if text != "none":
-        draft.later(option, text)

@@ -7,6 +7,7 @@ that this version does not have is listed with ``later`` so that it is refused b
 
 from __future__ import annotations
 
+from vmmd.options import nics
 from vmmd.options import read_backends as backend
 from vmmd.options import read_machine as machine
 from vmmd.options import read_netdevs as network
@@ -89,9 +90,9 @@ OPTIONS: tuple[OptionSpec, ...] = (
     OptionSpec("rotate", "DEGREES", DISPLAY, "turn the picture", machine.read_later, True),
     OptionSpec("portrait", None, DISPLAY, "turn the picture", machine.read_later, True),
     # ---
-    OptionSpec("netdev", "TYPE,id=ID[,…] | JSON", NETWORK, "network backend", network.read_netdev, True),
-    OptionSpec("nic", "none", NETWORK, "network card and backend; only none", network.read_net),
-    OptionSpec("net", "none", NETWORK, "the same, older form; only none", network.read_net),
+    OptionSpec("netdev", "TYPE,id=ID[,…] | JSON", NETWORK, "network backend (-netdev help)", network.read_netdev),
+    OptionSpec("nic", "TYPE[,model=virtio][,mac=ADDR][,…]", NETWORK, "network card with backend", nics.read_nic),
+    OptionSpec("net", "nic[,…]|TYPE[,…]", NETWORK, "network card, or backend, on hub 0", nics.read_net),
     # ---
     OptionSpec("chardev", "BACKEND,id=ID[,…]", CHARDEV, "character device (-chardev help)", backend.read_chardev),
     OptionSpec(
