@@ -21,8 +21,12 @@ from tests.framework.device_rig import Rig
 from tests.framework.virtio_function import Registers
 from tests.framework.virtqueue_driver import DESC_WRITE, F_RING_RESET, Buffer, Driver
 from tests.fuzz.broken_rings import DATA, INDIRECT, RAM_BYTES, RING_STRIDE, RINGS, RULES, SET_UPS, Chain
+from tests.unit.fakes import FakeChardev, props
 from vmmd.core.registry import all_device_classes
 from vmmd.devices.virtio.pci_transport import VirtioPciDevice
+from vmmd.devices.virtio.serial.device import VirtioSerialPci
+from vmmd.devices.virtio.serial.messages import Event
+from vmmd.devices.virtio.serial.port import VirtConsole, VirtSerialPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,9 +130,64 @@ def _net_obeyed(bench: Bench, written: int) -> bool:
     return obeyed and written == 1 and bench.rig.machine.memory.u8(DATA + 0x2000) == 0
 
 
+TYPED, PRINTED = b"typed", bytes(range(200))
+
+
+def _serial_port(bench: Bench, number: int) -> FakeChardev:
+    """The host's end of a port, whose guest's end is open."""
+    device, backends = bench.rig.device, bench.rig.machine.backends
+    assert isinstance(device, VirtioSerialPci)
+    label = f"port{number}"
+    if number not in device.virtio.ports:
+        backends.chardevs[label] = FakeChardev(label)
+        cls = VirtSerialPort if number else VirtConsole
+        port = cls(props(cls, nr=str(number), chardev=label), device.ctx)
+        port.bus = device
+        with device.ctx.lock:
+            port.plug()
+    device.virtio.ports[number].guest_open = True
+    device.virtio.ports[number].host_open = True
+    found: FakeChardev = backends.chardevs[label]
+    return found
+
+
+def _serial_in(queue: int, number: int) -> Recipe:
+    def prepare(bench: Bench) -> list[tuple[int, int, int]]:
+        _serial_port(bench, number).input[:] = TYPED
+        bench.write(DATA, bytes(64))
+        return [(DATA, 3, DESC_WRITE), (DATA + 0x20, 16, DESC_WRITE)]
+
+    def answered(bench: Bench, written: int) -> bool:
+        memory = bench.rig.machine.memory
+        return (memory.read(DATA, 3) + memory.read(DATA + 0x20, 2), written) == (TYPED, len(TYPED))
+
+    return Recipe(queue, prepare, answered)
+
+
+def _serial_out(queue: int, number: int) -> Recipe:
+    def prepare(bench: Bench) -> list[tuple[int, int, int]]:
+        _serial_port(bench, number).output.clear()
+        bench.write(DATA, PRINTED)
+        return [(DATA, 100, 0), (DATA + 100, 100, 0)]
+
+    return Recipe(queue, prepare, lambda bench, written: _serial_port(bench, number).output == PRINTED and not written)
+
+
+def _serial_told_prepare(bench: Bench) -> list[tuple[int, int, int]]:
+    serial = bench.rig.device.virtio  # type: ignore[attr-defined]
+    serial.outbox.clear()
+    serial.outbox.add(1, Event.PORT_OPEN)
+    bench.write(DATA, bytes(64))
+    return [(DATA, 6, DESC_WRITE), (DATA + 6, 20, DESC_WRITE)]
+
+
+def _serial_told(bench: Bench, written: int) -> bool:
+    return (bench.rig.machine.memory.read(DATA, 8), written) == (struct.pack("<IHH", 1, Event.PORT_OPEN, 1), 8)
+
+
 def _serial_prepare(bench: Bench) -> list[tuple[int, int, int]]:
     bench.rig.device.virtio.listens = False  # type: ignore[attr-defined]
-    bench.write(DATA, struct.pack("<IHH", 0xFFFF_FFFF, 0, 1))  # DEVICE_READY
+    bench.write(DATA, struct.pack("<IHH", 0xFFFF_FFFF, Event.DEVICE_READY, 1))
     return [(DATA, 5, 0), (DATA + 5, 3, 0)]
 
 
@@ -191,7 +250,14 @@ RECIPES: dict[int, tuple[Recipe, ...]] = {
         Recipe(4, _net_command, _net_obeyed),
     ),
     2: (Recipe(0, _blk_prepare, _blk_answered),),
-    3: (Recipe(3, _serial_prepare, _serial_heard),),
+    3: (
+        _serial_out(5, 1),
+        _serial_in(0, 0),
+        _serial_out(1, 0),
+        Recipe(2, _serial_told_prepare, _serial_told),
+        Recipe(3, _serial_prepare, _serial_heard),
+        _serial_in(4, 1),
+    ),
     4: (Recipe(0, _rng_prepare, _rng_answered),),
     5: (
         Recipe(0, _balloon_prepare, _inflated),
