@@ -33,6 +33,8 @@ MACHINE = [
     *("-chardev", "null,id=c1", "-device", "isa-debugcon,chardev=c1"),
     *("-blockdev", "null-co,node-name=n0,size=1048576,read-zeroes=on"),
     *("-device", "virtio-blk-pci,drive=n0,id=disk0,serial=abc"),
+    *("-device", "virtio-serial-pci,id=vs0,max_ports=5", "-chardev", "null,id=c2"),
+    *("-device", "virtconsole,chardev=c2,id=con0", "-device", "virtserialport,id=port1,name=org.example,nr=3"),
     *("-blockdev", "null-co,node-name=n1,size=1048576,read-zeroes=on"),
     *("-device", "virtio-blk-pci-transitional,drive=n1,bootindex=3"),
 ]
@@ -107,7 +109,7 @@ def test_types_have_qemus_parents(pair: tuple[Qmp, Qmp]) -> None:
         assert our == their & set(ours), base
 
 
-@pytest.mark.parametrize("typename", [*sorted(DEVICES), "virtio-blk-device", "serial"])
+@pytest.mark.parametrize("typename", [*sorted(DEVICES), "virtio-blk-device", "virtio-serial-device", "serial"])
 def test_device_properties_have_qemus_types_and_defaults(pair: tuple[Qmp, Qmp], typename: str) -> None:
     theirs, ours = (
         {each["name"]: (each["type"], each.get("default-value")) for each in reply}
@@ -150,6 +152,8 @@ def same_nodes(pair: tuple[Qmp, Qmp]) -> Iterator[tuple[str, str]]:
     yield "/machine/i440fx/pci.0", "/machine/i440fx/pci.0"
     yield "/machine/peripheral/disk0/virtio-backend", "/machine/peripheral/disk0/virtio-backend"
     yield "/machine/peripheral/disk0/virtio-bus", "/machine/peripheral/disk0/virtio-bus"
+    yield "/machine/peripheral/vs0/virtio-backend", "/machine/peripheral/vs0/virtio-backend"
+    yield "/machine/peripheral/vs0/virtio-backend/vs0.0", "/machine/peripheral/vs0/virtio-backend/vs0.0"
     yield "/machine/peripheral/ser0/serial", "/machine/peripheral/ser0/serial"
 
 

@@ -245,7 +245,7 @@ class Device:
         return ()
 
     def children(self) -> Sequence[Device]:
-        """The devices on the bus that it brings, first come first."""
+        """The devices on the bus that it brings, in the order in which they go with it, which is QEMU's."""
         return ()
 
     def tree_lines(self) -> Iterable[str]:

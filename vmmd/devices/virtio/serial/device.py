@@ -251,7 +251,7 @@ class VirtioSerialPci(VirtioPciDevice):
         return parts
 
     def children(self) -> Sequence[Device]:
-        return list(self.virtio.ports.values())
+        return list(reversed(self.virtio.ports.values()))
 
 
 class VirtioSerialPciTransitional(VirtioSerialPci):

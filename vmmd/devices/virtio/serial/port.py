@@ -94,11 +94,6 @@ class SerialPort(Device, ScatterFrontend):
         if number is None or number == _OPEN:
             free = (each for each in range(0 if self.is_console else 1, limit) if each not in serial.ports)
             number = next(free, limit)
-        elif number == 0 and not self.is_console:
-            raise UsageError(
-                "Port number 0 on virtio-serial devices reserved for virtconsole devices for backward compatibility.",
-                f"nr= of a {self.type_name} is 1 or more",
-            )
         if number in serial.ports:
             raise UsageError(
                 f"virtio-serial-bus: A port already exists at id {number}", f"it is {serial.ports[number].name}"
@@ -107,6 +102,11 @@ class SerialPort(Device, ScatterFrontend):
             raise UsageError(
                 f"virtio-serial-bus: Out-of-range port id specified, max. allowed: {limit - 1}",
                 f"{self.bus.name} has max_ports={limit}",
+            )
+        if number == 0 and not self.is_console:
+            raise UsageError(
+                "Port number 0 on virtio-serial devices reserved for virtconsole devices for backward compatibility.",
+                f"nr= of a {self.type_name} is 1 or more",
             )
         return number
 
