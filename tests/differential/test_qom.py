@@ -54,6 +54,8 @@ DIFFERENT_VALUES = {
     ("secret", "data"): "a secret is never shown",
     ("System", "realized"): "QEMU leaves out its root bus",
 }
+#: properties of later QEMUs, off, of which no manager that knows 7.2 will hear (segmentation of UDP is from 8.1)
+OF_LATER_VERSIONS = {"guest_uso4", "guest_uso6", "host_uso"}
 #: features of SGX, processor trace and XSAVE components, which vmmd does not know as words
 WORDS_OF_QEMU_ONLY = {(0x12, 0), (0x12, 1), (0x14, 0)}
 
@@ -115,7 +117,7 @@ def test_device_properties_have_qemus_types_and_defaults(pair: tuple[Qmp, Qmp], 
         {each["name"]: (each["type"], each.get("default-value")) for each in reply}
         for reply in (qmp.cmd("device-list-properties", typename=typename) for qmp in pair)
     )
-    assert {name: each for name, each in ours.items() if theirs.get(name) != each} == {}
+    assert {name: each for name, each in ours.items() if theirs.get(name) != each}.keys() <= OF_LATER_VERSIONS
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_properties_of_types_are_qemus(pair: tuple[Qmp, Qmp], typename: str) -> 
     theirs, ours = (
         {each["name"]: each["type"] for each in qmp.cmd("qom-list-properties", typename=typename)} for qmp in pair
     )
-    assert {name: each for name, each in ours.items() if theirs.get(name) != each} == {}
+    assert {name: each for name, each in ours.items() if theirs.get(name) != each}.keys() <= OF_LATER_VERSIONS
 
 
 # --- the tree ---------------------------------------------------------------------------------------------------------

@@ -202,14 +202,14 @@ def test_a_change_is_told_once_until_somebody_asks() -> None:
 def test_what_is_shown_of_the_filter() -> None:
     rig = NetRig().start()
     shown = rig.device.rx_filter()
-    assert (shown.promiscuous, shown.unicast, shown.multicast, shown.vlan) == (True, "normal", "normal", "normal")
+    assert (shown.promiscuous, shown.unicast, shown.multicast, shown.vlan) == (True, "normal", "normal", "none")
     for each in (PROMISC, ALLMULTI, ALLUNI, NOBCAST):
         mode(rig, each, each not in (PROMISC,))
     for vlan in (3, 7):
         assert rig.command(VLAN, 0, struct.pack("<H", vlan)) == OK
     shown = rig.device.rx_filter()
     assert (shown.promiscuous, shown.unicast, shown.multicast, shown.broadcast_allowed) == (False, "all", "all", False)
-    assert shown.vlan_table == (7, 3)
+    assert (shown.vlan, shown.vlan_table) == ("normal", (7, 3))
     mode(rig, NOMULTI, True)
     mode(rig, NOUNI, True)
     shown = rig.device.rx_filter()

@@ -124,6 +124,7 @@ class VirtioNet(VirtioDevice):
 
     def features_written(self) -> None:
         """Without VIRTIO_NET_F_MQ there is one queue pair, and the control queue comes right behind it (§5.1.2)."""
+        self.filter.filters_vlans = self.negotiated(f.F_CTRL_VLAN)
         if self.driver_features & f.F_MQ or self.options.pairs == 1:
             self.queues, self.counters = self._all_queues, self._all_counters
         else:
@@ -133,7 +134,6 @@ class VirtioNet(VirtioDevice):
     def driver_ready(self) -> None:
         self.header_bytes = driver_header_bytes(self.driver_features)
         self._set_up = False
-        self.filter.filters_vlans = self.negotiated(f.F_CTRL_VLAN)
 
     def reset_device(self) -> None:
         self.mac = self.port.mac

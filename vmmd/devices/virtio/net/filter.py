@@ -53,12 +53,14 @@ class RxFilter:
         self.settle()
 
     def shown(self) -> ReceiveFilter:
-        """For people. QEMU-COMPAT: what was added last comes first, and all VLANs are named while none is filtered."""
+        """For managers. QEMU-COMPAT: what was added last comes first, and all VLANs are named while none is filtered.
+        Not as in QEMU 7.2, whose ``broadcast-allowed`` says the opposite of what is documented."""
+        vlan = ("normal" if self.vlans else "none") if self.filters_vlans else "all"
         return ReceiveFilter(
             promiscuous=self.promisc,
             multicast="none" if self.nomulti else "all" if self.allmulti else "normal",
             unicast="none" if self.nouni else "all" if self.alluni else "normal",
-            vlan="normal" if self.filters_vlans else "all",
+            vlan=vlan,
             broadcast_allowed=not self.nobcast,
             multicast_overflow=self.multicast_overflow,
             unicast_overflow=self.unicast_overflow,
