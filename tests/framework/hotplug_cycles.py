@@ -58,7 +58,8 @@ class Cycles:
     seconds: float = 0.0
     add_s: list[float] = field(default_factory=list)
     gone_s: list[float] = field(default_factory=list)  # of a round: from the first device_del to the last event
-    rss_bytes: tuple[int, int] = (0, 0)
+    rss_bytes: int = 0
+    growth_bytes: float = 0.0  # for each cycle of the second half: what keeps the last thousands of events is full then
     faults: list[str] = field(default_factory=list)
 
 
@@ -83,18 +84,22 @@ def plug_and_unplug(program: Emulator, directory: Path, *, cycles: int, kinds: l
         supply = cycle(chosen)
         for _ in range(WARM_ROUNDS):
             _round(vm.qmp, run, list(islice(supply, len(SLOTS) * FUNCTIONS)))
-        before, rss = _left(vm), vm.rss_bytes()
+        before = _left(vm)
         run.cycles, run.add_s, run.gone_s = 0, [], []
         began = time.monotonic()
+        half_way = 0, vm.rss_bytes()
         while run.cycles < cycles:
             _round(vm.qmp, run, list(islice(supply, len(SLOTS) * FUNCTIONS)))
+            if run.cycles < cycles // 2:
+                half_way = run.cycles, vm.rss_bytes()
         run.seconds = time.monotonic() - began
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         while (after := _left(vm)) != before and time.monotonic() < deadline:
             time.sleep(0.05)  # threads for one call end by themselves
         if after != before:
             run.faults.append(f"before: {before}; after: {after}")
-        run.rss_bytes = rss, vm.rss_bytes()
+        run.growth_bytes = (vm.rss_bytes() - half_way[1]) / (run.cycles - half_way[0])
+        run.rss_bytes = vm.rss_bytes()
         run.faults += [f"told of: {each}" for each in _strange(vm.qmp)]
     return run
 
