@@ -22,6 +22,7 @@ from vmmd.devices.floppy.isa import FloppyBus, IsaFdc
 from vmmd.devices.ide.channel import PRIMARY, Channel
 from vmmd.devices.ide.dma import REGISTER_BYTES, BusMaster
 from vmmd.devices.isa.i8257 import I8257, IsaDma
+from vmmd.devices.pci.bar import ROM_INDEX
 from vmmd.devices.pci.bus import PciBus
 from vmmd.devices.pci.device import PciDevice
 from vmmd.devices.virtio.serial.device import VirtioSerialPci
@@ -76,6 +77,7 @@ SEAM_METHODS: dict[str, tuple[str, ...]] = {
     "backends": ("chardev", "drive", "entropy", "nic"),
     "requests": ("on_resume", "on_quiesce"),
     "clock": ("timer",),
+    "roms": ("load", "show", "give_to_firmware"),
     "loop": ("add_reader", "call_later"),
 }
 SEAMS_THAT_NEVER_FAIL = {"balloon", "boot_indices", "events", "interrupts", "lock", "memory", "vcpus"}
@@ -246,6 +248,7 @@ class Rig:
             "netdev": [(queue.frontend, queue.watched) for queue in self.netdev.queues],
             "resize": list(self.disk.resize_callbacks),
             "io status": self.drive.io_status,
+            "roms": (len(machine.roms.loaded), len(machine.roms.shown), list(machine.roms.given)),
             "balloon": machine.ctx.balloon.device is not None,
             "inputs": [kind for kind in (KEY, BUTTON, RELATIVE, ABSOLUTE) if machine.inputs.takes(kind)],
         }
@@ -301,7 +304,8 @@ class Rig:
         writes = [(0x04, 2, 0)]
         for region in next(info for info in self.bus.query() if info.slot == device.slot).regions:
             base = -(-at[region.type] // region.size) * region.size
-            writes.append((0x10 + 4 * region.bar, 4, base))
+            is_rom = region.bar == ROM_INDEX
+            writes.append((0x30, 4, base | 1) if is_rom else (0x10 + 4 * region.bar, 4, base))
             if region.mem_type_64:
                 writes.append((0x14 + 4 * region.bar, 4, 0))
             at[region.type] = base + region.size

@@ -436,6 +436,53 @@ class FakeBacking:
         self.discarded.append((hva, length))
 
 
+class FakeRom:
+    """RomImage."""
+
+    def __init__(self, data: bytes, size_bytes: int) -> None:
+        self.view = memoryview(bytearray(data.ljust(size_bytes, b"\0")))
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.view)
+
+
+#: signature, 4 units of 512 bytes, the PCI data structure behind the header, whose ids are nobody's
+ROM_IMAGE = (b"\x55\xaa\x04".ljust(0x18, b"\0") + b"\x1c\0\0\0PCIR\x01\0\x02\0").ljust(2048, b"\xcb")
+
+
+class FakeRoms:
+    """OptionRoms: ``images`` by file name; which are loaded, and where they are shown."""
+
+    def __init__(self) -> None:
+        self.images = {"efi-virtio.rom": ROM_IMAGE}
+        self.loaded: list[FakeRom] = []
+        self.shown: dict[int, int] = {}  # address by identity
+        self.given: list[str] = []
+
+    def load(self, romfile: str, name: str, size_bytes: int | None) -> FakeRom:
+        if romfile not in self.images:
+            raise UsageError(f'failed to find romfile "{romfile}"')
+        data = self.images[romfile]
+        image = FakeRom(data, size_bytes or max(2048, 1 << (len(data) - 1).bit_length()))
+        self.loaded.append(image)
+        return image
+
+    def release(self, image: FakeRom) -> None:
+        assert id(image) not in self.shown
+        self.loaded.remove(image)
+
+    def show(self, image: FakeRom, gpa: int) -> None:
+        self.shown[id(image)] = gpa
+
+    def hide(self, image: FakeRom) -> None:
+        self.shown.pop(id(image), None)
+
+    def give_to_firmware(self, romfile: str) -> Callable[[], None]:
+        self.given.append(romfile)
+        return lambda: self.given.remove(romfile)
+
+
 class FakeMachine:
     """All fakes by name, and ``ctx``, the DeviceContext made of them."""
 
@@ -456,6 +503,7 @@ class FakeMachine:
         self.backends = FakeBackends()
         self.running = True
         self.inputs = InputRouter(lambda: self.clock, lambda: self.running)
+        self.roms = FakeRoms()
         self.ctx = DeviceContext(
             lock=self.lock,
             memory=self.memory,
@@ -470,6 +518,7 @@ class FakeMachine:
             requests=self.requests,
             backends=self.backends,
             inputs=self.inputs,
+            roms=self.roms,
         )
 
     def discarded(self) -> list[tuple[int, int]]:

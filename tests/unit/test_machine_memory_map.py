@@ -148,3 +148,52 @@ def test_nodes_follow_each_other_and_cross_the_hole() -> None:
     assert [(region.gpa, region.size_bytes, region.name) for region in memory.regions] == [
         (0, 3 * GiB - MiB, "a"), (3 * GiB - MiB, MiB, "b"), (FOUR_GIB, 2 * GiB - MiB, "b"),
     ]  # fmt: skip
+
+
+HIGH = 0xE000_0000
+
+
+def option_rom(kib: int = 64) -> RamBlock:
+    return RamBlock("x.rom", RamSettings(size_bytes=kib * KiB))
+
+
+def test_option_rom_is_a_slot_of_its_own_where_nothing_else_is() -> None:
+    memory_map, sink, ram, rom = make()
+    other = option_rom()
+    for gpa, there in (
+        (HIGH, True),
+        (HIGH + 0x1_0000, True),
+        (2 * MiB, True),
+        (2 * MiB - 0x1000, False),  # over the end of RAM
+        (0, False),
+        (0xC_0000, False),  # where PAM decides
+        (FOUR_GIB - 256 * KiB - 64 * KiB, True),
+        (FOUR_GIB - 256 * KiB - 0x1000, False),  # over the firmware
+    ):
+        memory_map.show_rom(other, gpa)
+        if there:
+            assert sink.at(gpa) == (other.hva, True)
+            assert sink.at(gpa + other.size_bytes - 1) == (other.hva + other.size_bytes - 1, True)
+            span = memory_map.find_span(gpa)
+            assert span is not None
+            assert span[2:] == (other.view, None)
+        else:
+            assert other.hva not in [hva for _, _, hva, _ in sink.live.values()]
+        memory_map.hide_rom(other)
+        assert other.hva not in [hva for _, _, hva, _ in sink.live.values()]
+    assert sink.at(0) == (ram.hva, False)
+    assert sink.at(FOUR_GIB - 1) == (rom.hva + rom.size_bytes - 1, True)
+    calls = sink.calls
+    memory_map.hide_rom(other)
+    assert sink.calls == calls
+
+
+def test_of_two_option_roms_in_one_place_the_first_has_it() -> None:
+    memory_map, sink, _, _ = make()
+    first, second = option_rom(), option_rom()
+    memory_map.show_rom(first, HIGH)
+    memory_map.show_rom(second, HIGH + 0x8000)
+    assert sink.at(HIGH + 0x8000) == (first.hva + 0x8000, True)
+    assert sink.at(HIGH + 0x1_0000) is None
+    memory_map.hide_rom(first)
+    assert sink.at(HIGH + 0x8000) == (second.hva, True)

@@ -6,12 +6,13 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.chipset import Board, Card, add_card
-from tests.unit.fakes import props
+from tests.unit.fakes import ROM_IMAGE, props
 from vmmd.core.address_space import IoRange
 from vmmd.core.device import ResetKind
 from vmmd.core.memory import GuestAddressError
 from vmmd.devices.pci.bar import BarRegion
 from vmmd.devices.pci.config_space import ConfigSpace
+from vmmd.devices.pci.option_rom import adopt
 from vmmd.errors import UsageError
 
 IO, MEMORY, MASTER, INTX_OFF = 1, 2, 4, 0x400
@@ -253,10 +254,145 @@ def test_multifunction_shows_in_header_type(board: Board) -> None:
     assert (board.read(5, 0, 0x0E, 1), board.read(5, 1, 0x0E, 1)) == (0x80, 0)
 
 
-def test_romfile_is_refused_and_empty_accepted(board: Board) -> None:
-    with pytest.raises(UsageError, match="romfile"):
-        add_card(board, romfile="/x.rom")
+# -- option ROM ------------------------------------------------------------------------------------------------------
+
+ROM, ROM_AT = 0x30, 0xE000_0000
+
+
+@pytest.fixture
+def rom_board(board: Board) -> Board:
+    board.machine.roms.images["x.rom"] = ROM_IMAGE + b"tail"
+    return board
+
+
+def test_rom_register_tells_its_size_and_can_be_switched_off(rom_board: Board) -> None:
+    board = rom_board
+    add_card(board, romfile="x.rom")
+    assert board.read(2, 0, ROM, 4) == 0
+    board.write(2, 0, ROM, 4, 0xFFFF_FFFF)
+    assert board.read(2, 0, ROM, 4) == 0xFFFF_F001
+    board.write(2, 0, ROM, 4, 0xFFFF_FFFE)
+    assert board.read(2, 0, ROM, 4) == 0xFFFF_F000
     add_card(board, romfile="")
+    add_card(board)
+    for slot in (3, 4):
+        board.write(slot, 0, ROM, 4, 0xFFFF_FFFF)
+        assert board.read(slot, 0, ROM, 4) == 0
+
+
+def test_rom_is_seen_while_its_bit_and_memory_decoding_are_on(rom_board: Board) -> None:
+    board, roms, mmio = rom_board, rom_board.machine.roms, rom_board.machine.mmio
+    add_card(board, romfile="x.rom")
+    steps = [  # register, command; is it there
+        (ROM_AT | 1, 0, False),
+        (ROM_AT, MEMORY, False),
+        (ROM_AT | 1, MEMORY, True),
+        (ROM_AT | 1, IO, False),
+        (ROM_AT + 0x1000 | 1, MEMORY, True),
+        (1, MEMORY, False),
+    ]
+    for register, command, there in steps:
+        board.write(2, 0, 4, 2, command)
+        board.write(2, 0, ROM, 4, register)
+        address = register & ~1
+        assert mmio.read(address, 2) == (0xAA55 if there else 0xFFFF)
+        assert list(roms.shown.values()) == ([address] if there else [])
+    board.write(2, 0, ROM, 4, ROM_AT | 1)
+    assert mmio.read(ROM_AT + 2048, 8) == int.from_bytes(b"tail", "little")
+    mmio.write(ROM_AT, 4, 0)
+    assert mmio.read(ROM_AT, 2) == 0xAA55
+    board.bus.reset(ResetKind.COLD)
+    assert (board.read(2, 0, ROM, 4), roms.shown) == (0, {})
+
+
+def test_query_shows_the_rom_as_bar_6(rom_board: Board) -> None:
+    add_card(rom_board, romfile="x.rom")
+    rom_board.write(2, 0, 4, 2, MEMORY)
+    rom_board.write(2, 0, ROM, 4, ROM_AT | 1)
+    (card,) = (info for info in rom_board.bus.query() if info.slot == 2)
+    assert card.regions[-1] == (6, "memory", 4096, ROM_AT, False, False)
+
+
+def test_unplugged_rom_is_given_back_and_a_late_vcpu_reads_ones(rom_board: Board) -> None:
+    board, roms = rom_board, rom_board.machine.roms
+    card = add_card(board, romfile="x.rom")
+    board.write(2, 0, 4, 2, MEMORY)
+    board.write(2, 0, ROM, 4, ROM_AT | 1)
+    late = board.machine.mmio.find(ROM_AT)
+    assert late is not None
+    with board.machine.lock:
+        card.unrealize()
+    assert (roms.loaded, roms.shown) == ([], {})
+    assert late.read(0, 4) == 0xFFFF_FFFF
+
+
+def test_rom_without_register_is_given_to_firmware(rom_board: Board) -> None:
+    roms = rom_board.machine.roms
+    card = add_card(rom_board, romfile="x.rom", rombar="0")
+    assert (roms.loaded, roms.given) == ([], ["x.rom"])
+    rom_board.write(2, 0, ROM, 4, 0xFFFF_FFFF)
+    assert rom_board.read(2, 0, ROM, 4) == 0
+    with rom_board.machine.lock:
+        card.unrealize()
+    assert roms.given == []
+
+
+def test_plugged_later_it_needs_a_register_for_its_rom(rom_board: Board) -> None:
+    card = Card(props(Card, romfile="x.rom", rombar="0"), rom_board.machine.ctx)
+    card.bus = rom_board.bus
+    card.hotplugged = True
+    with (
+        rom_board.machine.lock,
+        pytest.raises(UsageError, match="Hot-plugged device without ROM bar can't have an option ROM"),
+    ):
+        card.plug()
+    assert rom_board.machine.roms.given == []
+
+
+def test_rom_that_is_not_there_leaves_no_trace(rom_board: Board) -> None:
+    devices = dict(rom_board.bus.devices)
+    with pytest.raises(UsageError, match=r'failed to find romfile "y\.rom"'):
+        add_card(rom_board, romfile="y.rom")
+    assert rom_board.bus.devices == devices
+
+
+def ids_of(image: bytes) -> tuple[int, int]:
+    return int.from_bytes(image[0x20:0x22], "little"), int.from_bytes(image[0x22:0x24], "little")
+
+
+@pytest.mark.parametrize("given", [{}, {"romfile": "own.rom"}])
+def test_the_types_own_rom_says_that_it_is_for_the_device(board: Board, given: dict[str, str]) -> None:
+    """But not one that the user has named, though it be the same. QEMU-COMPAT."""
+    roms = board.machine.roms
+    roms.images["own.rom"] = ROM_IMAGE
+
+    class WithRom(Card):
+        default_romfile = "own.rom"
+
+    card = WithRom(props(WithRom, **given), board.machine.ctx)
+    card.bus = board.bus
+    with board.machine.lock:
+        card.plug()
+    image = bytes(roms.loaded[0].view)
+    assert ids_of(image) == (ids_of(ROM_IMAGE) if given else (0x1AF4, 0x1001))
+    assert sum(image) & 0xFF == sum(ROM_IMAGE) & 0xFF
+    assert card.resolved["romfile"] == "own.rom"
+    assert card.resolved["romsize"] == 2048
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        b"", b"\x55", b"\x55\xaa", b"hello" * 20, b"\x55\xaa" + bytes(0x15),
+        b"\x55\xaa".ljust(0x18, b"\0") + b"\xff\xff" + bytes(100),
+        b"\x55\xaa".ljust(0x18, b"\0") + b"\x1c\0\0\0" + b"PCIX\x01\0\x02\0",
+        b"\x55\xaa".ljust(0x18, b"\0") + b"\x1d\0\0\0\0" + b"PCIR\x01\0\x02",
+    ],
+)  # fmt: skip
+def test_what_is_no_option_rom_stays_as_it_is(image: bytes) -> None:
+    data = bytearray(image)
+    adopt(memoryview(data), 0x1AF4, 0x1000)
+    assert data == image
 
 
 def test_query_shows_what_query_pci_needs(board: Board) -> None:

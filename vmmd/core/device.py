@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vmmd.core.memory import GuestMemory
     from vmmd.core.notify import DoorbellFactory, LoopPort
     from vmmd.core.props import Prop
+    from vmmd.core.rom import OptionRoms
     from vmmd.core.tree import BusNode, Node, Property
 
 
@@ -114,7 +115,7 @@ class DeviceContext:
 
     __slots__ = (
         "backends", "balloon", "boot_indices", "clock", "doorbells", "events", "inputs", "interrupts", "irqs", "lock",
-        "loop", "memory", "mmio", "pio", "requests", "vcpus",
+        "loop", "memory", "mmio", "pio", "requests", "roms", "vcpus",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913  # the seams, by name, once
@@ -133,6 +134,7 @@ class DeviceContext:
         requests: SystemRequests,
         backends: Backends,
         inputs: InputRouter,
+        roms: OptionRoms,
         vcpus: int = 1,
     ) -> None:
         self.lock = lock
@@ -148,6 +150,7 @@ class DeviceContext:
         self.requests = requests
         self.backends = backends
         self.inputs = inputs
+        self.roms = roms
         self.boot_indices = BootIndices()
         self.balloon = BalloonSlot()
         self.vcpus = vcpus  # at start; what num-queues=auto counts

@@ -18,7 +18,14 @@ BIOS_ALIGN = 64 * KiB
 BIOS_MAX = 16 * MiB
 
 #: Debian package of a well-known image, for the hint of the error
-_PACKAGES = {DEFAULT_BIOS: "seabios", "bios.bin": "seabios", "vgabios": "seabios", "u-boot": "u-boot-qemu"}
+_PACKAGES = {
+    DEFAULT_BIOS: "seabios",
+    "bios.bin": "seabios",
+    "vgabios": "seabios",
+    "u-boot": "u-boot-qemu",
+    "efi-": "ipxe-qemu",
+    "pxe-": "ipxe-qemu",
+}
 
 
 def find(name: str, directories: Sequence[str] = ()) -> str:
@@ -26,6 +33,15 @@ def find(name: str, directories: Sequence[str] = ()) -> str:
 
     Raises UsageError in QEMU's words, naming the package to install.
     """
+    path = search(name, directories)
+    if path is None:
+        package = package_of(name)
+        raise UsageError(f"could not load PC BIOS '{name}'", package and f"{package}, or give a path with -bios")
+    return path
+
+
+def search(name: str, directories: Sequence[str] = ()) -> str | None:
+    """Path of an image: ``name`` itself if it is a file, else in ``directories`` (``-L``), else the system's."""
     if os.path.isfile(name):
         return name
     if "/" not in name:
@@ -33,9 +49,13 @@ def find(name: str, directories: Sequence[str] = ()) -> str:
             path = os.path.join(directory, name)
             if os.path.isfile(path):
                 return path
+    return None
+
+
+def package_of(name: str) -> str | None:
+    """What to do to have a well-known image; None for others."""
     package = next((package for prefix, package in _PACKAGES.items() if name.startswith(prefix)), None)
-    hint = f"install Debian's package '{package}', or give a path with -bios" if package else None
-    raise UsageError(f"could not load PC BIOS '{name}'", hint)
+    return f"install Debian's package '{package}'" if package else None
 
 
 def load_bios(name: str | None, directories: Sequence[str] = ()) -> bytes:

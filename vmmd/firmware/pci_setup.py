@@ -2,7 +2,7 @@
 """PCI resources for a guest that starts without firmware: BARs, decoding, interrupt lines, PIRQ routes, PAM, PM base.
 
 The result is what SeaBIOS leaves on the same machine (measured under QEMU 7.2): I/O BARs from 0xc000 up, memory BARs at
-the end of the window below 0xfec00000, prefetchable ones under the others, largest first; command register I/O, memory
+the end of the window below 0xfec00000, prefetchable and others apart, largest first; command register I/O, memory
 and SERR; PIRQA-D on 10, 10, 11, 11. Works through configuration cycles only, as firmware does.
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vmmd.errors import VmmdError
 from vmmd.firmware.mptable import PciInterrupt
+from vmmd.units import PAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,7 +25,7 @@ SCI_IRQ = 9
 ELCR = 0x0C00  # interrupts 10 and 11 are level triggered (ports 0x4d0, 0x4d1)
 PM_BASE, SMBUS_BASE = 0x600, 0x700
 
-_COMMAND, _BAR0, _LINE, _PIN, _IDENTITY = 0x04, 0x10, 0x3C, 0x3D, 0x00
+_COMMAND, _LINE, _PIN, _IDENTITY = 0x04, 0x3C, 0x3D, 0x00
 _IO_MEMORY_SERR = 0x0103
 _HOST_BRIDGE, _PIIX3, _PIIX3_IDE, _PIIX4_PM = 0x1237_8086, 0x7000_8086, 0x7010_8086, 0x7113_8086
 GIB = 1 << 30
@@ -36,7 +37,8 @@ class BarLike(Protocol):
     index: int
     size_bytes: int
     prefetch: bool
-    kind: str  # "io", "mem32", "mem64"
+    kind: str  # "io", "mem32", "mem64", "rom"
+    register: int  # where it is
 
 
 class FunctionLike(Protocol):
@@ -60,6 +62,11 @@ class PciSetup(NamedTuple):
 class _Want(NamedTuple):
     function: FunctionLike
     bar: BarLike
+
+    @property
+    def room_bytes(self) -> int:
+        """Registers in memory have a page of their own."""
+        return self.bar.size_bytes if self.bar.kind == "io" else max(self.bar.size_bytes, PAGE_BYTES)
 
 
 def window_32(ram_below_4g: int) -> tuple[int, int]:
@@ -100,42 +107,44 @@ def _assign_io(wanted: list[_Want]) -> None:
 
 def _assign_memory(wanted: list[_Want], ram_below_4g: int, end_of_ram: int) -> None:
     lowest = max(ram_below_4g, MEMORY_LOWEST)
-    plain = [each for each in wanted if not each.bar.prefetch]
-    prefetchable = [each for each in wanted if each.bar.prefetch]
-    base = _base_below(plain, MEMORY_END)
-    prefetch_base = _base_below(prefetchable, base)
-    if prefetch_base < lowest:
-        high = [each for each in prefetchable if each.bar.kind == "mem64"]
-        prefetchable = [each for each in prefetchable if each.bar.kind != "mem64"]
-        prefetch_base = _base_below(prefetchable, base)
-        if prefetch_base < lowest:
+    high: list[_Want] = []
+    blocks = _blocks_below(wanted, MEMORY_END)
+    if blocks[-1][0] < lowest:
+        high = [each for each in wanted if each.bar.prefetch and each.bar.kind == "mem64"]
+        blocks = _blocks_below([each for each in wanted if each not in high], MEMORY_END)
+        if blocks[-1][0] < lowest:
             room = (MEMORY_END - lowest) >> 20
             raise VmmdError(
                 f"the 32-bit BARs of all PCI devices do not fit in {room} MiB", "use smaller devices or RAM"
             )
-        largest = _largest(high)
-        _lay_out(high, max(4 * GIB, end_of_ram) + largest - 1 & -largest)
-    _lay_out(plain, base)
-    _lay_out(prefetchable, prefetch_base)
+    largest = _largest(high)
+    for base, each in ((max(4 * GIB, end_of_ram) + largest - 1 & -largest, high), *blocks):
+        _lay_out(each, base)
+
+
+def _blocks_below(wanted: list[_Want], end: int) -> list[tuple[int, list[_Want]]]:
+    """(base, BARs) of the prefetchable ones and of the others, downwards from ``end``; what needs the larger alignment
+    comes last."""
+    blocks = [[each for each in wanted if each.bar.prefetch is prefetch] for prefetch in (False, True)]
+    found = []
+    for block in sorted(blocks, key=_largest):
+        end = (end - sum(each.room_bytes for each in block)) & -_largest(block)
+        found.append((end, block))
+    return found
 
 
 def _largest(wanted: Iterable[_Want]) -> int:
-    return max((each.bar.size_bytes for each in wanted), default=1)
-
-
-def _base_below(wanted: list[_Want], end: int) -> int:
-    """Where a block of these BARs begins so that it ends at or before ``end``, aligned to the largest."""
-    return (end - sum(each.bar.size_bytes for each in wanted)) & -_largest(wanted)
+    return max((each.room_bytes for each in wanted), default=1)
 
 
 def _lay_out(wanted: list[_Want], address: int) -> None:
     """Program BARs, largest first, upwards from ``address``: sizes are powers of two, so each is aligned."""
-    for function, bar in sorted(wanted, key=lambda each: -each.bar.size_bytes):
-        register = _BAR0 + 4 * bar.index
-        function.config_write(register, 4, address & 0xFFFF_FFFF)
+    for want in sorted(wanted, key=lambda each: -each.room_bytes):
+        function, bar = want
+        function.config_write(bar.register, 4, address & 0xFFFF_FFFF)  # a ROM stays switched off
         if bar.kind == "mem64":
-            function.config_write(register + 4, 4, address >> 32)
-        address += bar.size_bytes
+            function.config_write(bar.register + 4, 4, address >> 32)
+        address += want.room_bytes
 
 
 def _program_board(identity: int, function: FunctionLike) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.devices.floppy.isa import IsaFdc
+from vmmd.devices.pci.device import PciDevice
 from vmmd.firmware import bootorder
 
 if TYPE_CHECKING:
@@ -14,10 +15,14 @@ if TYPE_CHECKING:
     from vmmd.core.device import Device
 
 
+NETWORK_CARD = 0x020000  # Ethernet (PCI 3.0 appendix D)
+
+
 def boot_path(device: Device) -> str | None:
     """The path in ``bootorder``; None for a device that firmware does not boot from."""
-    if device.bus_type == "PCI":
-        return bootorder.virtio_blk_path(device.slot, device.function)  # type: ignore[attr-defined]  # a PciDevice
+    if isinstance(device, PciDevice):
+        path = bootorder.virtio_net_path if device.class_code == NETWORK_CARD else bootorder.virtio_blk_path
+        return path(device.slot, device.function)
     if device.bus_type == "IDE":
         channel = int(device.bus_name[-1])
         return bootorder.ide_path(channel, device.unit)  # type: ignore[attr-defined]  # an IdeDevice

@@ -106,6 +106,9 @@ class Builder:
             vm.memory.pin("all memory is locked (mem-lock=on)")
         ctx = self._context(platform)
         self._place_cpus(platform.chips)
+        for rom in self.config.option_roms:
+            with named(f"-option-rom {rom.romfile}"):
+                self._roms.add_option(rom)
         with vm.lock:
             board = self._board(ctx)
         self._warn_of_loose_ends()
@@ -136,8 +139,11 @@ class Builder:
 
     def _context(self, platform: Platform) -> DeviceContext:
         from vmmd.machine.backends import MachineBackends
+        from vmmd.machine.option_roms import MachineRoms
 
         vm = self.vm
+        assert vm.memory_map is not None
+        self._roms = MachineRoms(vm.memory_map, vm.mmio, self.config.data_dirs)
         vm.irqs = GsiFanIn(platform.interrupts)
         ctx = DeviceContext(
             lock=vm.lock,
@@ -153,6 +159,7 @@ class Builder:
             requests=vm.requests,
             backends=MachineBackends(vm),
             inputs=vm.inputs,
+            roms=self._roms,
             vcpus=self.config.smp.cpus,
         )
         vm.balloon = ctx.balloon
@@ -231,7 +238,7 @@ class Builder:
         assert vm.memory_map is not None
         assert vm.cpus is not None
         cpus = vm.cpus
-        setup = FirmwareSetup(vm, board, self.cpu_config, self.plan.node_sizes)
+        setup = FirmwareSetup(vm, board, self.cpu_config, self._roms, self.plan.node_sizes)
         setup.publish()
         setup.map_firmware()
         cpus.start()

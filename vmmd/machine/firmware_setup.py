@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vmmd.firmware.acpi_tables import AcpiBlobs, AcpiConfig, FloppyController, FloppyDrive, NumaNode
     from vmmd.firmware.direct_boot import DirectBoot
     from vmmd.kvm.cpuid import CpuConfig
+    from vmmd.machine.option_roms import MachineRoms
     from vmmd.machine.pc_i440fx import PcI440fx
     from vmmd.machine.vm import Vm
     from vmmd.options.models import Config, SmbiosOptions
@@ -36,8 +37,11 @@ _FW_CFG_FILE_MAX = 64 << 20
 class FirmwareSetup:
     """Tables of one machine. Made when every device is plugged."""
 
-    def __init__(self, vm: Vm, board: PcI440fx, cpu_config: CpuConfig, node_sizes: Sequence[int] = ()) -> None:
+    def __init__(
+        self, vm: Vm, board: PcI440fx, cpu_config: CpuConfig, roms: MachineRoms, node_sizes: Sequence[int] = ()
+    ) -> None:
         """``node_sizes``: bytes of RAM of each -numa node."""
+        self._roms = roms
         self.node_sizes = node_sizes
         self.vm = vm
         self.config: Config = vm.config
@@ -90,7 +94,7 @@ class FirmwareSetup:
             self.board.fw_cfg.add_writable_file(vmgenid.ADDRESS_FILE, vmgenid.ADDRESS_BYTES)
 
     def _extra_files(self) -> list[tuple[str, bytes]]:
-        extra = []
+        extra = list(self._roms.files.items())
         if port := self._pvpanic_port():
             extra.append(("etc/pvpanic-port", port.to_bytes(2, "little")))
         for each in self.config.fw_cfg:
@@ -104,7 +108,8 @@ class FirmwareSetup:
 
     def boot_order(self) -> bytes:
         """The ``bootorder`` file from every device's ``bootindex``. Raises UsageError (an index used twice)."""
-        return bootorder.text(boot_paths.order(self.board.devices), strict=self.config.boot.strict)
+        entries = [*boot_paths.order(self.board.devices), *self._roms.boot_entries]
+        return bootorder.text(entries, strict=self.config.boot.strict)
 
     # --- -kernel ----------------------------------------------------------------------------------------------
 

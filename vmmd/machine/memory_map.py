@@ -88,6 +88,7 @@ class MemoryMap:
         self.rom_file = ""
         self._pam = [(False, False)] * len(PAM_SEGMENTS)
         self._smram_open = False
+        self._option_roms: dict[int, tuple[int, RamBlock]] = {}  # where each is to be seen; by identity
         self._current: dict[Slot, int] = {}
         self._free_ids: list[int] = []
         self._next_id = 0
@@ -138,6 +139,27 @@ class MemoryMap:
             self._smram_open = is_open
             self.commit()
 
+    def show_rom(self, block: RamBlock, gpa: int) -> None:
+        """An option ROM is to be seen at ``gpa``; not where it would hide anything else."""
+        self._option_roms[id(block)] = gpa, block
+        self.commit()
+
+    def hide_rom(self, block: RamBlock) -> None:
+        """Undo it; nothing happens to one that is not shown."""
+        if self._option_roms.pop(id(block), None) is not None:
+            self.commit()
+
+    def _shown_roms(self) -> Iterator[tuple[int, RamBlock]]:
+        """(address, ROM) of those that are in nobody's way; of several in the same place the first has it."""
+        taken = [(0, MiB), *((region.gpa, region.end) for region in self.memory.regions)]
+        if self.rom is not None:
+            taken.append((FOUR_GIB - self.rom.size_bytes, FOUR_GIB))
+        for gpa, block in self._option_roms.values():
+            end = gpa + block.size_bytes
+            if not any(start < end and gpa < stop for start, stop in taken):
+                taken.append((gpa, end))
+                yield gpa, block
+
     def commit(self) -> None:
         """Bring the hypervisor's slots in line."""
         self._spans = None
@@ -186,6 +208,8 @@ class MemoryMap:
                 yield Span(region.gpa, region.end, region.bytes_, region.bytes_)
         if self.rom is not None:
             yield Span(FOUR_GIB - self.rom.size_bytes, FOUR_GIB, self.rom.view, None)
+        for gpa, block in self._shown_roms():
+            yield Span(gpa, gpa + block.size_bytes, block.view, None)
 
     def _low_spans(self, region: RamRegion) -> Iterator[Span]:
         """Around the VGA window, and the PAM segments: each is RAM, ROM or nothing, for reads and for writes."""
@@ -249,6 +273,7 @@ class MemoryMap:
         if self.rom is not None:
             size = self.rom.size_bytes
             slots.append(Slot(FOUR_GIB - size, size, self.rom.hva, True, "pc.bios"))
+        slots += [Slot(gpa, each.size_bytes, each.hva, True, each.name) for gpa, each in self._shown_roms()]
         return slots
 
     def _low_slots(self, hva: int, end: int, name: str) -> list[Slot]:

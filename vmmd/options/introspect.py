@@ -63,6 +63,7 @@ GROUPS = {
     "mon": _Group("mon", (models.MonitorOptions,)),
     "smbios": _Group("smbios"),
     "fw_cfg": _Group("fw_cfg", (models.FwCfgOptions,)),
+    "option-rom": _Group("option-rom", (models.OptionRomOptions,)),
     "action": _Group("action", (models.ActionOptions,)),
     "rtc": _Group("rtc", (models.RtcOptions,)),
     "msg": _Group("msg", (models.MsgOptions,)),

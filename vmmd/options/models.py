@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from vmmd.core.props import BOOL, ON_OFF_AUTO, PATH, SIZE, STR, U16, U32, enum_type, int_type, prop
+from vmmd.core.props import BOOL, BOOT_INDEX, ON_OFF_AUTO, PATH, SIZE, STR, U16, U32, enum_type, int_type, prop
 from vmmd.options.fields import COUNT, FD, NOTHING, NUMBER, ONLY_OFF, RANGES, SIZE_MIB, UUID, OptionSet
 from vmmd.units import MiB
 
@@ -320,6 +320,13 @@ class FwCfgOptions(OptionSet):
     later: ClassVar = {"gen_id": NOTHING}
 
 
+class OptionRomOptions(OptionSet):
+    """``-option-rom``: an image that firmware runs, and may boot from."""
+
+    romfile = prop(PATH, None, "the image")
+    bootindex = prop(BOOT_INDEX, None, "place in the boot order, 0 first")
+
+
 class SmbiosOptions(OptionSet):
     """``-smbios type=N,…`` or ``file=…``; one class per type. Several of one type are merged into one."""
 
@@ -457,10 +464,9 @@ class Config:
         "accels", "action", "add_fds", "append", "audiodevs", "bios", "blockdevs", "boot", "chardevs", "cpu",
         "daemonize", "data_dirs", "debugcon", "devices", "display", "drives", "floppy_boot_check", "fw_cfg", "globals",
         "initrd", "kernel", "keyboard", "later", "log_file", "log_file_option", "log_items", "machine", "memory",
-        "monitors", "msg", "name",
-        "netdevs", "nics", "nodefaults", "nographic", "notices", "numa", "numa_cpus", "numa_distances", "objects",
-        "overcommit", "paused", "pidfile", "preconfig", "qtest", "qtest_log", "realtime", "rtc", "sandbox", "serials",
-        "smbios", "smp", "traces", "uuid", "vga", "vnc",
+        "monitors", "msg", "name", "netdevs", "nics", "nodefaults", "nographic", "notices", "numa", "numa_cpus",
+        "numa_distances", "objects", "option_roms", "overcommit", "paused", "pidfile", "preconfig", "qtest",
+        "qtest_log", "realtime", "rtc", "sandbox", "serials", "smbios", "smp", "traces", "uuid", "vga", "vnc",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -483,6 +489,7 @@ class Config:
         self.append: str | None = None
         self.smbios: list[SmbiosOptions] = []
         self.fw_cfg: list[FwCfgOptions] = []
+        self.option_roms: list[OptionRomOptions] = []
         self.globals: list[GlobalProperty] = []
         self.devices: list[DeviceOptions] = []
         self.chardevs: dict[str, ChardevOptions] = {}

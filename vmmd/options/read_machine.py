@@ -20,6 +20,7 @@ from vmmd.options.models import (
     NumaCpu,
     NumaDistance,
     NumaNode,
+    OptionRomOptions,
     RealtimeOptions,
     SandboxOptions,
     SmbiosFile,
@@ -313,6 +314,15 @@ def read_fw_cfg(draft: Draft, option: str, text: str) -> None:
     if any(other.name == made.name for other in draft.config.fw_cfg):
         raise UsageError(f"{where}: duplicate fw_cfg file name '{shown(made.name)}'")
     draft.config.fw_cfg.append(made)
+
+
+def read_option_rom(draft: Draft, option: str, text: str) -> None:
+    """``-option-rom [romfile=]FILE[,bootindex=N]``."""
+    made: OptionRomOptions = OptionRomOptions.from_items(keyval.parse(option, text, "romfile").items, option)
+    if not made.romfile:
+        # QEMU-COMPAT: the sentence
+        raise UsageError(f"{option} {shown(text)}: Option ROM file is not specified")
+    draft.config.option_roms.append(made)
 
 
 def read_add_fd(draft: Draft, option: str, text: str) -> None:

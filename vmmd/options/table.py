@@ -121,7 +121,7 @@ OPTIONS: tuple[OptionSpec, ...] = (
     OptionSpec("no-acpi", None, BOOT, "no ACPI tables", machine.read_no_acpi),
     OptionSpec("no-hpet", None, BOOT, "no HPET", machine.read_no_hpet),
     OptionSpec("acpitable", "…", BOOT, "additional ACPI table", machine.read_later, True),
-    OptionSpec("option-rom", "FILE", BOOT, "additional option ROM", machine.read_later, True),
+    OptionSpec("option-rom", "[romfile=]FILE[,bootindex=N]", BOOT, "additional option ROM", machine.read_option_rom),
     OptionSpec("dtb", "FILE", BOOT, "device tree", machine.read_later, True),
     OptionSpec("no-fd-bootchk", None, BOOT, "no check of floppy boot sectors", machine.read_no_fd_bootchk),
     OptionSpec("win2k-hack", None, BOOT, "workaround for old guests", machine.read_later, True),

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Base address registers (PCI 3.0 §6.2.5): what one decodes, where it is mapped now, and mapping several at once.
+"""Base address registers (PCI 3.0 §6.2.5), that of the option ROM (§6.2.5.2) included: what one decodes, where it is
+mapped now, and mapping several at once.
 
 A BAR is made of regions: the whole of it, and any number laid over it (an MSI-X table, a doorbell page). Every
 (re)mapping makes new IoRanges, so that a vCPU that has just looked up an old one finishes on it.
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.core.address_space import IoRange
-from vmmd.devices.pci.regs import BAR_IO, BAR_MEM64, BAR_PREFETCH, REG_BAR0
+from vmmd.devices.pci.regs import BAR_IO, BAR_MEM64, BAR_PREFETCH, REG_BAR0, REG_ROM_BAR, ROM_ENABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 PRIORITY_IO = 1
 PRIORITY_MEMORY = -1
 
-KINDS = ("io", "mem32", "mem64")
+#: smallest size by kind
+KINDS = {"io": 4, "mem32": 16, "mem64": 16, "rom": 2048}
+ROM_INDEX = 6  # how everybody counts it
 
 
 def reads_zero(offset: int, size: int) -> int:
@@ -51,16 +54,15 @@ class Bar:
     __slots__ = ("address", "index", "kind", "prefetch", "ranges", "regions", "register", "size_bytes")
 
     def __init__(self, index: int, size_bytes: int, kind: str, prefetch: bool) -> None:
-        smallest = 4 if kind == "io" else 16
-        if kind not in KINDS or size_bytes < smallest or size_bytes & (size_bytes - 1):
+        if kind not in KINDS or size_bytes < KINDS[kind] or size_bytes & (size_bytes - 1):
             raise ValueError(f"BAR {index}: {kind} of {size_bytes} bytes is not possible")
-        if not 0 <= index <= (4 if kind == "mem64" else 5):
+        if (index != ROM_INDEX) if kind == "rom" else not 0 <= index <= (4 if kind == "mem64" else 5):
             raise ValueError(f"there is no BAR {index} for {kind}")
         self.index = index
         self.size_bytes = size_bytes
         self.kind = kind
         self.prefetch = prefetch
-        self.register = REG_BAR0 + 4 * index
+        self.register = REG_ROM_BAR if kind == "rom" else REG_BAR0 + 4 * index
         self.regions: list[BarRegion] = []
         self.address: int | None = None  # where it is mapped now
         self.ranges: list[IoRange] = []  # of the present mapping
@@ -84,7 +86,8 @@ class Bar:
     def define(self, config: ConfigSpace) -> None:
         """Put the register into configuration space: address bits writable above the size."""
         width = self.width_bytes
-        config.define(self.register, width, self.flags, ((1 << (8 * width)) - 1) & ~(self.size_bytes - 1))
+        writable = ((1 << (8 * width)) - 1) & ~(self.size_bytes - 1)
+        config.define(self.register, width, self.flags, writable | (ROM_ENABLE if self.kind == "rom" else 0))
 
     def decoded_address(self, config: ConfigSpace, space: AddressSpace) -> int | None:
         """Where the register points, or None when it decodes nothing.
@@ -93,6 +96,8 @@ class Bar:
         that sizing with decoding left on does not put the BAR over something else.
         """
         width = self.width_bytes
+        if self.kind == "rom" and not config.get(self.register, 1) & ROM_ENABLE:
+            return None
         value = config.get(self.register, width) & ~(self.size_bytes - 1)
         last = value + self.size_bytes - 1
         if value == 0 or last == (1 << (8 * width)) - 1 or last >= space.size:

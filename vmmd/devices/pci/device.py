@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from vmmd.core.address_space import MASKS
 from vmmd.core.device import Device
 from vmmd.core.memory import GuestMemory
 from vmmd.core.props import BOOL, PCI_ADDR, STR, U32, PciAddress, prop
 from vmmd.core.trace_events import PCI_INTX, PCI_UPDATE_MAPPINGS_ADD, PCI_UPDATE_MAPPINGS_DEL
 from vmmd.core.tree import Property
 from vmmd.devices.pci import regs
-from vmmd.devices.pci.bar import Bar, BarMap, BarRegion, drops_writes, reads_zero
+from vmmd.devices.pci.bar import ROM_INDEX, Bar, BarMap, BarRegion, drops_writes, reads_zero
 from vmmd.devices.pci.config_space import ConfigSpace
 from vmmd.devices.pci.intx import Intx
+from vmmd.devices.pci.option_rom import adopt
 from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,10 +30,12 @@ if TYPE_CHECKING:
     from vmmd.core.device import DeviceContext, ResetKind
     from vmmd.core.irq import IrqLine
     from vmmd.core.props import PropSet
+    from vmmd.core.rom import RomImage
     from vmmd.devices.pci.bus import PciBus
 
 #: what a function sees of RAM while bus mastering is off: nothing
 _NO_MEMORY = GuestMemory()
+ROM_SIZE_AUTO = 0xFFFF_FFFF
 
 
 class PciDevice(Device):
@@ -46,6 +50,8 @@ class PciDevice(Device):
     subsystem_id: ClassVar[int] = 0x1100
     #: where a part of the board sits; None: ``addr=`` or the first free slot
     fixed_address: ClassVar[PciAddress | None] = None
+    #: option ROM of devices whose ``romfile`` is not given
+    default_romfile: ClassVar[str | None] = None
 
     class Props(Device.Props):
         """Properties of every PCI function."""
@@ -53,7 +59,8 @@ class PciDevice(Device):
         addr = prop(PCI_ADDR, None, "Slot and optional function number, example: 06.0 or 06")
         multifunction = prop(BOOL, False, "more than one function in this slot")
         rombar = prop(U32, 1, "1: offer the ROM to the guest by a base address register")
-        romfile = prop(STR, None, "option ROM image; empty: none")
+        romfile = prop(STR, None, "option ROM image; empty: none; default: the type's own, if it has one")
+        romsize = prop(U32, ROM_SIZE_AUTO, "size of the ROM's register, a power of two; default: that of the image")
         acpi_index = prop(U32, 0, "number by which ACPI tells the guest the device (eno1); 0: none")
 
     bus: PciBus
@@ -72,6 +79,7 @@ class PciDevice(Device):
         self._intx = Intx(self.config)
         self.intx: IrqLine = self._intx.line
         self._bars = BarMap(ctx.pio, ctx.mmio)
+        self._rom: RomImage | None = None
         self._last_capability = regs.REG_CAPABILITIES
         self._next_capability = regs.FIRST_CAPABILITY
         self._reset_hooks: list[Callable[[], None]] = []
@@ -81,18 +89,46 @@ class PciDevice(Device):
 
     def plug(self) -> None:
         super().plug()
+        if self._rom is not None and self.props.romfile is None:  # what the user has chosen is for the user to fit
+            adopt(self._rom.view, self.config.get(regs.REG_VENDOR_ID, 2), self.config.get(regs.REG_DEVICE_ID, 2))
         self.config.seal()
 
     def realize(self) -> None:
         """Fill the header and take a place on the bus. Raises UsageError."""
-        if self.props.romfile:
-            raise UsageError(
-                f"{self.type_name}: property 'romfile' is not available in this version", "romfile= (empty) is accepted"
-            )
         self._define_header()
+        self._load_rom()
         self.bus.attach(self, self.fixed_address or self.props.addr)
         self.on_undo(self._leave_bus)
         self.resolved |= {"addr": PciAddress(self.slot, self.function), "multifunction": self.multifunction}
+
+    def _load_rom(self) -> None:
+        """The option ROM, in the register for it or, with rombar=0, in firmware's files. Raises VmmdError."""
+        props, roms = self.props, self.ctx.roms
+        romfile = self.default_romfile if props.romfile is None else props.romfile
+        self.resolved["romfile"] = romfile
+        if not romfile:
+            return
+        if not props.rombar:
+            if self.hotplugged:
+                # QEMU-COMPAT: the sentence
+                raise UsageError("Hot-plugged device without ROM bar can't have an option ROM", "rombar=1 or romfile=")
+            self.on_undo(roms.give_to_firmware(romfile))
+            return
+        size_bytes = None if props.romsize == ROM_SIZE_AUTO else props.romsize
+        image = self._rom = roms.load(romfile, f"{self.type_name}.rom", size_bytes)
+        self.on_undo(self._drop_rom)
+        self.resolved["romsize"] = image.size_bytes
+        self.add_bar(ROM_INDEX, image.size_bytes, "rom", self._read_rom, name=f"{self.type_name}.rom", max_width=8)
+
+    def _read_rom(self, offset: int, size: int) -> int:
+        if self._rom is None:  # a vCPU that was late for the unplugging
+            return MASKS[size]
+        return int.from_bytes(self._rom.view[offset : offset + size], "little")
+
+    def _drop_rom(self) -> None:
+        image, self._rom = self._rom, None
+        if image is not None:
+            self.ctx.roms.release(image)
 
     def extra_properties(self) -> Iterable[Property]:
         yield Property("legacy-addr", "str", lambda: f"{self.slot:02x}.{self.function:x}")
@@ -235,7 +271,7 @@ class PciDevice(Device):
         end = offset + size
         if offset < regs.REG_COMMAND + 2 and end > regs.REG_COMMAND:
             self._apply_command(command)
-        elif offset < regs.REG_ROM_BAR and end > regs.REG_BAR0:
+        elif offset < regs.REG_ROM_BAR + 4 and end > regs.REG_BAR0:
             self._remap(bool(command & regs.CMD_IO), bool(command & regs.CMD_MEMORY))
         for start, stop, callback in self._watches:
             if offset < stop and end > start:
@@ -261,7 +297,15 @@ class PciDevice(Device):
                 PCI_UPDATE_MAPPINGS_DEL(self.name, *self._place, bar.index, old, bar.size_bytes)
             if bar.address is not None and PCI_UPDATE_MAPPINGS_ADD.on:
                 PCI_UPDATE_MAPPINGS_ADD(self.name, *self._place, bar.index, bar.address, bar.size_bytes)
+            if bar.kind == "rom":
+                self._rom_mapped(bar.address)
             self.bar_mapped(bar.index, bar.address)
+
+    def _rom_mapped(self, address: int | None) -> None:
+        assert self._rom is not None  # it has the register
+        self.ctx.roms.hide(self._rom)
+        if address is not None:
+            self.ctx.roms.show(self._rom, address)
 
     @property
     def _place(self) -> tuple[int, int, int]:

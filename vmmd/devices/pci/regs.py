@@ -43,6 +43,7 @@ HEADER_MULTIFUNCTION = 0x80
 
 # base address registers (§6.2.5)
 BAR_IO = 0x1
+ROM_ENABLE = 0x1  # §6.2.5.2
 BAR_MEM64 = 0x4
 BAR_PREFETCH = 0x8
 

@@ -33,6 +33,7 @@ class VirtioNetPci(VirtioPciDevice):
     transitional_id = 0x1000
     global_types = ("virtio-pci", "virtio-device", "virtio-net-device")
     class_code = 0x020000
+    default_romfile = "efi-virtio.rom"
     inner_type = "virtio-net-device"
     parent_type = "virtio-net-pci-base"
     KEPT_AT_RESET = (
