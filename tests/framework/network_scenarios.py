@@ -65,13 +65,15 @@ def user_network(network: Network) -> Link:
     return Link(["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0"], [], USER_NETWORK_HOST)
 
 
-def vhost_user(network: Network) -> Link:
-    """Rings in the guest's shared memory, served by DPDK's testpmd, which has a tap on the bridge."""
+def vhost_user(network: Network, *, listens: bool = False) -> Link:
+    """Rings in the guest's shared memory, served by DPDK's testpmd, which has a tap on the bridge. ``listens``: the
+    emulator is the one that does."""
     path = network.directory / "vhost.sock"
+    role = ",server=on" if listens else ""
     memory = f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"
-    args = ["-object", memory, "-machine", "memory-backend=ram", "-chardev", f"socket,id=vhost0,path={path}"]
+    args = ["-object", memory, "-machine", "memory-backend=ram", "-chardev", f"socket,id=vhost0,path={path}{role}"]
     args += ["-netdev", "vhost-user,id=net0,chardev=vhost0", "-device", "virtio-net-pci,netdev=net0"]
-    return Link(args, [], peer=Testpmd(network, path, server=True))
+    return Link(args, [], peer=Testpmd(network, path, server=not listens))
 
 
 LINKS: dict[str, Callable[[Network], Link]] = {
@@ -79,6 +81,7 @@ LINKS: dict[str, Callable[[Network], Link]] = {
     "tap-ifname": tap_by_name,
     "user": user_network,
     "vhost-user": vhost_user,
+    "vhost-user-listening": lambda network: vhost_user(network, listens=True),
 }
 
 

@@ -151,7 +151,9 @@ class LoopbackBackend:
         self.close()
 
     def close(self) -> None:
-        """Die: the connection ends, nothing is given back."""
+        """Die: the connection ends, nothing is given back. Idempotent."""
+        if self._ending:
+            return
         self._ending = True
         os.write(self._wake_write, b"x")
         self._thread.join(PATIENCE_S)

@@ -24,6 +24,7 @@ RUNS = [
     pytest.param(("vmmd", "tap-ifname"), id="vmmd-tap-ifname", marks=SLOW),
     pytest.param(("vmmd", "user"), id="vmmd-user", marks=SLOW),
     pytest.param(("vmmd", "vhost-user"), id="vmmd-vhost-user", marks=(SLOW, TESTPMD)),
+    pytest.param(("vmmd", "vhost-user-listening"), id="vmmd-vhost-user-listening", marks=(SLOW, TESTPMD)),
     pytest.param(("qemu", "tap-fd"), id="qemu-tap-fd", marks=QEMU),
     pytest.param(("qemu", "tap-ifname"), id="qemu-tap-ifname", marks=QEMU),
     pytest.param(("qemu", "user"), id="qemu-user", marks=QEMU),
