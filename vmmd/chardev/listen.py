@@ -6,13 +6,13 @@ Used by ``SocketChardev``, and by the monitor server, which accepts any number o
 
 from __future__ import annotations
 
-import os
 import sys
 from socket import SHUT_RDWR
 from typing import TYPE_CHECKING
 
 from vmmd.chardev import address
 from vmmd.core.ending import early_end
+from vmmd.core.sockets import SocketFile
 
 if TYPE_CHECKING:
     import socket
@@ -34,7 +34,7 @@ class ListenSocket:
         self.frontend_open = False
         self._connections: list[socket.socket] = []
         self._address = address.wanted_text(config)
-        self._inode: tuple[int, int] | None = None
+        self._file: SocketFile | None = None
 
     @property
     def is_server(self) -> bool:
@@ -59,8 +59,7 @@ class ListenSocket:
         self.sock = address.listen(self.config)
         self._address = address.bound_text(self.config, self.sock)
         if self.config.path is not None and not self.config.abstract:
-            found = os.stat(self.config.path)
-            self._inode = (found.st_dev, found.st_ino)
+            self._file = SocketFile(self.config.path)
 
     def wait(self) -> socket.socket:
         """Block until the first client is there (``wait=on``). Before the loop runs only."""
@@ -115,11 +114,6 @@ class ListenSocket:
         if self.sock is not None:
             self.sock.close()
             self.sock = None
-        inode, self._inode = self._inode, None
-        if inode is not None and self.config.path is not None:
-            try:
-                found = os.stat(self.config.path)
-                if (found.st_dev, found.st_ino) == inode:
-                    os.unlink(self.config.path)
-            except OSError:
-                pass  # somebody else removed it
+        if self._file is not None:
+            self._file.remove()
+            self._file = None

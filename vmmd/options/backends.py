@@ -152,6 +152,8 @@ class ChardevSocket(ChardevOptions):
         "tls-authz": NOTHING,
     }
 
+    numeric: ClassVar = False  # the host may be a name
+
     @property
     def waits(self) -> bool:
         """A server that holds the start of vmmd until a client has connected."""
