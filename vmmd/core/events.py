@@ -9,9 +9,10 @@ the loop.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, NotRequired, Protocol, TypedDict, TypeVar
 
 from vmmd.core.device import ShutdownCause
+from vmmd.core.unions import TaggedUnion
 from vmmd.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -196,6 +197,43 @@ class WatchdogEvent(NamedTuple):
     """A watchdog device has expired; ``action`` is what follows."""
 
     action: Annotated[str, Literal["reset", "shutdown", "poweroff", "pause", "debug", "none", "inject-nmi"]]
+
+
+class InetPeer(TypedDict):
+    """A TCP address; ``ipv4`` or ``ipv6`` says of which kind."""
+
+    type: Literal["inet"]
+    host: str
+    port: str
+    ipv4: NotRequired[bool]
+    ipv6: NotRequired[bool]
+
+
+class UnixPeer(TypedDict):
+    """A UNIX socket."""
+
+    type: Literal["unix"]
+    path: str
+    abstract: NotRequired[bool]
+    tight: NotRequired[bool]
+
+
+Peer = Annotated[InetPeer | UnixPeer, TaggedUnion("type")]
+
+
+@event("NETDEV_STREAM_CONNECTED")
+class NetdevStreamConnectedEvent(NamedTuple):
+    """A netdev ``stream`` has a peer: ``addr`` is the peer's TCP address, or the UNIX socket where they met."""
+
+    netdev_id: str
+    addr: Peer
+
+
+@event("NETDEV_STREAM_DISCONNECTED")
+class NetdevStreamDisconnectedEvent(NamedTuple):
+    """The peer of a netdev ``stream`` has gone, or was dropped because it sent what is no frame."""
+
+    netdev_id: str
 
 
 @event("__org.vmmd_EVENT_OVERFLOW")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import is_typeddict
 
 from vmmd.core.events import EVENTS
+from vmmd.core.unions import TaggedUnion, arms_of
 from vmmd.qmp.introspect import arguments_of, event_members, members_of, resolved_hints, without_none
-from vmmd.qmp.models.unions import Tagged, arms_of
 from vmmd.qmp.registry import MODULES, load
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class _Types:
 
     def _annotated(self, hint: Any, inner: Any, *notes: Any) -> str:
         for note in notes:
-            if isinstance(note, Tagged):
+            if isinstance(note, TaggedUnion):
                 return f"by `{note.tag}`: " + ", ".join(
                     f"`{word}` {self.text(arm)}" for word, arm in note.arms(inner).items()
                 )

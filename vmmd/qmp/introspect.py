@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, cast
 from typing_extensions import is_typeddict
 
 from vmmd.core.events import EVENTS
+from vmmd.core.unions import TaggedUnion, arms_of
 from vmmd.errors import InternalError
-from vmmd.qmp.models.unions import Alternate, Tagged, arms_of
+from vmmd.qmp.models.unions import Alternate
 from vmmd.qmp.registry import load
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class SchemaBuilder:
 
     def _annotated(self, hint: Any, *notes: object) -> str:
         for note in notes:
-            if isinstance(note, Tagged):
+            if isinstance(note, TaggedUnion):
                 return self._union(note, hint)
             if isinstance(note, Alternate):
                 members = [{"type": self.type_of(arm)} for arm in arms_of(hint)]
@@ -181,7 +182,7 @@ class SchemaBuilder:
             described.append(member)
         return described
 
-    def _union(self, tagged: Tagged, hint: Any) -> str:
+    def _union(self, tagged: TaggedUnion, hint: Any) -> str:
         """What all arms have is the base; the rest are the variants."""
         key = (hint, tagged.tag)
         if key in self._named:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import typing
 from typing import TYPE_CHECKING, Any
 
+from vmmd.core.unions import TaggedUnion, arms_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -31,19 +33,8 @@ _KINDS: tuple[tuple[type, str], ...] = (
 )
 
 
-class Tagged:
-    """A union whose member ``tag`` says which arm it is (QAPI: union with discriminator)."""
-
-    def __init__(self, tag: str) -> None:
-        self.tag = tag
-
-    def arms(self, union: Any) -> dict[str, Any]:
-        """The arms by the words that select them. ``union`` is the ``Union``, or a single arm."""
-        found: dict[str, Any] = {}
-        for arm in arms_of(union):
-            hint = typing.get_type_hints(arm)[self.tag]
-            found |= dict.fromkeys(typing.get_args(hint), arm)
-        return found
+class Tagged(TaggedUnion):
+    """A union whose member ``tag`` says which arm it is."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         """A tagged union; a word that selects nothing is reported with the tag's name."""
@@ -73,14 +64,6 @@ class Alternate:
     @staticmethod
     def _choose(value: Any) -> str:
         return CHOICE + next((word for kind, word in _KINDS if isinstance(value, kind)), "null")
-
-
-def arms_of(union: Any) -> tuple[Any, ...]:
-    """The members of a ``Union``; anything else is a union of one."""
-    import types
-
-    is_union = typing.get_origin(union) in (typing.Union, types.UnionType)
-    return typing.get_args(union) if is_union else (union,)
 
 
 def json_kind(arm: Any) -> str:
