@@ -11,7 +11,7 @@ import pytest
 
 from vmmd.options import backends, models
 from vmmd.options.fields import OptionSet
-from vmmd.options.netdevs import LaterNetdev
+from vmmd.options.netdev_base import LaterNetdev
 from vmmd.options.objects import LIMITS
 
 SOURCES = Path(models.__file__).resolve().parents[1]
@@ -20,6 +20,11 @@ SOURCES = Path(models.__file__).resolve().parents[1]
 WITHOUT_EFFECT = {
     "timer_period": "-audiodev none plays nothing",
     "nodeid": "one node, number 0",
+    "localaddr": "-netdev socket hands it on as local",
+    **dict.fromkeys(
+        ("dhcpstart", "dnssearch", "ipv6_prefix", "ipv6_prefixlen", "ipv6_host", "hostfwd"),
+        "-netdev user hands them on as its network",
+    ),
     "max_speed": "SMBIOS keys are handed on by their wire names",
     "current_speed": "SMBIOS keys are handed on by their wire names",
 }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vmmd.net.base import Netdev
-    from vmmd.options.netdevs import NetdevOptions
+    from vmmd.options.netdev_base import NetdevOptions
 
 #: how long a frame may take through the kernel
 PATIENCE_MS = 30_000
@@ -141,8 +141,12 @@ class Rig:
     def __init__(self) -> None:
         self.loop = TurnLoop()
         self.lock = threading.Lock()
-        self.network = Network(self.loop, self.lock)  # type: ignore[arg-type]
+        self.events: list[tuple[object, ...]] = []
+        self.network = Network(self.loop, self.lock, self)  # type: ignore[arg-type]
         self.descriptors = NumberedFds()
+
+    def emit(self, event: tuple[object, ...]) -> None:
+        self.events.append(event)
 
     def add(self, *words: str) -> Netdev:
         made = self.network.plan(options(*words), self.descriptors)

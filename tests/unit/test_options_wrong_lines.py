@@ -40,7 +40,7 @@ def test_control_characters_of_the_user_do_not_reach_the_terminal():
 
 LATER = """\
 -vnc 127.0.0.1:0
--netdev user,id=n0
+-netdev vde,id=n0
 -nic user
 -device cirrus-vga
 -device e1000

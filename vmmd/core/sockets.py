@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vmmd.errors import BackendError
 from vmmd.units import UNIX_PATH_BYTES
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 #: Connections that may wait to be accepted
 BACKLOG = 16
 
-#: a family, and an address of it as the socket module has it
-Resolved = tuple[socket.AddressFamily, tuple[object, ...]]
+#: a family, and an address of it as the socket module has it: host, port, for IPv6 two numbers more
+Resolved = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
 def unix_name(address: Address) -> str | bytes:
@@ -109,7 +109,7 @@ def _listen_unix(address: Address) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if not address.abstract:
-            _remove_stale(path)
+            remove_stale(path)
         sock.bind(unix_name(address))
         sock.listen(BACKLOG)
         sock.setblocking(False)
@@ -119,29 +119,30 @@ def _listen_unix(address: Address) -> socket.socket:
     return sock
 
 
-def _remove_stale(path: str) -> None:
-    """Unlink a socket file nobody listens on. Raises OSError EADDRINUSE for anything else that is there."""
+def remove_stale(path: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
+    """Unlink a socket file that nobody has bound any more. Raises OSError EADDRINUSE for anything else that is
+    there."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     except FileNotFoundError:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
             return
-        except BlockingIOError:
-            pass  # its backlog is full: somebody is there
+        except OSError:
+            pass  # its backlog is full (EAGAIN), or it is of another kind (EPROTOTYPE): somebody is there
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _listen_inet(address: Address) -> socket.socket:
     last: OSError | None = None
     for family, name in resolve(address, passive=True):
-        first = int(str(name[1]))
+        first = int(name[1])
         for port in range(first, (address.to or first) + 1):
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:

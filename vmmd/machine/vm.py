@@ -288,7 +288,7 @@ class Vm:
         if self.net is None:
             from vmmd.net.network import Network
 
-            self.net = Network(self.loop, self.lock, self._find_chardev)
+            self.net = Network(self.loop, self.lock, self.events, self._find_chardev)
             self.on_close(self.net.close)
         return self.net
 

@@ -4,6 +4,7 @@
     netdev = create(options, host)  # nothing is touched
     netdev.check()                  # what was inherited is what it has to be; VmmdError
     netdev.open()                   # may block: BackendError
+    netdev.start()                  # in use from now on
     netdev.close()                  # may block
 
 ``network.Network`` keeps them, the NICs, and who is connected to whom.
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
 #: word after ``-netdev`` -> its module and class; imported when first used
 KINDS = {
     "bridge": "vmmd.net.tap:BridgeNetdev",
+    "dgram": "vmmd.net.dgram:DgramNetdev",
     "hubport": "vmmd.net.hub:HubPort",
+    "socket": "vmmd.net.legacy:create",
+    "stream": "vmmd.net.stream:StreamNetdev",
     "tap": "vmmd.net.tap:TapNetdev",
+    "user": "vmmd.net.user:UserNetdev",
     "vhost-user": "vmmd.net.vhost_user.netdev:VhostUserNetdev",
 }
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vmmd.core.backend import CharBackend, NetFrontend
+    from vmmd.core.events import EventSink
     from vmmd.core.notify import LoopPort
     from vmmd.core.vhost import VhostBackend, VhostState
     from vmmd.net.hub import Hub
@@ -48,6 +49,7 @@ class Host(NamedTuple):
     find: Callable[[str], Netdev | None]
     #: by number
     hubs: dict[int, Hub]
+    events: EventSink
 
 
 class Queue(Protocol):
@@ -124,6 +126,9 @@ class Netdev:
 
     def open(self) -> None:
         """Raises VmmdError, and leaves nothing behind then."""
+
+    def start(self) -> None:
+        """After ``open``, on the loop or before it runs: it has entered the network, and the loop may watch it."""
 
     def stop(self) -> None:
         """Nothing is read or sent any more, and the loop watches nothing of it. Idempotent."""

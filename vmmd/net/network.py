@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vmmd.core.backend import CharBackend, Nic
+    from vmmd.core.events import EventSink
     from vmmd.core.notify import LoopPort
     from vmmd.net.base import Descriptors, Netdev
     from vmmd.net.hub import Hub
@@ -68,11 +69,16 @@ class Network:
     """All of one machine."""
 
     def __init__(
-        self, loop: LoopPort, lock: threading.Lock, chardev: Callable[[str], CharBackend] = no_chardev
+        self,
+        loop: LoopPort,
+        lock: threading.Lock,
+        events: EventSink,
+        chardev: Callable[[str], CharBackend] = no_chardev,
     ) -> None:
         """``chardev``: the character device of an id. Raises UsageError."""
         self._loop = loop
         self._lock = lock
+        self._events = events
         self._chardev = chardev
         self.netdevs: dict[str, Netdev] = {}
         self.ports: dict[str, Port] = {}
@@ -103,6 +109,7 @@ class Network:
         self._planned.pop(netdev.id, None)
         netdev.order = self._next()
         self.netdevs[netdev.id] = netdev
+        netdev.start()
 
     async def add(self, options: NetOptions, descriptors: Descriptors) -> None:
         """A new netdev while the machine runs. Raises VmmdError, and leaves nothing behind then."""
@@ -125,7 +132,9 @@ class Network:
         self.enter(made)
 
     def _checked(self, options: NetOptions, descriptors: Descriptors) -> Netdev:
-        host = Host(self._loop, self._lock, descriptors, self._chardev, self._link_changed, self._find, self.hubs)
+        host = Host(
+            self._loop, self._lock, descriptors, self._chardev, self._link_changed, self._find, self.hubs, self._events
+        )
         made = net.create(options, host)
         made.check()
         return made

@@ -9,6 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+    from vmmd.core.sockets import Address
 
     class NetOptions(Protocol):
         """Of every netdev."""
@@ -69,6 +73,82 @@ if TYPE_CHECKING:
         def poll_us(self) -> int | None: ...
         @property
         def queues(self) -> int | None: ...
+
+    class SocketAddress(Address, Protocol):
+        """What is not None says of which kind it is: ``path``, ``host`` or ``fd``."""
+
+        @property
+        def keep_alive(self) -> bool: ...
+        @property
+        def fd(self) -> str | None: ...
+
+    class StreamOptions(NetOptions, Protocol):
+        @property
+        def addr(self) -> SocketAddress: ...
+        @property
+        def server(self) -> bool: ...
+
+    class DgramOptions(NetOptions, Protocol):
+        """One of them is not None."""
+
+        @property
+        def local(self) -> SocketAddress | None: ...
+        @property
+        def remote(self) -> SocketAddress | None: ...
+
+    class LegacySocketOptions(StreamOptions, DgramOptions, Protocol):
+        """One of ``fd``, ``addr`` and ``remote`` is not None."""
+
+        @property
+        def fd(self) -> str | None: ...
+
+    class Ipv4(Protocol):
+        @property
+        def network(self) -> IPv4Network: ...
+        @property
+        def host(self) -> IPv4Address: ...
+        @property
+        def guest(self) -> IPv4Address: ...
+
+    class Ipv6(Protocol):
+        @property
+        def network(self) -> IPv6Network: ...
+        @property
+        def host(self) -> IPv6Address: ...
+        @property
+        def guest(self) -> IPv6Address: ...
+        @property
+        def demanded(self) -> bool: ...
+
+    class Forward(Protocol):
+        """Connections to ``host_port`` of the host go to ``guest_port`` of the guest."""
+
+        @property
+        def protocol(self) -> str: ...
+        @property
+        def host(self) -> str: ...
+        @property
+        def host_port(self) -> int: ...
+        @property
+        def guest_port(self) -> int: ...
+        @property
+        def rule(self) -> str: ...
+
+    class UserNetwork(Protocol):
+        @property
+        def ipv4(self) -> Ipv4 | None: ...
+        @property
+        def ipv6(self) -> Ipv6 | None: ...
+        @property
+        def search(self) -> Sequence[str]: ...
+        @property
+        def restrict(self) -> bool: ...
+        @property
+        def forwards(self) -> Sequence[Forward]: ...
+
+    class UserOptions(NetOptions, Protocol):
+        @property
+        def network(self) -> UserNetwork: ...
 
 
 class TapFromHelper(NamedTuple):

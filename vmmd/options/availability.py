@@ -13,7 +13,7 @@ from vmmd.core import registry
 from vmmd.errors import UsageError
 from vmmd.options.backends import LaterBlockdev, LaterChardev
 from vmmd.options.fields import shown
-from vmmd.options.netdevs import LaterNetdev
+from vmmd.options.netdev_base import LaterNetdev
 from vmmd.options.objects import LaterObject
 from vmmd.options.read_machine import ACCELS
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vmmd.options.backends import BlockdevOptions, ChardevOptions, DriveOptions
     from vmmd.options.fields import OptionSet
     from vmmd.options.models import Config
-    from vmmd.options.netdevs import NetdevOptions
+    from vmmd.options.netdev_base import NetdevOptions
 
 SENTENCE = "not available in this version"
 DRIVE_FORMATS = ("raw",)

@@ -8,14 +8,13 @@ and this version does not have stands in ``…_LATER`` and becomes a ``Later…`
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vmmd.core.fdsets import PREFIX
 from vmmd.core.props import BOOL, ON_OFF_AUTO, PATH, SIZE, STR, U16, U32, U64, PropType, enum_type, int_type, prop
 from vmmd.errors import UsageError
+from vmmd.options.addresses import NET_NAME, check_inet, check_port_range, check_unix_path
 from vmmd.options.fields import NOTHING, NUMBER, ONLY_OFF, OptionSet, shown
-from vmmd.units import UNIX_PATH_BYTES
 
 if TYPE_CHECKING:
     from vmmd.options.fields import Items
@@ -108,16 +107,6 @@ class ChardevPty(ChardevOptions):
         _check_replay(where, self.replay)
 
 
-def _without_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError
-    return text
-
-
-#: of a host or service: the resolver would read it up to a NUL
-NET_NAME: PropType[str] = PropType("str", "a name without NUL", _without_nul, json_kinds=())
-
-
 class ChardevSocket(ChardevOptions):
     """UNIX (``path``), TCP (``host``/``port``) or an inherited descriptor (``fd``)."""
 
@@ -188,20 +177,10 @@ class ChardevSocket(ChardevOptions):
         self._check_address(where)
 
     def _check_address(self, where: str) -> None:
-        # an abstract name has its leading NUL, a path its final one
-        if self.path is not None and not 0 < len(os.fsencode(self.path)) < UNIX_PATH_BYTES:
-            # QEMU-COMPAT: the phrase
-            what = f"UNIX socket path '{shown(self.path)}' is too " + ("long" if self.path else "short")
-            raise UsageError(f"{where}: {what}", f"Path must be less than {UNIX_PATH_BYTES} bytes")
-        if self.port is not None and self.port.isdigit() and int(self.port[:6]) > 0xFFFF:
-            what = f"{where}: 'port' takes the name of a service or a number up to 65535"
-            raise UsageError(what, f"it is {shown(self.port)}")
-        if self.to is not None:
-            numeric = self.port is not None and self.port.isascii() and self.port.isdigit()
-            if not (numeric and self.server and int(self.port or 0) <= self.to):
-                raise UsageError(f"{where}: 'to' needs server=on and a numeric port= not above it")
-        if self.ipv4 is False and self.ipv6 is False:
-            raise UsageError(f"{where}: ipv4=off and ipv6=off leave no protocol")
+        if self.path is not None:
+            check_unix_path(where, self.path)
+        check_inet(where, self.port, self.ipv4, self.ipv6)
+        check_port_range(where, self.port, self.to, server=self.server)
 
 
 def _inverted(value: object) -> object:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         VncOptions,
     )
     from vmmd.options.fields import Items
-    from vmmd.options.netdevs import NetdevOptions
+    from vmmd.options.netdev_base import NetdevOptions
     from vmmd.options.objects import ObjectOptions
 
 DEFAULT_MEMORY_BYTES = 128 * MiB

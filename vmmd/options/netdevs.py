@@ -6,30 +6,11 @@ What QEMU knows and this version does not have stands in ``NETDEVS_LATER`` (``ba
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
 from vmmd.core.props import BOOL, I32, PATH, SIZE, STR, U32, prop
-from vmmd.options.fields import COUNT, NUMBER, OptionSet
-
-if TYPE_CHECKING:
-    from vmmd.options.fields import Items
-
-
-class NetdevOptions(OptionSet):
-    """``-netdev TYPE,id=…``."""
-
-    kind: ClassVar[str] = ""
-    id = prop(STR, "", "name of the network backend", required=True)
-
-    #: another option that it was made from (-nic)
-    made_from = ""
-    #: netdev_del may take it away
-    removable = True
-
-    @property
-    def where(self) -> str:
-        """The option, for errors."""
-        return self.made_from or f"-netdev {self.kind},id={self.id}"
+from vmmd.options.fields import COUNT, NUMBER
+from vmmd.options.netdev_base import NetdevOptions
+from vmmd.options.netdev_sockets import NetdevDgram, NetdevSocket, NetdevStream
+from vmmd.options.netdev_user import NetdevUser
 
 
 class NetdevTap(NetdevOptions):
@@ -70,14 +51,17 @@ class NetdevVhostUser(NetdevOptions):
     queues = prop(NUMBER, None, "number of pairs of queues")
 
 
-class LaterNetdev(NetdevOptions):
-    def __init__(self, kind: str, items: Items) -> None:
-        super().__init__()
-        self.other_kind = kind
-        self.items = items
-
-
 NETDEVS: dict[str, type[NetdevOptions]] = {
-    cls.kind: cls for cls in (NetdevBridge, NetdevHubport, NetdevTap, NetdevVhostUser)
+    cls.kind: cls
+    for cls in (
+        NetdevBridge,
+        NetdevDgram,
+        NetdevHubport,
+        NetdevSocket,
+        NetdevStream,
+        NetdevTap,
+        NetdevUser,
+        NetdevVhostUser,
+    )
 }
-NETDEVS_LATER = ("dgram", "l2tpv3", "netmap", "socket", "stream", "user", "vde", "vhost-vdpa")
+NETDEVS_LATER = ("l2tpv3", "netmap", "vde", "vhost-vdpa")

@@ -20,7 +20,8 @@ from vmmd.options import keyval
 from vmmd.options.draft import HelpRequested, asks_for_help, refuse_duplicate
 from vmmd.options.fields import NUMBER, OptionSet, shown, unknown_name
 from vmmd.options.models import DeviceOptions
-from vmmd.options.netdevs import NETDEVS, NETDEVS_LATER, LaterNetdev, NetdevHubport, NetdevOptions
+from vmmd.options.netdev_base import LaterNetdev, NetdevOptions
+from vmmd.options.netdevs import NETDEVS, NETDEVS_LATER, NetdevHubport
 
 if TYPE_CHECKING:
     from vmmd.options.draft import Draft

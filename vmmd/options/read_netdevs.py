@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from vmmd.options import keyval
 from vmmd.options.draft import asks_for_help, refuse_duplicate
-from vmmd.options.netdevs import NETDEVS, NETDEVS_LATER, LaterNetdev
+from vmmd.options.netdev_base import LaterNetdev
+from vmmd.options.netdevs import NETDEVS, NETDEVS_LATER
 from vmmd.options.read_backends import by_table
 
 if TYPE_CHECKING:
     from vmmd.options.draft import Draft
-    from vmmd.options.netdevs import NetdevOptions
+    from vmmd.options.netdev_base import NetdevOptions
 
 
 def read_netdev(draft: Draft, option: str, text: str) -> None:

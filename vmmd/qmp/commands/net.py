@@ -13,7 +13,7 @@ from vmmd.qmp.registry import Context, Example, command
 if TYPE_CHECKING:
     from vmmd.net.base import Netdev as Netdevice
     from vmmd.net.network import Network, Port
-    from vmmd.options.netdevs import NetdevOptions
+    from vmmd.options.netdev_base import NetdevOptions
     from vmmd.qmp.models.net import Netdev, NetdevInfo, NetworkInfo, NicInfo, RxFilterInfo, RxState
     from vmmd.qmp.passed_fds import PassedFds
     from vmmd.qmp.vm_api import VmApi

@@ -7,11 +7,25 @@ from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+from vmmd.options.addresses import ADDRESSES, SOCKET_ADDRESS
+from vmmd.options.netdev_user import STRINGS
 from vmmd.options.netdevs import NETDEVS
 from vmmd.qmp.models.options import option_union
 
+
+class String(TypedDict):
+    """One of several strings."""
+
+    str: str
+
+
+Strings = list[String]
+
+#: an address of a socket
+SocketAddress = option_union(__name__, "type", ADDRESSES)
+
 #: what netdev_add takes
-Netdev = option_union(__name__, "type", NETDEVS)
+Netdev = option_union(__name__, "type", NETDEVS, {SOCKET_ADDRESS: "SocketAddress", STRINGS: "Strings"})
 
 RxState = Literal["normal", "none", "all"]
 

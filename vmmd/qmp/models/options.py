@@ -64,9 +64,11 @@ def _hint(cls: type[OptionSet], declared: Prop[Any], special: Mapping[PropType[A
     if kind.values:
         words = kind.values if harmless is None else tuple(word for word in kind.values if word in harmless)
         return _Literal[words] if words else None
-    if harmless is not None or declared.wire_name in cls.repeatable:
+    if harmless is not None:
         return None
     if kind in special:
         return special[kind]
+    if declared.wire_name in cls.repeatable:
+        return None
     simple: dict[Any, Any] = {(bool,): bool, (int,): int, (): str}
     return simple.get(kind.json_kinds, int)
