@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -121,6 +122,41 @@ def test_a_descriptor_from_outside_is_put_back_as_it_was(host, rig):
     assert not os.get_blocking(original)
     rig.network.close()
     assert os.get_blocking(original)
+
+
+def test_a_descriptor_stays_its_owners_when_the_rest_fails(host, rig, monkeypatch):
+    (original,) = host.open_tap("tap3")
+    given = os.dup(original)
+
+    def fail(fd: int, length_bytes: int) -> None:
+        raise OSError(errno.ENOMEM, "out of memory")
+
+    monkeypatch.setattr(tun, "set_header_length", fail)
+    with pytest.raises(VmmdError, match=r"could not configure /dev/net/tun \(tap3\): Cannot allocate memory"):
+        rig.add("tap", "id=t0", f"fd={given}")
+    assert os.get_blocking(given)
+    assert os.get_inheritable(given)
+    os.close(given)
+
+
+def test_nothing_is_sent_to_a_descriptor_that_is_closed(host, rig):
+    rig.add("tap", "id=t0", f"fd={os.dup(host.open_tap('tap3')[0])}")
+    nic = FakeNic()
+    nic.use(rig.connect(nic, "t0").backend.queues[0])
+    queue = nic.queue
+    rig.network.close()
+    reader, writer = os.pipe()  # one of them has its number now
+    with open(reader, "rb") as read, open(writer, "wb") as write:
+        assert queue.fd in (reader, writer)
+        assert queue.write(views(FRAME))
+        assert queue.read([memoryview(bytearray(100))]) == 0
+        assert queue.direct_fd is None
+        queue.set_cut(False)
+        queue.watch(True)
+        assert queue.write(views(FRAME))
+        assert not rig.loop.readers
+        write.close()
+        assert read.read() == b""
 
 
 @pytest.mark.parametrize(

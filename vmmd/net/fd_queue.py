@@ -30,6 +30,7 @@ class FdQueue:
         self._frontend: NetFrontend | None = None
         self._wanted = False
         self._enabled = True
+        self._stopped = False
         self._reading = False  # the loop watches it
         self._writing = False
 
@@ -42,8 +43,9 @@ class FdQueue:
         self._unwatch()
 
     def stop(self) -> None:
-        """Nothing is read any more, whatever is asked. Idempotent."""
-        self._enabled = False
+        """Nothing is read or sent any more, whatever is asked: the descriptor may be somebody else's soon.
+        Idempotent."""
+        self._stopped = self.cut = True
         self._unwatch()
 
     def read(self, buffers: Sequence[memoryview]) -> int:
@@ -62,7 +64,7 @@ class FdQueue:
             self._watch()
 
     def set_cut(self, cut: bool) -> None:
-        self.cut = cut
+        self.cut = cut or self._stopped
         if cut:
             self._watch()
         if self._writing:  # what waits for room is dropped; not here: the DeviceLock may be held
@@ -82,7 +84,7 @@ class FdQueue:
             self._loop.add_writer(self.fd, self._writable)
 
     def _watch(self) -> None:
-        if self._enabled and not self._reading:
+        if self._enabled and not (self._reading or self._stopped):
             self._reading = True
             self._loop.add_reader(self.fd, self._readable)
 

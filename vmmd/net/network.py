@@ -191,6 +191,7 @@ class Network:
         self.ports[port.name] = port
         if backend is not None:
             port.backend, backend.user = backend, port
+            port.link_up = backend.link_up
             self._tell_cut(backend)
         return port
 

@@ -70,6 +70,8 @@ class TapQueue(FdQueue):
         return self.fd if self._hidden is None and not self.cut else None
 
     def read(self, buffers: Sequence[memoryview]) -> int:
+        if self.cut:
+            return 0
         try:
             if self._hidden is None:
                 return _readv(self.fd, buffers)
@@ -123,7 +125,8 @@ class TapNetdev(Netdev):
         self.ifname = ""
         self._fds: list[int] = []
         self._given: list[int] = []  # of self._fds, by somebody else
-        self._made_nonblocking: list[int] = []
+        self._made_nonblocking: list[int] = []  # of self._given
+        self._inheritable = False  # self._given was
         self._downscript = ""
         self._has_header = False
         self._vhost_setup = VhostSetup(options, host)
@@ -156,6 +159,7 @@ class TapNetdev(Netdev):
             setup = self._vhost_setup
             self.vhost = self._vhost = setup.open(self._fds, has_header=self._has_header, lost=self._lost)
         except BaseException:
+            self._give_back_given()
             self.close()
             raise
 
@@ -176,12 +180,25 @@ class TapNetdev(Netdev):
         self.ifname, self._has_header = found.name, found.has_header
 
     def _take_given(self) -> None:
-        self._fds = self._given
+        self._fds = list(self._given)
         for fd in self._fds:
+            self._inheritable = os.get_inheritable(fd)
             os.set_inheritable(fd, False)
             if os.get_blocking(fd):
                 os.set_blocking(fd, False)
                 self._made_nonblocking.append(fd)
+
+    def _give_back_given(self) -> None:
+        """``open`` has failed: descriptors from outside are their owner's, as they were."""
+        if self._given and self._fds:
+            self._put_back_flags()
+            for fd in self._fds:
+                os.set_inheritable(fd, self._inheritable)
+            self._fds = []
+
+    def _put_back_flags(self) -> None:
+        while self._made_nonblocking:
+            os.set_blocking(self._made_nonblocking.pop(), True)
 
     def _open_interface(self) -> None:
         options = self.options
@@ -230,8 +247,7 @@ class TapNetdev(Netdev):
         self.queues = ()
         self.vhost = self._vhost = None
         self._vhost_setup.close()
-        for fd in self._made_nonblocking:
-            os.set_blocking(fd, True)
+        self._put_back_flags()
         script, self._downscript = self._downscript, ""
         if script not in ("", "no"):
             try:
@@ -240,7 +256,7 @@ class TapNetdev(Netdev):
                 log.warning("netdev %s: %s", self.id, error)
         for fd in self._fds:
             os.close(fd)
-        self._fds, self._given, self._made_nonblocking = [], [], []
+        self._fds, self._given = [], []
 
     # --- in use -----------------------------------------------------------------------------------------------
 
