@@ -153,6 +153,26 @@ def find_bus(cls: type[Device], options: DeviceOptions, buses: BusNames) -> str:
     raise UsageError(f"Bus '{options.bus}' not found", where)
 
 
+def behind_their_buses(devices: Iterable[DeviceOptions]) -> list[DeviceOptions]:
+    """``devices`` in their order, but none before the device whose bus it names: it follows that one. A line may be
+    written in any order; QEMU refuses such a one ("Bus … not found")."""
+    every = list(devices)
+    later = {each.id for each in every if each.id}
+    waiting: dict[str, list[DeviceOptions]] = {}
+    ordered: list[DeviceOptions] = []
+    for device in every:
+        host = (device.bus or "").rpartition(".")[0]
+        if host in later and host != device.id:
+            waiting.setdefault(host, []).append(device)
+            continue
+        following = [device]
+        while following:
+            ordered.append(following.pop(0))
+            later.discard(ordered[-1].id or "")
+            following[:0] = waiting.pop(ordered[-1].id or "", [])
+    return ordered + [device for group in waiting.values() for device in group]  # these wait for each other
+
+
 def check_single(plans: Iterable[DevicePlan]) -> None:
     """No type of which a machine has one at most is there twice. Raises UsageError."""
     seen: dict[str, str] = {}

@@ -44,7 +44,7 @@ class MachinePlan:
             DeviceOptions("isa-serial", None, None, [("index", str(port.com_index)), ("chardev", port.chardev)])
             for port in config.serials
         ]
-        for options in [*ports, *config.nics, *config.devices]:
+        for options in [*ports, *config.nics, *device_plan.behind_their_buses(config.devices)]:
             made = device_plan.plan(options, config.globals, self.buses)
             self.buses.bring(made)
             self.devices.append(made)

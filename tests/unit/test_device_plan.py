@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order in which the devices of a command line are made."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmmd.machine.device_plan import behind_their_buses
+from vmmd.options.cmdline import parse
+
+PORT, OTHER_PORT = "virtserialport,id=p0,bus=s0.0", "virtserialport,id=p1,bus=s1.0"
+SERIAL, OTHER_SERIAL = "virtio-serial-pci,id=s0", "virtio-serial-pci,id=s1"
+RNG, NAMELESS = "virtio-rng-pci,id=r0,bus=pci.0", "virtio-balloon-pci"
+LOST = "virtserialport,id=p2,bus=nowhere.0"
+CYCLE = ["virtio-serial-pci,id=a,bus=b.0", "virtio-serial-pci,id=b,bus=a.0"]
+
+
+@pytest.mark.parametrize(
+    ("line", "order"),
+    [
+        ([SERIAL, PORT, RNG], [SERIAL, PORT, RNG]),
+        ([PORT, RNG, SERIAL, NAMELESS], [RNG, SERIAL, PORT, NAMELESS]),
+        ([OTHER_PORT, PORT, SERIAL, OTHER_SERIAL], [SERIAL, PORT, OTHER_SERIAL, OTHER_PORT]),
+        ([LOST, SERIAL], [LOST, SERIAL]),
+        ([*CYCLE, RNG], [RNG, *CYCLE]),
+        ([], []),
+    ],
+)
+def test_a_device_follows_the_one_that_brings_its_bus(line: list[str], order: list[str]) -> None:
+    given = {text: parse(["-nodefaults", "-device", text]).devices[0] for text in line}
+    made = behind_their_buses(given.values())
+    assert [next(text for text, options in given.items() if options is each) for each in made] == order
