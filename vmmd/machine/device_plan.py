@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmmd.core.registry import DEVICES, LATER, device_class
 from vmmd.errors import UsageError, did_you_mean, named
+from vmmd.options.old_machines import OldDefault
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -101,7 +102,9 @@ def find_class(driver: str) -> type[Device]:
     return cls
 
 
-def plan(options: DeviceOptions, globals_: Iterable[GlobalProperty], buses: BusNames | None = None) -> DevicePlan:
+def plan(
+    options: DeviceOptions, globals_: Iterable[GlobalProperty | OldDefault], buses: BusNames | None = None
+) -> DevicePlan:
     """Check driver and properties. Raises UsageError, which starts with the option; has no side effects."""
     with named(options.option):
         made = check(options, globals_, buses)
@@ -109,7 +112,9 @@ def plan(options: DeviceOptions, globals_: Iterable[GlobalProperty], buses: BusN
     return made
 
 
-def check(options: DeviceOptions, globals_: Iterable[GlobalProperty], buses: BusNames | None = None) -> DevicePlan:
+def check(
+    options: DeviceOptions, globals_: Iterable[GlobalProperty | OldDefault], buses: BusNames | None = None
+) -> DevicePlan:
     """``plan`` for device_add: errors do not name an option, and a property that is missing is left to ``realize``."""
     cls = find_class(options.driver)
     buses = buses or BusNames()
@@ -124,11 +129,15 @@ def check(options: DeviceOptions, globals_: Iterable[GlobalProperty], buses: Bus
     return DevicePlan(cls, props, options.id, bus, options.option, brings, options.of_board)
 
 
-def new_props(cls: type[Device], globals_: Iterable[GlobalProperty]) -> Any:
+def new_props(cls: type[Device], globals_: Iterable[GlobalProperty | OldDefault]) -> Any:
     """Properties of a new device: defaults, then what ``-global`` says for its type, a base of it, or its part."""
     props = cls.Props()
     for each in globals_:
         if each.driver == cls.type_name or each.driver in cls.global_types:
+            if isinstance(each, OldDefault) and (
+                each.property not in cls.Props.declared or each.property in cls.UNAVAILABLE
+            ):
+                continue
             props.set_text(each.property, each.value, each.driver)
     return props
 

@@ -74,7 +74,7 @@ class Plugger:
 
     async def _add(self, options: DeviceOptions) -> None:
         self._check_id(options.id)
-        plan = device_plan.check(options, self._vm.config.globals, self._board.bus_names)
+        plan = device_plan.check(options, self._vm.config.device_defaults, self._board.bus_names)
         locked: list[str] = []
         try:
             await self._lock_images(plan.props, locked)

@@ -149,7 +149,7 @@ class PcI440fx:
         cls = device_class(type_name)
         if cls is None:
             raise InternalError(f"{type_name} is not in the registry")
-        device = cls(new_props(cls, self.config.globals), self.ctx)
+        device = cls(new_props(cls, self.config.device_defaults), self.ctx)
         device.bus_name = BUSES[cls.bus_type][0]
         device.of_board = True
         return device

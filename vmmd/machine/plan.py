@@ -45,7 +45,7 @@ class MachinePlan:
             for port in config.serials
         ]
         for options in [*ports, *config.nics, *device_plan.behind_their_buses(config.devices)]:
-            made = device_plan.plan(options, config.globals, self.buses)
+            made = device_plan.plan(options, config.device_defaults, self.buses)
             self.buses.bring(made)
             self.devices.append(made)
         known: dict[str, Container[str]] = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from vmmd.core.props import BOOL, BOOT_INDEX, ON_OFF_AUTO, PATH, SIZE, STR, U16, U32, enum_type, int_type, prop
 from vmmd.options.fields import COUNT, FD, NOTHING, NUMBER, ONLY_OFF, RANGES, SIZE_MIB, UUID, OptionSet
+from vmmd.options.old_machines import OldDefault, old_defaults
 from vmmd.units import MiB
 
 if TYPE_CHECKING:
@@ -534,6 +535,11 @@ class Config:
         name = PC_DEFAULT if self.machine.type == "none" else self.machine.type
         major, minor = name.rpartition("-")[2].split(".")
         return int(major), int(minor)
+
+    @property
+    def device_defaults(self) -> list[GlobalProperty | OldDefault]:
+        """What devices get before their own options: the machine version's, then ``-global``."""
+        return [*old_defaults(self.machine_version), *self.globals]
 
     @property
     def no_shutdown(self) -> bool:

@@ -27,7 +27,6 @@ _WORDS: dict[int, str] = {
     0x0604: "PCI bridge",
     0x0680: "Bridge",
     0x0700: "Serial port",
-    0x0780: "Communication controller",
     0x0C03: "USB controller",
     0x0C05: "SMBus",
 }
