@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,7 @@ from tests.framework.network import network_problem
 from tests.unit.net_support import PATIENCE_MS, FakeNic, Rig, views
 from vmmd.core.backend import NetOffload
 from vmmd.errors import VmmdError
-from vmmd.net import tun
+from vmmd.net import tap, tun
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -316,3 +317,92 @@ def test_keys_that_exclude_each_other(rig, words, sentence):
     with pytest.raises(VmmdError) as caught:
         rig.add("tap", "id=t0", *words)
     assert caught.value.desc == sentence
+
+
+HELPER = """#!{python}
+import fcntl, os, socket, struct, sys
+with open({log!r}, "a") as log:
+    print(*sys.argv[1:-2], sys.argv[-1], len(os.listdir("/proc/self/fd")), file=log)
+if "--fail" in sys.argv:
+    sys.exit(3)
+number = next(int(word[5:]) for word in sys.argv if word.startswith("--fd="))
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", b"tap%d", 0x5002))
+socket.send_fds(socket.socket(fileno=number), [b"\\0"], [tap] if "--nothing" not in sys.argv else [])
+"""
+
+
+@pytest.fixture
+def helper(tmp_path) -> str:
+    script = tmp_path / "helper"
+    script.write_text(HELPER.format(python=sys.executable, log=str(tmp_path / "log")))
+    script.chmod(0o755)
+    return str(script)
+
+
+def test_a_helper_makes_the_interface(rig, helper, tmp_path):
+    before, there = fds(), interfaces()
+    rig.add("tap", "id=t0", f"helper={helper}")
+    rig.add("tap", "id=t1", f"helper={helper}", "br=other")
+    rig.add("bridge", "id=t2", f"helper={helper}", "br=a;b")
+    rig.add("bridge", "id=t3", f"helper={helper} --own")
+    lines = [line for netdev in rig.network.netdevs.values() for line in netdev.lines()]
+    assert lines == [
+        f"t0: index=0,type=tap,helper={helper}\n",
+        f"t1: index=0,type=tap,helper={helper}\n",
+        f"t2: index=0,type=tap,helper={helper},br=a;b\n",
+        f"t3: index=0,type=tap,helper={helper} --own,br=br0\n",
+    ]
+    asked = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert [words[:-1] for words in asked] == [
+        ["--use-vnet", "--br=br0"],
+        ["--use-vnet", "--br=other"],
+        ["--use-vnet", "--br=a;b"],
+        ["--own", "--use-vnet", "--br=br0"],
+    ]
+    assert {words[-1] for words in asked} == {"6"}  # 0 to 2, the socket, the log, the directory
+    assert rig.network.netdevs["t0"].header_lengths == {10, 12}
+    assert len(interfaces() - there) == 4
+    rig.network.close()
+    assert (fds(), interfaces()) == (before, there)
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("{} --fail", "ended with status 3"),
+        ("{} --nothing", "sent no descriptor"),
+        ("/nonexistent", "/nonexistent: No such file or directory"),
+    ],
+)
+def test_a_helper_that_fails_leaves_nothing(rig, helper, how, why):
+    before, there = fds(), interfaces()
+    with pytest.raises(VmmdError, match="bridge helper failed") as caught:
+        rig.add("bridge", "id=b", "helper=" + how.format(helper))
+    assert why in str(caught.value)
+    assert (fds(), interfaces()) == (before, there)
+
+
+def test_what_the_host_has_no_room_for_is_sent_later(host, rig, monkeypatch):
+    rig.add("tap", "id=t0", "ifname=tap7", "script=no", "downscript=no", "vnet_hdr=off", "sndbuf=4096")
+    host.ip("link set tap7 up")
+    sock = peer(host, "tap7")
+    nic = FakeNic()
+    nic.use(rig.connect(nic, "t0").backend.queues[0])
+
+    def full(fd: int, buffers: object) -> int:
+        raise BlockingIOError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tap, "_writev", full)
+        assert not nic.queue.write(views(FRAME))
+        assert not nic.queue.write(views(FRAME))
+        rig.network.set_link("n0", False)  # the frame need not wait for a link that is down
+        rig.loop.until(lambda: nic.rooms == 1)
+        assert nic.queue.write(views(FRAME))
+        rig.network.set_link("n0", True)
+        assert not nic.queue.write(views(FRAME))
+    rig.loop.until(lambda: nic.rooms == 2)
+    assert not rig.loop.writers
+    assert nic.queue.write(views(FRAME))
+    assert next_of_ours(sock) == FRAME

@@ -59,6 +59,8 @@ GROUPS = {
     "overcommit": _Group("overcommit", (models.OvercommitOptions,)),
     "drive": _Group("drive", (backends.DriveOptions,), hidden=("cache",)),
     "netdev": _Group("netdev"),
+    "nic": _Group("nic"),
+    "net": _Group("net"),
     "chardev": _Group("chardev", tuple(backends.CHARDEVS.values()), hidden=backends.OWN_CHARDEV_KEYS),
     "mon": _Group("mon", (models.MonitorOptions,)),
     "smbios": _Group("smbios"),

@@ -26,7 +26,7 @@ _FILE_BYTES_MAX = 1 << 20
 _OPTIONS = {"memory": "m", "smp-opts": "smp", "boot-opts": "boot"}
 _GROUPS = (
     "accel", "action", "add-fd", "blockdev", "boot-opts", "chardev", "device", "drive", "fsdev", "fw_cfg", "global",
-    "machine", "memory", "mon", "msg", "name", "netdev", "nic", "numa", "object", "overcommit", "rtc", "sandbox",
+    "machine", "memory", "mon", "msg", "name", "net", "netdev", "nic", "numa", "object", "overcommit", "rtc", "sandbox",
     "smbios", "smp-opts", "trace",
 )  # fmt: skip
 _SECTION = re.compile(r'\[\s*([\w-]+)(?:\s+"([^"]*)")?\s*\]')
