@@ -45,6 +45,7 @@ _NEXT_2 = 2 << 16 | DESC_NEXT
 #: words of long chains after which ``pop_batch`` returns early: bounds the time of one dispatch (safety.md P5)
 _WORK_LIMIT = 4096
 _NOTHING: list[Chain] = []
+_NO_HEADS: list[int] = []
 
 _barrier = threading.Lock()
 
@@ -149,14 +150,13 @@ class VirtQueue:
         """True when the driver has made chains available that were not popped yet."""
         return self._avail[1] != self.last_avail
 
-    def pop_batch(self, limit: int) -> list[Chain]:
-        """At most ``limit`` new chains, in order; empty when there is none. Raises RingError; chains before the
-        offending one are handed out first."""
+    def _next_heads(self, limit: int) -> list[int]:
+        """Heads of at most ``limit`` chains that were not popped yet. Raises RingError."""
         avail = self._avail
         last = self.last_avail
         count = (avail[1] - last) & 0xFFFF
         if not count:
-            return _NOTHING
+            return _NO_HEADS
         size = self.size
         if count > size - self.in_flight:
             raise RingError(f"available index jumped by {count} with {self.in_flight} of {size} in flight")
@@ -166,10 +166,39 @@ class VirtQueue:
         heads = avail[first : min(first + count, 2 + size)].tolist()
         if len(heads) < count:
             heads += avail[2 : 2 + count - len(heads)].tolist()
+        return heads
+
+    def pop_batch(self, limit: int) -> list[Chain]:
+        """At most ``limit`` new chains, in order; empty when there is none. Raises RingError; chains before the
+        offending one are handed out first."""
+        heads = self._next_heads(limit)
+        if not heads:
+            return _NOTHING
         chains = self._read_chains(heads)
-        self.last_avail = (last + len(chains)) & 0xFFFF
+        self.last_avail = (self.last_avail + len(chains)) & 0xFFFF
         self.in_flight += len(chains)
         return chains
+
+    def pop_buffers(self, limit: int, skip: int, length_max: int) -> tuple[list[int], list[memoryview]]:
+        """The next chains as long as each is one readable buffer in the largest RAM region, of more than ``skip`` and
+        at most ``length_max`` bytes: heads, and views without the first ``skip`` bytes. Nothing when the next chain has
+        another shape, or there is none (``pop_batch`` tells). Raises RingError."""
+        desc, links, lengths, size, home = self._desc, self._links, self._lengths, self.size, self._home
+        base, end, data = home.gpa, home.end, home.bytes_
+        heads = self._next_heads(limit)
+        views: list[memoryview] = []
+        for head in heads:
+            if head >= size or links[8 * head + 6]:
+                break
+            gpa, length = desc[2 * head], lengths[4 * head + 2]
+            if gpa < base or gpa + length > end or not skip < length <= length_max:
+                break
+            gpa -= base
+            views.append(data[gpa + skip : gpa + length])
+        count = len(views)
+        self.last_avail = (self.last_avail + count) & 0xFFFF
+        self.in_flight += count
+        return heads[:count], views
 
     def _read_chains(self, heads: list[int]) -> list[Chain]:  # noqa: C901  # the hot loop: the fast cases in line
         desc, links, lengths = self._desc, self._links, self._lengths

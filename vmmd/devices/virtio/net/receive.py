@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from vmmd.devices.virtio.queue import VirtQueue
 
 #: frames between two looks at the clock, and interrupts
-FRAMES_A_LOOK = 32
+FRAMES_A_LOOK = 48
 #: chains offered for a frame at most; longer ones overflow
 SPAN_MAX = 64
 #: so many frames after the last that needed several chains, one chain is offered again

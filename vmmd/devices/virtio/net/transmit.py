@@ -17,10 +17,12 @@ from vmmd.devices.virtio.net.worker import BATCH, TURN_NS, NetWorker
 from vmmd.devices.virtio.queue import RingError
 
 if TYPE_CHECKING:
+    from vmmd.core.backend import NetQueue
     from vmmd.devices.virtio.chain import Chain
     from vmmd.devices.virtio.net.device import VirtioNet
     from vmmd.devices.virtio.queue import VirtQueue
 
+_write = os.write
 _writev = os.writev
 _BYTES_MAX = FRAME_BYTES_MAX + LONG_BYTES
 #: looks at the ring after the last batch before notifications are enabled again: adaptive between the two
@@ -50,12 +52,11 @@ class TxWorker(NetWorker):
         end_ns = monotonic_ns() + TURN_NS
         ring.disable_notify()
         while True:
-            chains = ring.pop_batch(min(BATCH, left))
-            if chains:
-                self._transmit(chains)
-                if self._blocked:
-                    return  # notifications stay off
-                left -= len(chains)
+            count = self._some(min(BATCH, left))
+            if self._blocked:
+                return  # notifications stay off
+            if count:
+                left -= count
                 if left <= 0 or monotonic_ns() > end_ns:
                     self.schedule()
                     return
@@ -64,17 +65,26 @@ class TxWorker(NetWorker):
                     return
                 ring.disable_notify()
 
-    def _transmit(self, chains: list[Chain]) -> None:
-        """Send, and give back what was sent; the rest stays in the ring."""
-        ring = self.ring
-        sent = self._send(chains)
-        if sent < len(chains):
-            ring.unpop(len(chains) - sent)
-            del chains[sent:]
+    def _some(self, limit: int) -> int:
+        """Take up to ``limit`` frames from the ring, send them, give back what was sent; how many were taken."""
+        net, ring = self._net, self.ring
+        queue, skip = net.queue(self.pair), net.added_header_bytes
+        heads, frames = ring.pop_buffers(limit, skip, _BYTES_MAX)
+        if heads:
+            sent = len(heads) if queue is None else self._send_buffers(queue, frames)
+        else:
+            chains = ring.pop_batch(limit)
+            if not chains:
+                return 0
+            heads = [chain[0] for chain in chains]
+            sent = len(heads) if queue is None else self._send_chains(queue, chains, skip)
+        if sent < len(heads):
+            ring.unpop(len(heads) - sent)
             self._blocked = True
-        if chains:
-            ring.push_many([chain[0] for chain in chains])
-            self.give_back(len(chains))
+        if sent:
+            ring.push_many(heads[:sent])
+            self.give_back(sent)
+        return len(heads)
 
     def _poll(self) -> bool:
         """Look again for a moment; longer where that paid off lately."""
@@ -86,29 +96,36 @@ class TxWorker(NetWorker):
         self._poll_limit = max(self._poll_limit >> 1, POLL_MIN)
         return False
 
-    def _send(self, chains: list[Chain]) -> int:
-        """Hand frames to the netdev; how many it took. The hot loop: the common shape, one buffer, is in line."""
-        net, home = self._net, self._home
-        queue, fd, skip = net.queue(self.pair), net.direct_fd(self.pair), net.added_header_bytes
-        if queue is None:
-            return len(chains)  # nobody is there
-        base, end, data = home.gpa, home.end, home.bytes_
+    def _send_buffers(self, queue: NetQueue, frames: list[memoryview]) -> int:
+        """Hand frames of one buffer each to the netdev; how many it took. The hot loop."""
+        fd = self._net.direct_fd(self.pair)
+        at = 0
+        while at < len(frames):
+            if fd is not None:
+                try:
+                    for at in range(at, len(frames)):  # noqa: B020  # goes on where it was
+                        _write(fd, frames[at])
+                    return len(frames)
+                except OSError:
+                    pass  # ``queue.write`` meets it again, and knows what it means
+            if not queue.write([frames[at]]):
+                return at
+            at += 1
+        return at
+
+    def _send_chains(self, queue: NetQueue, chains: list[Chain], skip: int) -> int:
+        """The same for chains of any shape."""
+        fd = self._net.direct_fd(self.pair)
         for number, chain in enumerate(chains):
-            if (
-                len(chain) == 4 and chain[1] and base <= (gpa := chain[2])
-                and gpa + (length := chain[3]) <= end and skip < length <= _BYTES_MAX
-            ):  # fmt: skip
-                frame = [data[gpa - base + skip : gpa - base + length]]
-            else:
-                frame = self._frame(chain, skip)
-                if not frame:
-                    continue
+            frame = self._frame(chain, skip)
+            if not frame:
+                continue
             if fd is not None:
                 try:
                     _writev(fd, frame)
                     continue
                 except OSError:
-                    pass  # ``write`` meets it again, and knows what it means
+                    pass
             if not queue.write(frame):
                 return number
         return len(chains)
