@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests.framework.virtio_function import Registers
 from tests.framework.virtqueue_driver import Buffer, Driver, DriverQueue
 from tests.integration.test_hotplug_at_start import NODE, Bug, Refused, Refusing, disk, run, traces
+from tests.unit.test_block_lock import locked_bytes
 from vmmd.core.events import DeviceDeletedEvent, DeviceUnplugGuestErrorEvent, ResetEvent
 from vmmd.errors import DeviceNotFoundError, UsageError, VmmdError
 from vmmd.machine import unplug
@@ -22,6 +24,7 @@ from vmmd.units import NS_PER_MS, NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from vmmd.machine.hotplug import Plugger
     from vmmd.machine.vm import Vm
@@ -449,3 +452,41 @@ def test_what_cannot_be_given_back_keeps_nothing_else() -> None:
         guest.eject()
         await until(lambda: said(events, GONE[1]))
         await plugger_of(vm).add(disk("d0", "n0", addr=SLOT))
+
+
+def test_of_two_clients_who_want_the_same_image_or_id_one_gets_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(512))
+
+    @story("-blockdev", f"driver=file,node-name=f,filename={image}")
+    async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
+        plugger = plugger_of(vm)
+        two = plugger.add(disk("d0", "f")), plugger.add(disk("d1", "f"))
+        first, second = await asyncio.gather(*two, return_exceptions=True)
+        assert first is None
+        assert str(second) == "Node f is in use; its locks are being changed"
+        assert locked_bytes(image) == {100, 101, 201}
+        two = plugger.add(disk("d2", "n0")), plugger.add(disk("d2", "n1"))
+        first, second = await asyncio.gather(*two, return_exceptions=True)
+        assert first is None
+        assert str(second) == "Duplicate device ID 'd2'"
+        assert {"d0", "d2"} == set(vm.qom.peripheral.children)
+
+
+def test_a_driver_that_waits_for_its_reset_does_not_keep_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One vCPU has written status 0 and waits for the disk when another lets go of the slot."""
+    monkeypatch.setattr(unplug, "DRAIN_LIMIT_NS", 50 * NS_PER_MS)
+
+    @story(*SLOW_DISKS)
+    async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
+        await plugger_of(vm).add(disk("d0", "slow", addr=SLOT))
+        driver, _ = start_reads(vm, 1)
+        await until(lambda: in_flight(vm))
+        vcpu = threading.Thread(target=setattr, args=(driver, "status", 0))
+        vcpu.start()
+        await until(lambda: vm.pci is not None and vm.pci.devices[SLOT, 0].virtio.busy)  # type: ignore[attr-defined]
+        guest.eject()
+        await until(lambda: said(events, GONE[1]))
+        await until(lambda: not vcpu.is_alive())
