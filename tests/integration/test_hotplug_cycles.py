@@ -29,8 +29,8 @@ pytestmark = pytest.mark.kvm
 
 CYCLES = 40
 RINGS = 0x20_0000
-#: types whose driver is brought up; net and balloon differ in nothing that matters here
-DRIVEN = [each for each in pluggable() if each.driver.startswith(("virtio-blk", "virtio-rng", "virtio-serial"))]
+#: types whose driver is brought up; others differ in nothing that matters here
+DRIVEN = [each for each in pluggable() if each.driver in ("virtio-blk-pci", "virtio-rng-pci", "virtio-serial-pci")]
 BACKENDS = {"drive": [("drive", "n0")], "": []}
 
 
