@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from tests.framework import serial_guest
 from tests.framework.vm import REPOSITORY, Vm, emulator
 
 if TYPE_CHECKING:
@@ -166,4 +167,49 @@ def test_a_domain_lives_and_ends(wrapper: Path, tmp_path: Path) -> None:
     assert outputs["virsh vcpuinfo probe"].count("VCPU:") == 2
     assert "vcpu.current=2" in outputs["virsh domstats probe --state --vcpu --block"]
     assert outputs["virsh domstate probe  # 3"].strip() == "shut off"
+    assert session.complaints == []
+
+
+CHANNELS = """
+    <controller type='virtio-serial' index='0'/>
+    <channel type='unix'>
+      <source mode='bind' path='{directory}/agent'/><target type='virtio' name='org.qemu.guest_agent.0'/>
+    </channel>
+    <channel type='unix'>
+      <source mode='bind' path='{directory}/command'/><target type='virtio' name='command'/>
+    </channel>
+    <console type='file'><source path='{directory}/hvc0.log'/><target type='virtio' port='1'/></console>
+"""
+#: has the guest open its first port, and hears an echo through it
+TALK = """
+import socket
+def connect(name):
+    made = socket.socket(socket.AF_UNIX); made.settimeout(60); made.connect("{directory}/" + name); return made
+command, agent = connect("command"), connect("agent")
+command.sendall(b"O"); assert command.recv(1) == b"o"
+agent.sendall(b"\\xffhello"); print(agent.recv(6))
+"""
+
+
+def test_channels_of_a_domain_are_connected_when_the_guest_opens_them(wrapper: Path, tmp_path: Path) -> None:
+    disk, talk, shown = tmp_path / "disk.img", tmp_path / "talk.py", tmp_path / "shown.xml"
+    disk.write_bytes(bytes(1 << 20))
+    talk.write_text(TALK.format(directory=tmp_path))
+    text = DOMAIN.format(emulator=wrapper, disk=disk, serial=tmp_path / "serial.log", uuid=UUID)
+    text = text.replace("</type></os>", f"</type><kernel>{serial_guest.kernel()}</kernel></os>")
+    domain = tmp_path / "domain.xml"
+    domain.write_text(text.replace("<memballoon", CHANNELS.format(directory=tmp_path) + "<memballoon"))
+    look = "virsh dumpxml probe"
+    # port 2, the commands, is opened by the guest itself
+    wait = f"for i in $(seq 300); do {look} > {shown}; grep -q \"state='connected'\" {shown} && break; sleep 0.1; done"
+    session = run(
+        tmp_path, f"virsh define {domain}", "virsh start probe", wait, f"python3 {talk}", look, "virsh reset probe",
+        f"{wait}  # 2", "virsh destroy probe",
+    )  # fmt: skip
+    assert session.outputs[f"python3 {talk}"].strip() == str(b"\xffhello")
+    found = {
+        target.get("name"): target.get("state")
+        for target in ET.fromstring(session.outputs[look]).findall("devices/channel/target")
+    }
+    assert found == {"org.qemu.guest_agent.0": "connected", "command": "connected"}
     assert session.complaints == []

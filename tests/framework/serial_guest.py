@@ -208,6 +208,33 @@ def reconnect(guest: SerialGuest, times: int) -> float:
     return took
 
 
+def reboot(guest: SerialGuest) -> None:
+    """With a client there that says something before the guest has opened the port again."""
+    qmp = guest.vm.qmp
+    with guest.connect() as peer:
+        qmp.cmd("system_reset")
+        while qmp.wait_event("VSERPORT_CHANGE", timeout_s=DEADLINE_S)["data"] != {"id": "channel0", "open": False}:
+            pass
+        peer.sendall(b"\xffafter the reboot")
+        guest.command("O")
+        assert receive(peer, 17) == b"\xffafter the reboot"
+
+
+def stop_and_cont(guest: SerialGuest, count: int, times: int) -> None:
+    """Data is echoed while the machine is stopped and goes on."""
+    data = pattern(count)
+    with socat(guest.path) as peer:
+        heard: list[bytes] = []
+        echo = threading.Thread(target=lambda: heard.append(through(peer, data, answer=count)))
+        echo.start()
+        for _ in range(times):
+            guest.vm.qmp.cmd("stop")
+            guest.vm.qmp.cmd("query-status")
+            guest.vm.qmp.cmd("cont")
+        echo.join(DEADLINE_S)
+        assert heard == [data]
+
+
 def early_and_late(guest: SerialGuest) -> None:
     """A client that is there before the guest has opened the port, one that stays while it closes and opens again, and
     one that has left meanwhile: nothing is lost, nothing is read while the port is closed. The port is closed."""

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.framework.serial_guest import AGENT, SerialGuest, bulk, early_and_late, receive, reconnect
+from tests.framework.serial_guest import (
+    AGENT,
+    SerialGuest,
+    bulk,
+    early_and_late,
+    reboot,
+    receive,
+    reconnect,
+    stop_and_cont,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,12 +41,8 @@ def test_data_clients_and_reboots(tmp_path: Path) -> None:
         reconnect(guest, CLIENTS)
         opened = {each["label"]: each["frontend-open"] for each in qmp.cmd("query-chardev")}
         assert opened["agent"] is True
-        with guest.connect() as peer:
-            qmp.cmd("system_reset")
-            assert qmp.wait_event("VSERPORT_CHANGE", timeout_s=DEADLINE_S)
-            peer.sendall(b"\xffafter the reboot")  # nobody has opened the port yet
-            guest.command("O")
-            assert receive(peer, 17) == b"\xffafter the reboot"
+        stop_and_cont(guest, BULK_BYTES, 10)
+        reboot(guest)
 
 
 def test_a_port_is_pulled_and_plugged_while_it_carries_data(tmp_path: Path) -> None:
