@@ -4,6 +4,7 @@ plays frame by frame."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -20,6 +21,8 @@ from tests.framework.network import Network as HostNetwork
 from tests.framework.network import network_problem
 from tests.framework.packets import ACK, SYN, Guest, Packet, read_dhcp, read_packet
 from tests.unit.net_support import FakeNic, Rig, options
+from tests.unit.qmp_support import Monitor
+from tests.unit.test_qmp_fds import Client
 from vmmd.errors import UsageError, VmmdError
 from vmmd.net import passt
 
@@ -361,6 +364,55 @@ def test_passt_ends_with_the_netdev(side):
     assert not os.path.exists(f"/proc/{pid}")
     assert set(os.listdir("/proc/self/fd")) <= before
     assert not user.loop.readers
+
+
+@pytest.fixture
+def monitor(host) -> Iterator[Monitor]:
+    made = Monitor()
+    yield made
+    if made.vm.net is not None:
+        made.call(made.vm.net.close)
+    made.close()
+
+
+@needs_passt
+def test_a_client_makes_a_user_network_sees_its_ports_and_takes_it_away(monitor):
+    client = Client(monitor)
+
+    def say(line: str) -> str:
+        return str(client.run("human-monitor-command", command_line=line)).replace("\r\n", "\n")
+
+    try:
+        assert say("info usernet") == ""
+        assert say("hostfwd_add tcp::1-:2") == say("hostfwd_remove tcp::1") == "user mode network stack not in use\n"
+        request = {
+            "type": "user",
+            "id": "u",
+            "ipv6": False,
+            "hostfwd": [{"str": "tcp::9205-:22"}, {"str": "udp:127.0.0.1:5-:6"}],
+        }
+        client.send(json.dumps({"execute": "netdev_add", "arguments": request}).encode())
+        assert client.reply() == {}
+        assert say("info network") == "u: index=0,type=user,net=10.0.2.0,restrict=off\n"
+        # as QEMU's, but for the descriptor: that is passt's
+        assert say("info usernet") == (
+            "Hub -1 (u):\n"
+            "  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\n"
+            "  UDP[HOST_FORWARD]   -       127.0.0.1     5       10.0.2.15     6     0     0\n"
+            "  TCP[HOST_FORWARD]   -               *  9205       10.0.2.15    22     0     0\n"
+        )
+        assert say("hostfwd_add x tcp::1-:2") == "unrecognized netdev id 'x'\n"
+        assert say("hostfwd_add u foo") == "Invalid host forwarding rule 'foo' (No : separators)\n"
+        assert "netdev_add user,id=u,hostfwd=tcp::1-:2" in say("hostfwd_add tcp::1-:2")
+        assert say("hostfwd_remove tcp::7") == "host forwarding rule for tcp::7 not found\n"
+        assert say("hostfwd_remove foo") == "invalid format\n"
+        assert "netdev_del u" in say("hostfwd_remove u tcp::9205")
+        pid = monitor.vm.net.netdevs["u"].passt.pid
+        assert client.run("netdev_del", id="u") == {}
+        assert not os.path.exists(f"/proc/{pid}")
+        assert say("info usernet") == ""
+    finally:
+        client.close()
 
 
 @needs_passt

@@ -68,7 +68,7 @@ def read_network(options: NetdevUser, where: str) -> UserNetwork:
     has_ipv4, has_ipv6 = _protocols(options, where)
     ipv4 = _read_ipv4(options, where) if has_ipv4 else None
     ipv6 = _read_ipv6(options, where) if has_ipv6 else None
-    forwards = tuple(read_forward(rule, where) for rule in options.hostfwd)
+    forwards = tuple(read_forward(rule, f"{where}: ") for rule in options.hostfwd)
     for domain in options.dnssearch:
         if not (domain and domain.isascii() and all(c.isalnum() or c in "-._" for c in domain)):
             raise UsageError(
@@ -188,12 +188,12 @@ def _address_6(text: str, what: str, where: str) -> IPv6Address:
         raise UsageError(f"{where}: Failed to parse IPv6 {what}", f"{shown(text)} is no IPv6 address") from None
 
 
-def read_forward(rule: str, where: str) -> Forward:
-    """Raises UsageError in QEMU's words."""
+def read_forward(rule: str, prefix: str = "") -> Forward:
+    """Raises UsageError in QEMU's words after ``prefix``."""
 
     def wrong(why: str) -> UsageError:
         hint = "it takes [tcp|udp]:[HOSTADDR]:HOSTPORT-[GUESTADDR]:GUESTPORT"
-        return UsageError(f"{where}: Invalid host forwarding rule '{shown(rule)}' ({why})", hint)
+        return UsageError(f"{prefix}Invalid host forwarding rule '{shown(rule)}' ({why})", hint)
 
     protocol, colon, rest = rule.partition(":")
     if not colon:

@@ -53,6 +53,7 @@ MODULES = (
     "run_state",
     "stats",
     "trace",
+    "user_network",
     "virtqueues",
 )
 
