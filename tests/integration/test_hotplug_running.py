@@ -18,6 +18,7 @@ from tests.unit.test_block_lock import locked_bytes
 from vmmd.core.events import DeviceDeletedEvent, DeviceUnplugGuestErrorEvent, ResetEvent
 from vmmd.errors import DeviceNotFoundError, UsageError, VmmdError
 from vmmd.machine import unplug
+from vmmd.machine import vm as machine
 from vmmd.options.models import DeviceOptions
 from vmmd.runstate import RunState
 from vmmd.units import NS_PER_MS, NS_PER_S
@@ -244,6 +245,21 @@ def test_a_reset_right_after_the_guest_has_let_go_finds_nothing_to_do_twice() ->
         assert [each for each in events if isinstance(each, DeviceDeletedEvent)] == GONE
 
 
+def test_a_reset_gets_rid_of_a_disk_that_hangs_when_it_is_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unplug, "DRAIN_LIMIT_NS", 20 * NS_PER_MS)
+    monkeypatch.setattr(machine, "RESET_PATIENCE_NS", 20 * NS_PER_MS)
+
+    @story(*HUNG_DISK)
+    async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
+        await plugger_of(vm).add(disk("d0", "hung", addr=SLOT))
+        start_reads(vm, 1)
+        await until(lambda: in_flight(vm))
+        await plugger_of(vm).remove("d0")
+        await vm.system_reset()
+        assert events[-3:-1] == GONE
+        assert isinstance(events[-1], ResetEvent)
+
+
 def test_functions_above_0_wait_for_it_and_the_slot_goes_as_one() -> None:
     @story()
     async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
@@ -337,6 +353,7 @@ SLOW_DISKS = (
     "-blockdev", f"driver=null-co,node-name=slow,latency-ns={SLOW_NS}",
     "-drive", f"if=none,id=slowdrive,file=null-co://,file.latency-ns={SLOW_NS},format=raw",
 )  # fmt: skip
+HUNG_DISK = ("-blockdev", f"driver=null-co,node-name=hung,latency-ns={3600 * NS_PER_S}")
 RINGS, HEADER, DATA, STATUS = 0x20_0000, 0x40_0000, 0x41_0000, 0x42_0000
 UNANSWERED = b"\xee"
 
@@ -428,7 +445,7 @@ def test_a_drive_goes_with_its_device_and_is_closed_when_it_answers(monkeypatch:
 
 
 def test_a_hung_disk_holds_up_no_other_device() -> None:
-    @story("-blockdev", f"driver=null-co,node-name=hung,latency-ns={3600 * NS_PER_S}")
+    @story(*HUNG_DISK)
     async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
         plugger = plugger_of(vm)
         await plugger.add(disk("hung", "hung", addr=SLOT))

@@ -144,6 +144,11 @@ class Plugger:
                 return
             await self.unplugger.take_away(device, self._tell_firmware)
 
+    @property
+    def is_pending(self) -> bool:
+        """A reset has something to complete."""
+        return self.unplugger.is_pending
+
     async def serve_requests(self) -> None:
         """The machine is reset: all that guests were asked for goes now (turn held, nothing in flight). Does not
         raise."""

@@ -114,6 +114,11 @@ class Unplugger:
         requests = self._requests.values()
         return any(gone.id == id_ for each in requests if each.deleted is not None for gone in each.gone)
 
+    @property
+    def is_pending(self) -> bool:
+        """The guest is asked for a device, or one is being taken away."""
+        return bool(self._requests)
+
     # -- asking the guest ----------------------------------------------------------------------------------
 
     def ask(self, device: Device, name: str) -> None:
@@ -245,8 +250,8 @@ class Unplugger:
     # -- a reset -------------------------------------------------------------------------------------------
 
     async def serve_all(self) -> None:
-        """The machine is reset and nothing is in flight: what was asked for goes now, lowest slot first, and what is
-        going ends. Does not raise."""
+        """The machine is reset, nothing is in flight or it is waited for no longer: what was asked for goes now, lowest
+        slot first, and what is going ends. Does not raise."""
         with self._vm.lock:
             devices = list(self._requested())
             for device in devices:

@@ -44,6 +44,7 @@ from vmmd.machine.chardevs import Chardevs
 from vmmd.machine.objects.store import ObjectStore
 from vmmd.machine.requests import Requests
 from vmmd.runstate import RunState, RunStateMachine
+from vmmd.units import NS_PER_S
 
 if TYPE_CHECKING:
     import threading
@@ -69,6 +70,9 @@ if TYPE_CHECKING:
     from vmmd.options.models import Config
 
 log = get_logger("vmmd.machine")
+
+#: how long a reset waits for the requests of a device that is to be unplugged
+RESET_PATIENCE_NS = 5 * NS_PER_S
 
 
 def _give_back(closer: Callable[[], None]) -> None:
@@ -432,7 +436,7 @@ class Vm:
             return
         was_running = self.runstate.running
         if was_running:
-            await self._quiesce()
+            await self._quiesce_for_reset()
         try:
             if self.plugger is not None:
                 await self.plugger.serve_requests()
@@ -447,6 +451,22 @@ class Vm:
             self._unquiesce()
         else:
             self.runstate.set(RunState.PRELAUNCH)
+
+    async def _quiesce_for_reset(self) -> None:
+        """A device that is on its way out, and does not come to rest, holds up a reset for a while only."""
+        plugger = self.plugger
+        if plugger is None or not plugger.is_pending:
+            await self._quiesce()
+            return
+
+        def go_without() -> None:
+            self.loop.spawn(plugger.serve_requests(), "unplug what holds up a reset")
+
+        timer = self.loop.call_later(RESET_PATIENCE_NS, go_without)
+        try:
+            await self._quiesce()
+        finally:
+            timer.cancel()
 
     def _reset_devices(self) -> None:
         for device in self.devices:
