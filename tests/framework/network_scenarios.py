@@ -10,6 +10,7 @@ import re
 import zlib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.framework import guests, images
@@ -34,7 +35,6 @@ FILE_NAME = "payload.bin"
 FILE = images.random_bytes(5, 200_001)  # odd, and no multiple of TFTP's block
 UBOOT_DHCP, UBOOT_TFTP = "dhcp", f"tftpboot 1000000 {ADDRESS}:{FILE_NAME}"
 MEMORY_MIB = 128
-USER_NETWORK_HOST = "10.0.2.2"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ def tap_by_name(network: Network) -> Link:
 def user_network(network: Network) -> Link:
     """Connections of the emulator, or of the passt that it starts, from inside the namespace."""
     network.ip(f"route add default via {ADDRESS}")  # what a host has that has a network
-    return Link(["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0"], [], USER_NETWORK_HOST)
+    with network.inside():  # what Debian lets everybody do: ICMP echo without privileges
+        Path("/proc/sys/net/ipv4/ping_group_range").write_text("0\t2147483647")
+    return Link(["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0"], [])
 
 
 def vhost_user(network: Network, *, listens: bool = False) -> Link:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.framework.linux_network import BALLOONED_MIB, MEMORY_MIB
+
 if TYPE_CHECKING:
     from tests.integration.conftest import GuestRuns
 
@@ -77,5 +79,5 @@ def test_events_of_the_devices(guest_runs: GuestRuns, emulator_name: str) -> Non
     ports = [event["data"] for event in events if event["event"] == "VSERPORT_CHANGE"]
     assert {"id": "agent-port", "open": True} in ports
     actual = [event["data"]["actual"] for event in events if event["event"] == "BALLOON_CHANGE"]
-    assert min(actual) == 48 << 20
-    assert actual[-1] == 96 << 20
+    assert min(actual) == BALLOONED_MIB << 20
+    assert actual[-1] == MEMORY_MIB << 20
