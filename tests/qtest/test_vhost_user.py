@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 RINGS, FRAME_OUT, BUFFERS, SLOT = 0x20_0000, 0x30_0000, 0x40_0000, 4
 HEADER = bytes(12)
 FRAME = bytes(range(60))
-F_VERSION_1, F_CTRL_GUEST_OFFLOADS = 1 << 32, 1 << 2
+F_VERSION_1, F_CTRL_GUEST_OFFLOADS, F_CTRL_VQ, F_MQ = 1 << 32, 1 << 2, 1 << 17, 1 << 22
 PATIENCE_S = 30.0
+EJECT_PORT = 0xAE08  # of ACPI PCI hotplug, where the guest lets go of slots
 
 
 def arguments(chardev: str, *device: str, netdev: str = "") -> list[str]:
@@ -187,6 +188,55 @@ def test_nic_and_netdev_go(tmp_path: Path) -> None:
         made.vm.qmp("netdev_del", id="n0")
         made.wait(lambda: made.backend.rings_running == 0)
         assert made.vm.qmp("query-status")["status"] == "running"
+
+
+def test_all_of_it_comes_and_goes_at_run_time(tmp_path: Path) -> None:
+    path = tmp_path / "vhost"
+    shared = ["-object", "memory-backend-memfd,id=ram,size=64M,share=on", "-machine", "pc,memory-backend=ram"]
+    with LoopbackBackend(path, server=True) as backend, Qtest("vmmd", "-nodefaults", "-m", "64", *shared) as vm:
+        made = Machine(vm, backend)
+        for _ in range(3):
+            address = {"type": "unix", "data": {"path": str(path)}}
+            vm.qmp("chardev-add", id="c0", backend={"type": "socket", "data": {"addr": address, "server": False}})
+            vm.qmp("netdev_add", type="vhost-user", id="n0", chardev="c0")
+            vm.qmp("device_add", driver="virtio-net-pci", id="nic", netdev="n0", addr=f"{SLOT}")
+            made.start()
+            made.echo(FRAME)
+            vm.qmp("device_del", id="nic")
+            vm.outl(EJECT_PORT, 1 << SLOT)
+            vm.wait_event("DEVICE_DELETED")
+            vm.qmp("netdev_del", id="n0")
+            vm.qmp("chardev-remove", id="c0")
+            made.wait(lambda: not backend.rings)
+
+
+def test_queue_pairs_are_enabled_as_the_driver_asks(tmp_path: Path) -> None:
+    path = tmp_path / "vhost"
+    features = peer.FEATURES
+    with (
+        LoopbackBackend(path, server=True, features=features, queue_pairs=4) as backend,
+        Qtest("vmmd", *arguments(f"path={path}", "mq=on", netdev=",queues=4")) as vm,
+    ):
+        driver = wire_driver(vm, SLOT, modern=True)
+        driver.negotiate(F_VERSION_1 | F_CTRL_VQ | F_MQ)
+        assert driver.config(8, 2) == 4  # max_virtqueue_pairs
+        queues = [driver.setup_queue(index, RINGS + 0x10000 * index) for index in range(9)]
+        driver.ready()
+        made = Machine(vm, backend)
+        made.wait(lambda: len(backend.rings) == 8 and backend.rings_running == 2)
+        driver.memory.write(FRAME_OUT, bytes((4, 0)) + (3).to_bytes(2, "little") + b"\xee")  # VQ_PAIRS_SET
+        queues[8].add([Buffer(FRAME_OUT, 2), Buffer(FRAME_OUT + 2, 2)], [Buffer(FRAME_OUT + 4, 1)])
+        queues[8].kick()
+        collect(queues[8], 1)
+        assert driver.memory.read(FRAME_OUT + 4, 1) == b"\0"
+        made.wait(lambda: backend.rings_running == 6)
+
+
+@pytest.mark.parametrize("queues", [0, 129, 1025])
+def test_numbers_of_queues_that_cannot_be(queues: int) -> None:
+    with Qtest("vmmd", "-nodefaults", "-chardev", "null,id=c1") as vm, pytest.raises(QmpFailure) as caught:
+        vm.qmp("netdev_add", type="vhost-user", id="n1", chardev="c1", queues=queues)
+    assert caught.value.desc.startswith("vhost-user number of queues must be in range [1, ")
 
 
 def offered(name: str, directory: Path, features: int, *device: str) -> int:
