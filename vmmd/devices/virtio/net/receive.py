@@ -149,42 +149,53 @@ class RxWorker(NetWorker):
         net, queue, chains, home, spill = self._net, self._queue, self._chains, self._home, self._spill
         if queue is None or (self._held is not None and not self._deliver_held()):
             return False
-        base, end, data, added, numbered = home.gpa, home.end, home.bytes_, self._added, self._numbered
-        fd, filter_, low = net.direct_fd(self.pair), net.filter, self._header_bytes
-        read, heads, lengths = queue.read, self._heads, self._lengths
+        base, end, data, low = home.gpa, home.end, home.bytes_, self._header_bytes
+        fd, added, numbered = net.direct_fd(self.pair), self._added, self._numbered
+        read, accepts = queue.read, None if net.filter.promisc else net.filter.accepts
+        at, ready = self._at, len(chains)  # of those that wait; ``self._at`` follows when somebody else looks
         for _ in range(FRAMES_A_LOOK):
-            if self._at == len(chains) and not self._ready(1):
-                self._out_of_buffers()
-                return False
-            chain = chains[self._at]
+            if at == ready:
+                self._at = at
+                if not self._ready(1):
+                    self._out_of_buffers()
+                    return False
+                at, ready = self._at, len(chains)
+            chain = chains[at]
             if (
-                len(chain) != 4 or chain[1] or self._span > 1 or not base <= (gpa := chain[2])
-                or gpa + (length := chain[3]) > end or length <= low
+                len(chain) != 4 or chain[1] or (gpa := chain[2]) < base or gpa + (length := chain[3]) > end
+                or length <= low or self._span > 1
             ):  # fmt: skip
+                self._at = at
                 if not self._any_frame(read):
                     return False
+                at, ready = self._at, len(chains)
                 continue
-            at = gpa - base
-            buffers = [data[at + added : at + length], spill]
+            start = gpa - base
+            buffers = [data[start + added : start + length], spill]
             try:
-                got = read(buffers) if fd is None else _readv(fd, buffers)
+                got = (read(buffers) if fd is None else _readv(fd, buffers)) + added
             except OSError:
-                got = read(buffers)  # which knows what it means
-            if not got:
+                got = read(buffers) + added  # which knows what it means
+            if got == added:
+                self._at = at
                 return False
-            got += added
-            if filter_.promisc or filter_.accepts(self._front(buffers)):
-                if got <= length:
-                    if added:
-                        data[at : at + added] = self._bare_header
-                    elif numbered:
-                        data[at + SHORT_BYTES] = 1
-                        data[at + SHORT_BYTES + 1] = 0
-                    heads.append(chain[0])
-                    lengths.append(got)
-                    self._at += 1
-                elif self._mergeable and not self._spread(got - added, [self._place(chain)]):
+            if accepts is not None and not accepts(self._front(buffers)):
+                continue
+            if got <= length:
+                if added:
+                    data[start : start + added] = self._bare_header
+                elif numbered:
+                    data[start + SHORT_BYTES] = 1
+                    data[start + SHORT_BYTES + 1] = 0
+                self._heads.append(chain[0])
+                self._lengths.append(got)
+                at += 1
+            elif self._mergeable:
+                self._at = at
+                if not self._spread(got - added, [self._place(chain)]):
                     return False
+                at, ready = self._at, len(chains)
+        self._at = at
         return True
 
     def _front(self, buffers: list[memoryview]) -> bytes:
