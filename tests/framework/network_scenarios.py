@@ -59,6 +59,13 @@ def tap_by_name(network: Network) -> Link:
     return Link(["-netdev", netdev, "-device", "virtio-net-pci,netdev=net0"], [])
 
 
+def hub(network: Network) -> Link:
+    """A tap, the guest's NIC and a second one at ports of a hub, by the old options."""
+    tap = f"tap,ifname={network.add_tap()},script=no,downscript=no"
+    second = ["-netdev", "hubport,id=other,hubid=0", "-device", "virtio-net-pci,netdev=other"]
+    return Link(["-net", "nic,model=virtio", "-net", tap, *second], [])
+
+
 def user_network(network: Network) -> Link:
     """Connections of the emulator, or of the passt that it starts, from inside the namespace."""
     network.ip(f"route add default via {ADDRESS}")  # what a host has that has a network
@@ -81,6 +88,7 @@ def vhost_user(network: Network, *, listens: bool = False) -> Link:
 LINKS: dict[str, Callable[[Network], Link]] = {
     "tap-fd": tap_by_fd,
     "tap-ifname": tap_by_name,
+    "hub": hub,
     "user": user_network,
     "vhost-user": vhost_user,
     "vhost-user-listening": lambda network: vhost_user(network, listens=True),

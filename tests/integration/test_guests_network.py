@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """U-Boot on a network: DHCP and TFTP from dnsmasq, a file with the host's checksum, a ping; over a tap on a bridge,
-inherited open or opened by name, over user networking, and over vhost-user with DPDK's testpmd behind it."""
+inherited open or opened by name, over a hub, user networking, and over vhost-user with DPDK's testpmd behind it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ QEMU = (pytest.mark.qemu, SLOW)
 RUNS = [
     pytest.param(("vmmd", "tap-fd"), id="vmmd-tap-fd"),
     pytest.param(("vmmd", "tap-ifname"), id="vmmd-tap-ifname", marks=SLOW),
+    pytest.param(("vmmd", "hub"), id="vmmd-hub", marks=SLOW),
     pytest.param(("vmmd", "user"), id="vmmd-user", marks=SLOW),
     pytest.param(("vmmd", "vhost-user"), id="vmmd-vhost-user", marks=(SLOW, TESTPMD)),
     pytest.param(("vmmd", "vhost-user-listening"), id="vmmd-vhost-user-listening", marks=(SLOW, TESTPMD)),

@@ -107,8 +107,13 @@ class Netdev:
 
     @property
     def open_may_wait(self) -> bool:
-        """``open`` and ``close`` wait for others: on a thread while the machine runs."""
+        """``open`` waits for others: on a thread while the machine runs."""
         return False
+
+    @property
+    def close_may_wait(self) -> bool:
+        """``close`` does."""
+        return self.open_may_wait
 
     def describe(self, index: int) -> str:
         """What ``info network`` shows behind the type, for queue ``index``."""

@@ -76,7 +76,11 @@ class HubQueue:
         return length
 
     def write(self, buffers: Sequence[memoryview]) -> bool:
-        self._port.send(b"".join(buffers))
+        frame = b"".join(buffers)
+        if len(frame) > _FRAME_BYTES_MAX:
+            self.dropped += 1
+        else:
+            self._port.send(frame)
         return True
 
     def watch(self, wanted: bool) -> None:

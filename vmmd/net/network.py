@@ -157,7 +157,7 @@ class Network:
         found.stop()
         del self.netdevs[id_]
         self._down.discard(id_)
-        if found.open_may_wait:
+        if found.close_may_wait:
             await on_thread(self._loop, found.close, f"close/{id_}")
         else:
             found.close()

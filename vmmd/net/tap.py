@@ -152,6 +152,10 @@ class TapNetdev(Netdev):
     def open_may_wait(self) -> bool:
         return not self._given  # for scripts
 
+    @property
+    def close_may_wait(self) -> bool:
+        return True  # for scripts, and for the kernel, which takes its time to remove an interface
+
     def open(self) -> None:
         try:
             self._attach()
