@@ -212,4 +212,33 @@ def test_channels_of_a_domain_are_connected_when_the_guest_opens_them(wrapper: P
         for target in ET.fromstring(session.outputs[look]).findall("devices/channel/target")
     }
     assert found == {"org.qemu.guest_agent.0": "connected", "command": "connected"}
+
+
+def test_a_domain_with_a_balloon(wrapper: Path, tmp_path: Path) -> None:
+    """What libvirt asks of the balloon: statistics every so often, the memory of the domain, and how it is now."""
+    disk, domain = tmp_path / "disk.img", tmp_path / "domain.xml"
+    disk.write_bytes(bytes(1 << 20))
+    text = DOMAIN.format(emulator=wrapper, disk=disk, serial=tmp_path / "serial.log", uuid=UUID)
+    balloon = (
+        "<memballoon model='virtio' autodeflate='on' freePageReporting='on'>"
+        "<alias name='ua-balloon'/><stats period='5'/></memballoon>"
+    )
+    domain.write_text(text.replace("<memballoon model='none'/>", balloon))
+    path = "/machine/peripheral/ua-balloon"
+    interval = {"path": path, "property": "guest-stats-polling-interval"}
+    ask = "virsh qemu-monitor-command probe"
+    stats = "virsh dommemstat probe"
+    get, features = f"{ask} '{json.dumps({'execute': 'qom-get', 'arguments': interval})}'", f"{ask} --hmp info qtree"
+    session = run(
+        tmp_path, f"virsh define {domain}", "virsh start probe --paused", stats, get, features,
+        "virsh setmem probe 32M --live", "virsh dommemstat probe --period 7 --live", f"{get}  # 2",
+        "virsh domstats probe --balloon", "virsh destroy probe",
+    )  # fmt: skip
+    outputs = session.outputs
+    assert f"actual {64 << 10}" in outputs[stats]
+    assert "last_update 0" in outputs[stats]
+    assert [json.loads(outputs[each])["return"] for each in (get, f"{get}  # 2")] == [5, 7]
+    assert "deflate-on-oom = true" in outputs[features]
+    assert "free-page-reporting = true" in outputs[features]
+    assert f"balloon.current={64 << 10}" in outputs["virsh domstats probe --balloon"]
     assert session.complaints == []
