@@ -11,7 +11,12 @@ from tests.framework.vm import Vm, emulator
 
 pytestmark = [pytest.mark.kvm, pytest.mark.qemu]
 
-DEVICES = ("virtio-serial-pci", "virtio-rng-pci", "virtio-balloon-pci", "virtio-blk-pci,drive=n0")
+DEVICES = (
+    "virtio-serial-pci", "virtio-rng-pci", "virtio-balloon-pci", "virtio-blk-pci,drive=n0",
+    "virtio-net-pci,mac=02:00:00:00:00:01", "virtio-net-pci-transitional,mac=02:00:00:00:00:02",
+    "virtio-rng-pci-transitional",
+)  # fmt: skip
+BOARD = ("isa-fdc", "i8042")
 #: values that vmmd lacks
 DIFFERENT = {("2.5", "page-per-vq"), ("2.7", "page-per-vq")}
 
@@ -24,12 +29,16 @@ def settings(name: str, version: str) -> dict[str, dict[str, Any]]:
         arguments += ["-device", f"{device},id=d{number}"]
     found = {}
     with Vm(emulator(name), arguments, serial=False) as vm:
-        for number, device in enumerate(DEVICES):
-            path = f"/machine/peripheral/d{number}"
+        paths = {device: f"/machine/peripheral/d{number}" for number, device in enumerate(DEVICES)}
+        for entry in vm.qmp.cmd("qom-list", path="/machine/unattached"):
+            paths |= {
+                kind: f"/machine/unattached/{entry['name']}" for kind in BOARD if entry["type"] == f"child<{kind}>"
+            }
+        for device, path in paths.items():
             names = [
                 each["name"]
                 for each in vm.qmp.cmd("qom-list", path=path)
-                if each["type"] in ("bool", "uint16", "uint32", "str", "OnOffAuto")
+                if each["type"] in ("bool", "uint16", "uint32", "str", "OnOffAuto", "FdcDriveType")
             ]
             found[device] = {each: vm.qmp.cmd("qom-get", path=path, property=each) for each in names}
     return found
@@ -42,7 +51,7 @@ def test_defaults_are_qemus(version: str) -> None:
         (device, key, value, theirs[device].get(key))
         for device, values in ours.items()
         for key, value in values.items()
-        if theirs[device].get(key) != value
+        if theirs[device].get(key, value) != value
     ]
     assert [each for each in different if (version, each[1]) not in DIFFERENT] == []
     assert {(version, key) for _, key, _, _ in different} == {each for each in DIFFERENT if each[0] == version}

@@ -20,8 +20,9 @@ class OldDefault(NamedTuple):
 
 #: the last version with these defaults -> (driver, property, value). LIMIT: page-per-vq=on, up to 2.7, is not available
 _UP_TO: tuple[tuple[tuple[int, int], tuple[tuple[str, str, str], ...]], ...] = (
-    ((7, 1), (("virtio-device", "queue_reset", "off"), ("virtio-rng-pci", "vectors", "0"))),
-    ((5, 2), (("virtio-net-pci", "vectors", "3"), ("virtio-blk-device", "report-discard-granularity", "off"))),
+    ((7, 1), (("virtio-device", "queue_reset", "off"), ("virtio-rng-device", "vectors", "0"))),
+    ((6, 0), (("i8042", "extended-state", "off"),)),
+    ((5, 2), (("virtio-net-device", "vectors", "3"), ("virtio-blk-device", "report-discard-granularity", "off"))),
     ((5, 0), (("virtio-balloon-device", "page-poison", "off"),)),
     ((4, 2), (("virtio-blk-device", "queue-size", "128"), ("virtio-blk-device", "seg-max-adjust", "off"))),
     ((4, 0), (("virtio-balloon-device", "qemu-4-0-config-size", "on"),)),
@@ -35,6 +36,7 @@ _UP_TO: tuple[tuple[tuple[int, int], tuple[tuple[str, str, str], ...]], ...] = (
     ),
     ((2, 7), (("virtio-serial-device", "emergency-write", "off"),)),
     ((2, 6), (("virtio-pci", "disable-modern", "on"), ("virtio-blk-device", "any_layout", "off"))),
+    ((2, 5), (("isa-fdc", "fallback", "144"),)),
 )
 
 
