@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: what one system call gets, at most
 PIECE_BYTES = 128 << 10
+INPUT_BYTES = 64 << 10
 PIECE_BUFFERS = 64
 #: chains in hand
 OUTPUT_CHAINS = 32
@@ -122,7 +123,7 @@ class PortInput(Worker):
             self._fail(error)
             return []
         found: list[memoryview] = []
-        room = PIECE_BYTES
+        room = INPUT_BYTES
         for _, views, _ in self._held:
             for view in views:
                 if len(found) == PIECE_BUFFERS or not room:

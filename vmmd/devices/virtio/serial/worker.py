@@ -135,7 +135,7 @@ class ControlSender(Worker):
             VIRTIO_SERIAL_SEND_CONTROL_EVENT(self._serial.transport.name, port, event, value)
         data = MESSAGE.pack(*message)
         if event == Event.PORT_NAME:
-            data += self._serial.name_of(port).encode() + b"\0"
+            data += self._serial.name_of(port).encode("utf-8", "replace") + b"\0"
         written = 0
         for view in views:
             part = data[written : written + len(view)]
