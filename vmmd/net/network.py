@@ -51,7 +51,8 @@ class Port:
         self.mac = mac
         self.order = order
         self.backend: Netdev | None = None
-        self.link_up = True
+        self.plugged = True  # the cable is in
+        self.link_up = True  # as the NIC has been told
         #: how ``info network`` described the netdev that was taken away from the NIC
         self.removed: list[str] = []
 
@@ -59,10 +60,10 @@ class Port:
     def name(self) -> str:
         return self.names[0]
 
-    def set_link(self, up: bool) -> None:
-        """The NIC's cable. DeviceLock held."""
-        self.link_up = up
-        self.nic.link_changed(up)
+    def show_link(self) -> None:
+        """Tell the NIC whether its cable is in, and leads somewhere. DeviceLock held."""
+        self.link_up = self.plugged and (self.backend is None or self.backend.link_up)
+        self.nic.link_changed(self.link_up)
 
 
 class Network:
@@ -249,7 +250,8 @@ class Network:
                 port = netdev.user
         with self._lock:
             if port is not None:
-                port.set_link(up)
+                port.plugged = up
+                port.show_link()
                 netdev = netdev or port.backend
             if netdev is not None:
                 self._tell_cut(netdev)
@@ -259,9 +261,9 @@ class Network:
         return netdev.id in self._down
 
     def _tell_cut(self, netdev: Netdev) -> None:
-        netdev.set_cut(self.is_down(netdev) or (isinstance(netdev.user, Port) and not netdev.user.link_up))
+        netdev.set_cut(self.is_down(netdev) or (isinstance(netdev.user, Port) and not netdev.user.plugged))
 
     def _link_changed(self, netdev: Netdev) -> None:
         """A netdev's peer has come or gone. DeviceLock held."""
         if isinstance(netdev.user, Port):
-            netdev.user.set_link(netdev.link_up)
+            netdev.user.show_link()
