@@ -137,11 +137,11 @@ def test_what_is_not_there_is_refused_with_vmmds_sentence(wrapper: Path, tmp_pat
     disk, domain = tmp_path / "disk.img", tmp_path / "domain.xml"
     disk.write_bytes(bytes(1 << 20))
     text = DOMAIN.format(emulator=wrapper, disk=disk, serial=tmp_path / "serial.log", uuid=UUID)
-    network = "<interface type='user'><model type='virtio'/></interface>"
+    network = "<interface type='user'><model type='e1000'/></interface>"
     domain.write_text(text.replace("<memballoon", network + "<memballoon"))
     start = "virsh start probe 2>&1 && exit 1"
     session = run(tmp_path, f"virsh define {domain}", start)
-    assert "-netdev user: not available in this version" in session.outputs[start]
+    assert "-device e1000: not available in this version" in session.outputs[start]
 
 
 def test_a_domain_lives_and_ends(wrapper: Path, tmp_path: Path) -> None:
