@@ -171,6 +171,40 @@ def test_netdev_del_leaves_the_nic_without_a_link(rig):
     assert "na" not in rig.network.ports
 
 
+def test_a_peer_that_comes_does_not_plug_a_cable_in(rig):
+    nic = port_with_nic(rig, "a")
+    netdev, port = rig.network.netdevs["ha"], rig.network.ports["na"]
+    netdev.set_alive(False)
+    assert (nic.links, port.link_up) == ([False], False)
+    rig.network.set_link("na", True)  # there is nobody at the other end
+    assert nic.links == [False, False]
+    rig.network.set_link("na", False)
+    netdev.set_alive(True)
+    assert nic.links == [False] * 4
+    rig.network.set_link("na", True)
+    assert (nic.links[-1], port.link_up) == (True, True)
+
+
+def test_a_name_that_a_nic_and_a_netdev_have_means_both(rig):
+    first = port_with_nic(rig, "a")
+    rig.add("hubport", "id=other", "hubid=0")
+    second = FakeNic("ha")
+    second.use(rig.connect(second, "other").backend.queues[0])
+    rig.network.set_link("ha", False)
+    assert first.links == second.links == [False]
+    first.queue.write(views(b"lost"))
+    second.queue.write(views(b"lost"))
+    rig.network.set_link("ha", True)
+    first.queue.write(views(b"frame"))
+    rig.loop.until(lambda: second.frames == [b"frame"])
+
+
+def test_a_nic_cannot_have_the_name_of_one_without_id(rig):
+    rig.connect(FakeNic(None), None)
+    with pytest.raises(VmmdError, match=r"NIC name 'virtio-net-pci\.0' is in use"):
+        rig.connect(FakeNic("virtio-net-pci.0"), None)
+
+
 def test_names_and_addresses_of_nics(rig):
     rig.add("hubport", "id=h", "hubid=0")
     rig.network.netdevs["h"].queues *= 2

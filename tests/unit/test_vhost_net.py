@@ -18,6 +18,7 @@ from tests.unit.vhost_rig import RAM_BYTES, RINGS, FakeTransport, SharedRam, Two
 from vmmd.devices.virtio.device import F_VERSION_1, Status
 from vmmd.devices.virtio.vhost import pause_all
 from vmmd.errors import BackendError, VmmdError
+from vmmd.machine.vm import EventRelay
 from vmmd.net.base import Host
 from vmmd.net.network import no_chardev
 from vmmd.net.vhost_net import device as vhost
@@ -271,7 +272,9 @@ def setup(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Vhos
     monkeypatch.setattr(vhost, "kernel_ioctl", kernel)
 
     def make(*words: str) -> VhostSetup:
-        host = Host(SelectLoop(), threading.Lock(), NumberedFds(), no_chardev, lambda _: None, lambda _: None, {})
+        host = Host(
+            SelectLoop(), threading.Lock(), NumberedFds(), no_chardev, lambda _: None, lambda _: None, {}, EventRelay()
+        )
         return VhostSetup(options("tap", "id=n0", *words), host)  # type: ignore[arg-type]
 
     return make

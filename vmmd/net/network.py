@@ -52,7 +52,6 @@ class Port:
         self.order = order
         self.backend: Netdev | None = None
         self.plugged = True  # the cable is in
-        self.link_up = True  # as the NIC has been told
         #: how ``info network`` described the netdev that was taken away from the NIC
         self.removed: list[str] = []
 
@@ -60,9 +59,13 @@ class Port:
     def name(self) -> str:
         return self.names[0]
 
+    @property
+    def link_up(self) -> bool:
+        """The cable is in, and leads somewhere."""
+        return self.plugged and (self.backend is None or self.backend.link_up)
+
     def show_link(self) -> None:
-        """Tell the NIC whether its cable is in, and leads somewhere. DeviceLock held."""
-        self.link_up = self.plugged and (self.backend is None or self.backend.link_up)
+        """Tell the NIC. DeviceLock held."""
         self.nic.link_changed(self.link_up)
 
 
@@ -167,7 +170,7 @@ class Network:
         """The netdev of a NIC goes."""
         port.removed = netdev.lines()
         with self._lock:
-            port.link_up = False
+            port.plugged = False
             port.nic.backend_removed()
             port.backend = netdev.user = None
 
@@ -188,11 +191,13 @@ class Network:
         """DeviceLock held. Raises UsageError."""
         backend = None if id_ is None else self._free(id_, nic.type_name)
         queues = 1 if backend is None else max(len(backend.queues), 1)
-        port = Port(nic, self._names(nic, queues), self._mac(mac), self._next())
+        names = self._names(nic, queues)
+        if names[0] in self.ports:
+            raise UsageError(f"NIC name '{names[0]}' is in use", "a NIC without an id has it")
+        port = Port(nic, names, self._mac(mac), self._next())
         self.ports[port.name] = port
         if backend is not None:
             port.backend, backend.user = backend, port
-            port.link_up = backend.link_up
             self._tell_cut(backend)
         return port
 
@@ -244,17 +249,18 @@ class Network:
         netdev = self.netdevs.get(name)
         if port is None and netdev is None:
             raise DeviceNotFoundError(f"Device '{name}' not found")
+        ports = [] if port is None else [port]
         if netdev is not None:
             (self._down.discard if up else self._down.add)(name)
-            if port is None and isinstance(netdev.user, Port):
-                port = netdev.user
+            if isinstance(netdev.user, Port):
+                ports.append(netdev.user)
         with self._lock:
-            if port is not None:
-                port.plugged = up
-                port.show_link()
-                netdev = netdev or port.backend
-            if netdev is not None:
-                self._tell_cut(netdev)
+            for each in ports:
+                each.plugged = up
+                each.show_link()
+            for changed in (netdev, *(each.backend for each in ports)):
+                if changed is not None:
+                    self._tell_cut(changed)
 
     def is_down(self, netdev: Netdev) -> bool:
         """set_link has pulled its cable."""
