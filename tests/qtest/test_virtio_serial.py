@@ -260,3 +260,27 @@ def test_emergency_write(name: str, tmp_path: Path) -> None:
         deadline = time.monotonic() + DEADLINE_S
         while (tmp_path / "console.log").read_bytes() != b"oops!\n":
             assert time.monotonic() < deadline, (tmp_path / "console.log").read_bytes()
+
+
+@both
+def test_a_bus_that_the_guest_lets_go_takes_its_ports_along(name: str, tmp_path: Path) -> None:
+    """Plugged and ejected by ACPI, twice: names, numbers and the chardev are free again."""
+    chardev = f"socket,id=agent,path={tmp_path}/agent.sock,server=on,wait=off"
+    with Qtest(name, "-nodefaults", "-chardev", chardev) as vm:
+        for _ in range(2):
+            vm.qmp("device_add", driver="virtio-serial-pci", id="bus", addr="6")
+            for number, more in ((1, {"chardev": "agent"}), (2, {})):
+                vm.qmp("device_add", driver="virtserialport", bus="bus.0", id=f"p{number}", nr=number, **more)
+            with connect(tmp_path) as peer:
+                guest = SerialDriver(wire_driver(vm, 6, modern=True))
+                guest.announce(2)
+                guest.open(1)
+                peer.sendall(b"nobody reads this")
+                vm.qmp("device_del", id="bus")
+                vm.outl(0xAE08, 1 << 6)
+                gone = [each.get("device", each["path"]) for each in events(vm, "DEVICE_DELETED", 4)]
+                assert gone == ["p2", "p1", "/machine/peripheral/bus/virtio-backend", "bus"]
+            assert "virtio-serial" not in vm.hmp("info qtree")
+            with pytest.raises(QmpFailure, match="No 'virtio-serial-bus' bus found for device 'virtserialport'"):
+                vm.qmp("device_add", driver="virtserialport", id="p1")
+            assert {each["label"]: each["frontend-open"] for each in vm.qmp("query-chardev")}["agent"] is False

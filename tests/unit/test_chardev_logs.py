@@ -103,6 +103,16 @@ def test_an_old_file_counts_towards_the_limit(make, loop, tmp_path):
     assert (tmp_path / "log.1").read_bytes().endswith(b"...123")
 
 
+def test_the_log_of_the_run_before_is_kept(make, loop, tmp_path):
+    path = tmp_path / "log"
+    for run in (b"first", b"second", b"third"):
+        chardev = make("file", path=str(path), max=LIMIT, keep=2)
+        say(loop, chardev, run)
+    assert contents(path, 2) == [b"first", b"second", b"third"]
+    make("null", logfile=str(path))  # as QEMU
+    assert contents(path, 2) == [b"first", b"second", b""]
+
+
 def test_a_file_that_somebody_truncated_has_room_again(make, loop, tmp_path):
     path = tmp_path / "log"
     chardev = make("null", logfile=str(path), logmax=LIMIT, logkeep=1)
@@ -192,12 +202,17 @@ def test_files_are_opened_again_by_name(make, loop, tmp_path, bounded):
 def test_a_file_that_cannot_be_opened_again_stays(make, loop, tmp_path):
     directory = tmp_path / "logs"
     directory.mkdir()
-    chardev = make("file", path=str(directory / "console"))
-    directory.rename(tmp_path / "moved")
-    with pytest.raises(BackendError, match="No such file or directory"):
-        chardev.reopen()
-    say(loop, chardev, b"still")
-    assert (tmp_path / "moved" / "console").read_bytes() == b"still"
+    for chardev, name in (
+        (make("file", path=str(directory / "console")), "console"),
+        (make("null", logfile=str(directory / "log")), "log"),
+        (make("file", path=str(directory / "bounded"), max=LIMIT), "bounded"),
+    ):
+        directory.rename(tmp_path / "moved")
+        with pytest.raises(BackendError, match="No such file or directory"):
+            chardev.reopen()
+        say(loop, chardev, b"still")
+        (tmp_path / "moved").rename(directory)
+        assert (directory / name).read_bytes() == b"still"
 
 
 # --- who comes late ---------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class OutputFile:
         self._append = append
         self._fdsets = fdsets
         self._limit = limit_bytes
-        self._keep = keep
+        self._keep = keep if limit_bytes else 0
         self._what = what
         self._fd = -1
         self._pipe = False  # it may be full, and its flags may not be ours
@@ -83,23 +83,36 @@ class OutputFile:
         return self._fd >= 0
 
     def open(self) -> None:
-        """Create or truncate (unless ``append``) the file. Raises BackendError."""
+        """Create or truncate (unless ``append``) the file; where full files are kept, it is moved instead, so that the
+        log of the run before stays. Raises BackendError."""
+        moves = self._keep > 0 and not self._append
+        before = self._fd
         try:
-            self._fd, self.created = open_output(self.path, self._append, self._fdsets)
+            self._fd, self.created = open_output(self.path, self._append or moves, self._fdsets)
             self._size = os.fstat(self._fd).st_size
+            if moves and self._size:
+                self._begin_new()
             self._pipe = is_pollable(self._fd)
         except OSError as error:
+            if self._fd != before:
+                os.close(self._fd)
+                self._fd = before
             raise BackendError.from_os(f"Could not create '{self.path}'", error) from error
 
     def reopen(self) -> None:
         """Go on in the file that has the name now (somebody has moved ours). Raises BackendError; then the old file
         stays in use."""
-        old, created, self._append = self._fd, self.created, True
-        self.open()
-        self.created = created
+        old = self._fd, self.created, self._append
+        self._append = True
+        try:
+            self.open()
+        except BackendError:
+            _, self.created, self._append = old
+            raise
+        self.created = old[1]
         self.retry()
-        if old >= 0:
-            os.close(old)
+        if old[0] >= 0:
+            os.close(old[0])
 
     def write(self, data: bytes | bytearray) -> None:
         """Append; what cannot be written is counted in ``lost_bytes``."""
