@@ -37,6 +37,8 @@ ISA_BIOS_BYTES = 128 * KiB
 #: low memory ends here at the latest, so that PCI has room
 MAX_LOW_BYTES = 0xE000_0000
 BIG_LOW_BYTES = 0xC000_0000
+#: from here to 4 GiB the board has its own: I/O APIC, HPET, local APICs, firmware
+BOARD_BASE = 0xFEC0_0000
 
 
 class Slot(NamedTuple):
@@ -151,9 +153,7 @@ class MemoryMap:
 
     def _shown_roms(self) -> Iterator[tuple[int, RamBlock]]:
         """(address, ROM) of those that are in nobody's way; of several in the same place the first has it."""
-        taken = [(0, MiB), *((region.gpa, region.end) for region in self.memory.regions)]
-        if self.rom is not None:
-            taken.append((FOUR_GIB - self.rom.size_bytes, FOUR_GIB))
+        taken = [(0, MiB), (BOARD_BASE, FOUR_GIB), *((region.gpa, region.end) for region in self.memory.regions)]
         for gpa, block in self._option_roms.values():
             end = gpa + block.size_bytes
             if not any(start < end and gpa < stop for start, stop in taken):

@@ -55,6 +55,7 @@ class MachineRoms:
         self.boot_entries: list[tuple[int, str]] = []
 
     def load(self, romfile: str, name: str, size_bytes: int | None) -> LoadedRom:
+        """LIMIT: the file is read here: where it lies on a server that does not answer, a device_add holds up all."""
         # QEMU-COMPAT: the sentences
         if size_bytes is not None and (size_bytes <= 0 or size_bytes & (size_bytes - 1)):
             raise UsageError(f"ROM size {size_bytes} is not a power of two")
