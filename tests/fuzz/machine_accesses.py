@@ -47,7 +47,9 @@ def arguments(directory: Path) -> list[str]:
     """A machine with one of each type that a user may create."""
     made = ["-M", "pc", "-m", "16", "-vga", "none", "-no-shutdown", "-action", "watchdog=none,panic=none"]
     slot = 6
-    for number, (name, cls) in enumerate(sorted(all_device_classes().items())):
+    # what brings a bus comes before what sits on it
+    types = sorted(all_device_classes().items(), key=lambda each: (not each[1].brings_bus_type, each[0]))
+    for number, (name, cls) in enumerate(types):
         if not cls.user_creatable or name in LEFT_OUT or name.endswith("transitional"):
             continue
         given = dict(NEEDED.get(name, {}))
@@ -59,6 +61,9 @@ def arguments(directory: Path) -> list[str]:
             image.write_bytes(bytes(1 << 20))
             made += ["-blockdev", f"driver=file,filename={image},node-name=n{number}"]
             given["drive"] = f"n{number}"
+        if "netdev" in given:
+            made += ["-netdev", f"hubport,id=net{number},hubid={number}"]
+            given["netdev"] = f"net{number}"
         if cls.bus_type == "PCI":
             given["addr"] = f"{slot:#x}"
             slot += 1
