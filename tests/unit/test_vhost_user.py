@@ -422,6 +422,33 @@ def test_back_end_that_does_not_answer_is_given_up(
     assert rig.user.state.reason == reason
 
 
+def test_time_is_not_won_by_single_bytes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmmd.net.vhost_user.backend.REPLY_DEADLINE_S", 0.3)
+    backend, rig = broken(path, Faults(silent_to={peer.GET_VRING_BASE}))
+    with backend:
+        rig.connect()
+        rig.start()
+        rig.loop.until(lambda: backend.rings_running == 2, PATIENCE_S)
+        with rig.machine.lock:
+            rig.device.reset_by_driver()
+        rig.loop.until(lambda: rig.user.session is not None and rig.user.session.waiting, PATIENCE_S)
+        deadline = rig.user._deadline
+        for byte in reply(Request.GET_VRING_BASE, bytes(8))[:8]:
+            rig.user.receive(bytes([byte]))
+        assert rig.user._deadline is deadline
+        rig.loop.until(lambda: rig.device.status == 0, PATIENCE_S)
+    assert rig.user.state.reason == "no answer for 0.3 s"
+
+
+def test_back_end_that_comes_back_to_do_the_same_is_told_of_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    backend, rig = broken(path, Faults(greeting=b"hello, who is there?"))
+    with backend:
+        for _ in range(5):
+            rig.link.connect()
+            rig.loop.until(lambda: rig.user.refused and rig.link.connection is None, PATIENCE_S)
+    assert len(caplog.messages) == 1
+
+
 @pytest.mark.parametrize("position", [0x7FFF, 0xFFFF, 200])
 def test_position_that_cannot_be_is_not_believed(path: Path, position: int) -> None:
     answer = {peer.GET_VRING_BASE: reply(peer.GET_VRING_BASE, struct.pack("<II", 1, position))}

@@ -100,6 +100,7 @@ class VhostUser:
         #: the last connection was closed here, for what the back end did
         self.refused = False
         self._reason = "no back end has connected yet"
+        self._told = ""  # the fault that the log has
 
     # -- what the device sees ------------------------------------------------------------------------------------
 
@@ -195,6 +196,7 @@ class VhostUser:
             if ready is not None:
                 ready()
             self._is_alive = True
+            self._told = ""
             self._alive(True)
             self._flush_soon()
 
@@ -203,13 +205,17 @@ class VhostUser:
 
     def receive(self, data: bytes) -> None:
         """What the back end says."""
-        if self.session is None:
+        session = self.session
+        if session is None:
             return
+        answers = session.answers
         try:
-            self.session.receive(data)
+            session.receive(data)
         except ProtocolError as error:
             self._fail(str(error))
             return
+        if session.answers != answers:
+            self._stop_deadline()
         self._watch_deadline()
 
     def lost(self, reason: str = "the back end has closed the connection") -> None:
@@ -217,9 +223,7 @@ class VhostUser:
         session, self.session = self.session, None
         if session is None:
             return
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self._stop_deadline()
         self._reason = reason
         self._configured = False
         self._served.clear()
@@ -248,18 +252,22 @@ class VhostUser:
             self._fail("it does not read what it is sent")
 
     def _fail(self, reason: str) -> None:
-        log.warning("vhost-user back end of %s: %s; the connection is closed", self._name, reason)
+        if reason != self._told:  # LIMIT: not again and again, when it comes back to do the same
+            self._told = reason
+            log.warning("vhost-user back end of %s: %s; the connection is closed", self._name, reason)
         self.refused = True
         self.lost(reason)
         self._link.disconnect()
 
     def _watch_deadline(self) -> None:
-        """Each answer gives the back end its time anew."""
+        """The oldest reply that is to come has so much time; each whole answer gives the next its own."""
+        if self._deadline is None and self.session is not None and self.session.waiting and self._loop.runs:
+            self._deadline = self._loop.call_later(REPLY_DEADLINE_S * NS_PER_S, self._too_late, self.session)
+
+    def _stop_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        if self.session is not None and self.session.waiting and self._loop.runs:
-            self._deadline = self._loop.call_later(REPLY_DEADLINE_S * NS_PER_S, self._too_late, self.session)
 
     def _too_late(self, session: Session) -> None:
         if session is self.session:

@@ -50,6 +50,7 @@ class Session:
         self._inbox = bytearray()
         self._awaited: deque[_Awaited] = deque()
         self.ready = False
+        self.answers = 0  # that have come
         #: virtio features that the back end has, without F_PROTOCOL_FEATURES
         self.features = 0
         self.protocol = Feature(0)
@@ -82,6 +83,7 @@ class Session:
             payload = bytes(inbox[HEADER.size : HEADER.size + size_bytes])
             del inbox[: HEADER.size + size_bytes]
             self._awaited.popleft()
+            self.answers += 1
             awaited.callback(payload)
 
     # -- out -----------------------------------------------------------------------------------------------------
