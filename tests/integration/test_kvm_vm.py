@@ -130,6 +130,27 @@ def test_message_eventfds_get_routes_of_their_own_and_give_them_back(tiny: Calla
         os.close(fd)
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_eventfd_delivers_its_message_also_when_written_before(
+    tiny: Callable[..., TinyVm], eventfd: int, early: bool
+) -> None:
+    """How a back end of vhost interrupts; a write that came while the vector was masked counts."""
+    vm = tiny("fb 90 ebfd")  # sti; spin
+    install_handler(vm, 0x40, "e6f4 ebfe")
+    vcpu = vm.vm.vcpus[0]
+    lapic = vcpu.lapic()
+    lapic.regs[0xF1] = 1  # spurious vector register, bit 8: APIC on
+    vcpu.set_lapic(lapic)
+    if early:
+        os.eventfd_write(eventfd, 1)
+    route = vm.interrupts.bind_msi(eventfd, 0xFEE0_0000, 0x40)
+    if not early:
+        os.eventfd_write(eventfd, 1)
+    vm.cpus.resume()
+    assert vm.finished.wait(30)
+    route.close()
+
+
 def test_message_reaches_the_local_apic(tiny: Callable[..., TinyVm]) -> None:
     # sti; spin. The APIC is enabled by software through its state.
     vm = tiny("fb 90 ebfd")
