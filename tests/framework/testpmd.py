@@ -26,7 +26,7 @@ TAP = "pmd0"
 START_TIMEOUT_S = 60.0
 
 
-def testpmd_problem() -> str | None:
+def missing_testpmd() -> str | None:
     """Why it cannot run here, or None."""
     return None if shutil.which("dpdk-testpmd") else "dpdk-testpmd (Debian package dpdk-dev) is not installed"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.framework.network_scenarios import uboot_network
-from tests.framework.testpmd import testpmd_problem
+from tests.framework.testpmd import missing_testpmd
 from tests.framework.vm import emulator
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.kvm, pytest.mark.network]
 SLOW = pytest.mark.slow
-TESTPMD = pytest.mark.skipif(testpmd_problem() is not None, reason=str(testpmd_problem()))
+TESTPMD = pytest.mark.skipif(missing_testpmd() is not None, reason=str(missing_testpmd()))
 QEMU = (pytest.mark.qemu, SLOW)
 RUNS = [
     pytest.param(("vmmd", "tap-fd"), id="vmmd-tap-fd"),
