@@ -363,6 +363,7 @@ class FakeNetdev:
         self.header = length_bytes
 
     def set_offloads(self, accepted: NetOffload) -> None:
+        assert not accepted & ~self.offloads
         self.accepted = accepted
 
     def enable_queues(self, count: int) -> None:

@@ -71,6 +71,30 @@ def test_a_netdev_without_header_has_no_offloads_offered() -> None:
     assert rig.netdev.accepted is None
 
 
+def test_a_driver_gets_nothing_that_is_not_offered() -> None:
+    """It takes every bit, and goes on though FEATURES_OK is refused."""
+    netdev = FakeNetdev()
+    netdev.offloads = NetOffload.CSUM
+    rig = NetRig(netdev=netdev, mrg_rxbuf="off", ctrl_vlan="off").start()
+    rig.driver.status = 0
+    rig.run()
+    rig.driver.status = 3
+    for select in (0, 1):
+        rig.driver.put(8, 4, select)
+        rig.driver.put(0xC, 4, 0xFFFF_FFFF)
+    rig.driver.status = 11
+    assert rig.driver.status == 3
+    rig.driver.queues.clear()
+    rig.rings = [rig.driver.setup_queue(index, 0x1_0000 + 0x4000 * index) for index in range(3)]
+    rig.driver.status = 7
+    rig.run()
+    rig.post(2048)
+    rig.queue.feed(bytes(12) + frame(1514))
+    assert rig.received() == [(bytes(10) + b"\1\0", frame(1514))]
+    assert netdev.accepted == NetOffload.CSUM
+    assert rig.command(5, 0, struct.pack("<Q", 1 << 1 | 1 << 7)) == 1
+
+
 def test_segments_without_checksums_are_not_asked_of_the_netdev() -> None:
     rig = NetRig().start(ALL & ~GUEST_CSUM)
     assert rig.netdev.accepted == NetOffload(0)

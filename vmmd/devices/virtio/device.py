@@ -241,6 +241,11 @@ class VirtioDevice:
         elif old & ~value & _DRIVER_OK:
             self.suspend()
 
+    @property
+    def accepted_features(self) -> int:
+        """What the driver has taken of the offer. (It may write anything, and go on without FEATURES_OK.)"""
+        return self.driver_features & (self.offered | self.offered_legacy)
+
     def features_acceptable(self, features: int) -> bool:
         """§2.2: only offered bits (safety.md §3.2 #19)."""
         return not features & ~self.offered
@@ -301,7 +306,7 @@ class VirtioDevice:
         self.transport.attach_doorbell(index, worker.kick_fd if isinstance(worker, OutsideWorker) else worker.kick)
 
     def _make_ring(self, queue: QueueState) -> VirtQueue:
-        features = self.driver_features & (self.offered | self.offered_legacy)
+        features = self.accepted_features
         ring = VirtQueue(
             self.transport.dma,
             queue.size,

@@ -184,7 +184,7 @@ def _offloads(net: VirtioNet, command: int, data: bytes) -> bool:
     if command != GUEST_OFFLOADS_SET or len(data) < _U64.size or not net.negotiated(f.F_CTRL_GUEST_OFFLOADS):
         return False
     (wanted,) = _U64.unpack_from(data)
-    if wanted & ~(net.driver_features & f.GUEST_OFFLOADS):
+    if wanted & ~(net.accepted_features & f.GUEST_OFFLOADS):
         return False
     net.set_guest_offloads(wanted)
     return True

@@ -115,7 +115,7 @@ class VirtioNet(VirtioDevice):
 
     def write_config(self, offset: int, size: int, value: int) -> None:
         """Legacy drivers set the address here, unless they have the control queue for it (§5.1.4.2)."""
-        if self.driver_features & (F_VERSION_1 | f.F_CTRL_MAC_ADDR) or offset >= MAC_BYTES:
+        if self.accepted_features & (F_VERSION_1 | f.F_CTRL_MAC_ADDR) or offset >= MAC_BYTES:
             return
         image = bytearray(self.mac)
         image[offset : offset + size] = value.to_bytes(size, "little")
@@ -125,14 +125,14 @@ class VirtioNet(VirtioDevice):
     def features_written(self) -> None:
         """Without VIRTIO_NET_F_MQ there is one queue pair, and the control queue comes right behind it (§5.1.2)."""
         self.filter.filters_vlans = self.negotiated(f.F_CTRL_VLAN)
-        if self.driver_features & f.F_MQ or self.options.pairs == 1:
+        if self.accepted_features & f.F_MQ or self.options.pairs == 1:
             self.queues, self.counters = self._all_queues, self._all_counters
         else:
             self.queues = [*self._all_queues[:2], self._all_queues[-1]]
             self.counters = [*self._all_counters[:2], self._all_counters[-1]]
 
     def driver_ready(self) -> None:
-        self.header_bytes = driver_header_bytes(self.driver_features)
+        self.header_bytes = driver_header_bytes(self.accepted_features)
         self._set_up = False
 
     def reset_device(self) -> None:
@@ -147,7 +147,7 @@ class VirtioNet(VirtioDevice):
         self.paused = False
 
     def negotiated(self, feature: int) -> bool:
-        return bool(self.driver_features & feature)
+        return bool(self.accepted_features & feature)
 
     # -- what the workers ask; on the loop, without the lock -------------------------------------------------
 
@@ -182,7 +182,7 @@ class VirtioNet(VirtioDevice):
             if backend.header_lengths:
                 backend.set_header(length)
             if length:
-                backend.set_offloads(f.accepted_offloads(self.driver_features))
+                backend.set_offloads(f.accepted_offloads(self.accepted_features))
             backend.enable_queues(self.pairs)
 
     # -- commands of the control queue; on the loop, without the lock ----------------------------------------

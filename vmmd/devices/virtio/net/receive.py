@@ -69,7 +69,7 @@ class RxWorker(NetWorker):
 
     def __init__(self, net: VirtioNet, index: int, ring: VirtQueue) -> None:
         super().__init__(net, index, ring)
-        self._mergeable = bool(net.driver_features & F_MRG_RXBUF)
+        self._mergeable = bool(net.accepted_features & F_MRG_RXBUF)
         self._header_bytes = net.header_bytes
         self._numbered = self._header_bytes == LONG_BYTES
         #: of a frame that came without one
