@@ -9,8 +9,9 @@ import select
 import threading
 from typing import TYPE_CHECKING, Any
 
+from vmmd.core.fdsets import FdSets
 from vmmd.net.base import Host
-from vmmd.net.descriptors import CommandLineDescriptors
+from vmmd.net.descriptors import OutsideDescriptors
 from vmmd.net.network import Network
 from vmmd.options.cmdline import parse
 
@@ -126,8 +127,11 @@ def options(*words: str) -> NetdevOptions:
     return parse(["-nodefaults", "-netdev", ",".join(words)]).netdevs[0]
 
 
-class NumberedFds(CommandLineDescriptors):
+class NumberedFds(OutsideDescriptors):
     """Descriptors of this process by number, inheritable or not."""
+
+    def __init__(self) -> None:
+        super().__init__(FdSets())
 
     def find(self, text: str, netdev: str) -> int:
         with contextlib.suppress(OSError):

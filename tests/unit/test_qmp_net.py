@@ -76,10 +76,29 @@ def test_a_descriptor_that_does_not_fit_stays_the_sessions(host, client):
     for name, fd in (("a", first), ("b", other), ("c", second)):
         assert client.run("getfd", [fd], fdname=name) == {}
     assert "are of different interfaces" in add_queues(client, "a:b")
-    assert "is used twice" in add_queues(client, "a:a")
+    assert add_queues(client, "a:a").startswith("n: file descriptor a is in use already")
     assert add_queues(client, "a:c") == {}
     assert client.run("closefd", fdname="b") == {}
     assert client.run("netdev_del", id="n") == {}
+
+
+def test_a_set_of_descriptors_gives_a_duplicate(host, monitor, client):
+    first, second = host.open_tap("tap10", queues=2)
+    sets = [client.run("add-fd", [fd])["fdset-id"] for fd in (first, second)]
+    with open("/dev/null", "r+b", buffering=0) as file:
+        null = client.run("add-fd", [file.fileno()])["fdset-id"]
+    before = len(os.listdir("/proc/self/fd"))
+    paths = [f"/dev/fdset/{number}" for number in (*sets, null)]
+    assert "Inappropriate ioctl for device" in add_queues(client, f"{paths[0]}:{paths[2]}")
+    assert "is in use already" in add_queues(client, f"{paths[0]}:{paths[0]}")
+    assert "Could not open '/dev/fdset/99': No such file or directory" in add_queues(
+        client, f"{paths[0]}:/dev/fdset/99"
+    )
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert add_queues(client, f"{paths[0]}:{paths[1]}") == {}
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    assert client.run("netdev_del", id="n") == {}
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_numbers_name_inherited_descriptors_only(client):

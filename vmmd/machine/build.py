@@ -63,9 +63,9 @@ class Builder:
         """Every ``-netdev``: what was inherited is what it has to be. No side effect. Raises VmmdError."""
         if not self.config.netdevs:
             return
-        from vmmd.net.descriptors import CommandLineDescriptors
+        from vmmd.net.descriptors import OutsideDescriptors
 
-        descriptors = CommandLineDescriptors()
+        descriptors = OutsideDescriptors(self.vm.fdsets)
         for each in self.config.netdevs:
             with named(each.where):
                 self._netdevs.append((each.where, self.vm.network().plan(each, descriptors)))

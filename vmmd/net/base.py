@@ -34,6 +34,9 @@ class Descriptors(Protocol):
     def handed_over(self) -> None:
         """All that ``find`` gave are the netdev's from now on."""
 
+    def give_back(self) -> None:
+        """There will be no netdev: close what ``find`` has opened for it."""
+
 
 class Host(NamedTuple):
     """What a netdev gets of the process."""

@@ -123,13 +123,16 @@ class Network:
             raise UsageError(f"Duplicate ID '{id_}'", "netdev_del frees it")
         if len(self.netdevs) + len(self._coming) >= MAX_NETDEVS:
             raise UsageError(f"There are {MAX_NETDEVS} netdevs already", "netdev_del takes one away")
-        made = self._checked(options, descriptors)
         self._coming.add(id_)
         try:
+            made = self._checked(options, descriptors)
             if made.open_may_wait:
                 await on_thread(self._loop, made.open, f"open/{id_}")
             else:
                 made.open()
+        except BaseException:
+            descriptors.give_back()
+            raise
         finally:
             self._coming.discard(id_)
         descriptors.handed_over()

@@ -1,34 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Descriptors that a monitor's client names for a netdev: by the name that it gave with getfd, or by number, if vmmd
-was started with it (net.base.Descriptors). Loop thread."""
+"""Descriptors that a monitor's client names for a netdev: also by the name that it gave with getfd. Loop thread."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmd.errors import UsageError
-from vmmd.net.descriptors import inherited_descriptor
+from vmmd.net.descriptors import OutsideDescriptors
 
 if TYPE_CHECKING:
+    from vmmd.core.fdsets import FdSets
     from vmmd.qmp.passed_fds import PassedFds
 
 
-class SessionDescriptors:
+class SessionDescriptors(OutsideDescriptors):
     """For one command."""
 
-    def __init__(self, fds: PassedFds) -> None:
+    def __init__(self, fds: PassedFds, fdsets: FdSets) -> None:
+        super().__init__(fdsets)
         self._fds = fds
-        self._names: list[str] = []
+        self._names: set[str] = set()
 
-    def find(self, text: str, netdev: str) -> int:
+    def _named(self, text: str, netdev: str) -> int:
         if text[:1].isdigit():
-            return inherited_descriptor(text, netdev)
+            return super()._named(text, netdev)
         fd = self._fds.named(text)
-        if text in self._names:
-            raise UsageError(f"File descriptor named '{text}' is used twice", "each queue has one of its own")
-        self._names.append(text)
+        self._names.add(text)
         return fd
 
     def handed_over(self) -> None:
+        super().handed_over()
         while self._names:
             self._fds.handed_over(self._names.pop())

@@ -34,7 +34,7 @@ async def make_netdev(vm: VmApi, fds: PassedFds, options: NetdevOptions) -> None
     """A network backend while the machine is there. Raises VmmdError and leaves nothing behind then."""
     from vmmd.qmp.session_fds import SessionDescriptors
 
-    await vm.network().add(options, SessionDescriptors(fds))
+    await vm.network().add(options, SessionDescriptors(fds, vm.fdsets))
 
 
 def read_netdev(arguments: dict[str, Any]) -> NetdevOptions:
