@@ -83,6 +83,7 @@ def test_the_register_shows_the_file(name: str, tmp_path: Path) -> None:
         assert device["regions"][-1] == {
             "bar": 6, "type": "memory", "size": 8192, "address": AT, "prefetch": False, "mem_type_64": False
         }  # fmt: skip
+        assert vm.hmp(f"xp /2xb {AT:#x}").split() == [f"{AT:016x}:", "0x55", "0xaa"]
         assert f"BAR6: 32 bit memory at 0x{AT:08x} [0x{AT + 8191:08x}]." in vm.hmp("info pci")
         shown = [vm.qmp("qom-get", path="/machine/peripheral/d", property=f"rom{each}") for each in ("file", "size")]
         assert shown == [str(path), 8192]

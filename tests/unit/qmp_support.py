@@ -182,7 +182,7 @@ class FakeVm(Vm):
         hva = 0x7F00_0000_0000
         self.memory.publish([make_region(0, memoryview(self._map), hva, "pc.ram")])
         slots = [Slot(0, RAM_BYTES, hva, False, "pc.ram")]
-        self.memory_map: Any = SimpleNamespace(rom=None, slots=lambda: slots)
+        self.memory_map: Any = SimpleNamespace(rom=None, roms=(), slots=lambda: slots)
         self.mmio.add(
             IoRange(0xFEE00000, 0x1000, lambda _o, size: (1 << 8 * size) - 1, lambda _o, _s, _v: None, name="apic")
         )

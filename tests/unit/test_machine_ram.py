@@ -186,3 +186,25 @@ def test_only_pages_of_the_block_can_be_discarded(offset: int, length: int) -> N
     with pytest.raises(ValueError, match="no pages of memory 'm'"):
         block.discard(block.hva + offset, length)
     block.close()
+
+
+def free_huge_pages() -> int:
+    with open("/proc/meminfo", encoding="ascii") as info:
+        return next(int(line.split()[1]) for line in info if line.startswith("HugePages_Free"))
+
+
+@pytest.mark.skipif(free_huge_pages() < 2, reason="the host has no free huge pages")
+@pytest.mark.parametrize("share", [False, True])
+def test_huge_pages_go_back_whole(share: bool) -> None:
+    settings_ = RamSettings(kind="memfd", size_bytes=4 * MiB, share=share, hugetlb=True, hugetlb_size_bytes=2 * MiB)
+    block = RamBlock("m", settings_)
+    try:
+        assert block.page_bytes == 2 * MiB
+        block.view[:] = b"x" * len(block.view)
+        free = free_huge_pages()
+        block.discard(block.hva, 2 * MiB)
+        assert free_huge_pages() == free + 1
+        with pytest.raises(ValueError, match="no pages"):
+            block.discard(block.hva, 4096)
+    finally:
+        block.close()

@@ -135,7 +135,9 @@ def test_address_translation_reaches_the_hosts_memory(vm: FakeVm) -> None:
 def test_firmware_is_read_and_named_wherever_it_is_mapped(vm: FakeVm) -> None:
     rom = SimpleNamespace(hva=0x7F10_0000_0000, view=memoryview(bytes(range(256)) * 512))
     low = Slot(0xE0000, 0x20000, rom.hva, True, "isa-bios")
-    vm.memory_map = SimpleNamespace(rom=rom, slots=lambda: [low, Slot(0xFFFE0000, 0x20000, rom.hva, True, "pc.bios")])
+    vm.memory_map = SimpleNamespace(
+        rom=rom, roms=(rom,), slots=lambda: [low, Slot(0xFFFE0000, 0x20000, rom.hva, True, "pc.bios")]
+    )
     assert say(vm, "xp /4xb 0xffff0") == "00000000000ffff0: 0xf0 0xf1 0xf2 0xf3\r\n"
     assert say(vm, "xp /4xb 0xfffffffc") == "00000000fffffffc: 0xfc 0xfd 0xfe 0xff\r\n"
     assert say(vm, "gpa2hva 0xe0010") == "Host virtual address for 0xe0010 (pc.bios) is 0x7f1000000010\r\n"

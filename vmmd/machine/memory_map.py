@@ -91,6 +91,8 @@ class MemoryMap:
         self._pam = [(False, False)] * len(PAM_SEGMENTS)
         self._smram_open = False
         self._option_roms: dict[int, tuple[int, RamBlock]] = {}  # where each is to be seen; by identity
+        #: firmware and option ROMs that are seen now; any thread
+        self.roms: tuple[RamBlock, ...] = ()
         self._current: dict[Slot, int] = {}
         self._free_ids: list[int] = []
         self._next_id = 0
@@ -163,6 +165,7 @@ class MemoryMap:
     def commit(self) -> None:
         """Bring the hypervisor's slots in line."""
         self._spans = None
+        self.roms = (*(() if self.rom is None else (self.rom,)), *(block for _, block in self._shown_roms()))
         wanted = self._flatten()
         keep = set(wanted)
         for slot in [each for each in self._current if each not in keep]:

@@ -66,12 +66,16 @@ class PhysicalMemory:
             offset = hva - region.hva
             if offset >= 0 and offset + length <= region.size_bytes:
                 return bytes(region.bytes_[offset : offset + length])
-        rom = self._in_rom(hva, length)
-        return None if rom is None else bytes(rom.view[hva - rom.hva : hva - rom.hva + length])
+        try:
+            rom = self._in_rom(hva, length)
+            return None if rom is None else bytes(rom.view[hva - rom.hva : hva - rom.hva + length])
+        except ValueError:  # its device has just been unplugged
+            return None
 
     def _in_rom(self, hva: int, length: int) -> RomApi | None:
-        rom = self._vm.memory_map.rom if self._vm.memory_map is not None else None
-        return rom if rom is not None and 0 <= hva - rom.hva <= len(rom.view) - length else None
+        """The firmware or the option ROM that a range of host memory is in."""
+        roms = self._vm.memory_map.roms if self._vm.memory_map is not None else ()
+        return next((rom for rom in roms if 0 <= hva - rom.hva <= len(rom.view) - length), None)
 
     def _registers(self, gpa: int, length: int, item_size: int) -> bytes | None:
         """As a vCPU would read them, side effects included, as in QEMU."""
@@ -90,7 +94,11 @@ class PhysicalMemory:
         slot = self.slot(gpa)
         if slot is not None:
             hva = slot.hva + gpa - slot.gpa
-            return "pc.bios" if self._in_rom(hva, 1) else slot.name, hva
+            memory_map = self._vm.memory_map
+            is_firmware = (
+                memory_map is not None and memory_map.rom is not None and self._in_rom(hva, 1) is memory_map.rom
+            )
+            return "pc.bios" if is_firmware else slot.name, hva
         if self._vm.mmio.find(gpa) is not None:
             return f"Memory at address 0x{gpa:x} is not RAM"
         return f"No memory is mapped at address 0x{gpa:x}"
