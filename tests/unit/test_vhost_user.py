@@ -319,8 +319,11 @@ def test_interrupts_go_by_the_message_while_it_is_all_there_is_to_it(rig: Rig, b
     assert interrupts.bound[bound].message == (0xFEE0_1000, 0x42)
 
     rig.transport.messages[0] = None  # masked: what comes now is the loop's
+    posts = rig.loop.posts
     with rig.machine.lock:
-        rig.device.workers[0].interrupt_changed()  # type: ignore[attr-defined]
+        for _ in range(5):
+            rig.device.workers[0].interrupt_changed()  # type: ignore[attr-defined]
+    assert rig.loop.posts == posts + 1
     assert not interrupts.bound
     rig.offer()
     rig.echo(FRAME)

@@ -36,39 +36,46 @@ class CallLine:
         self._device = device
         self._index = index
         self._route: MsiRoute | None = None
-        self._message: tuple[int, int] | None = None
-        self._watched = False
+        self._watched = False  # by the loop, as it knows
+        self._wanted = False  # that it is to be
         self._closed = False
         self.follow()
 
     @locked
     def follow(self) -> None:
         """Bind to the queue's message of now, or let the loop read."""
-        message = self._device.transport.queue_message(self._index)
-        if self._closed or (message == self._message and (message is None) == (self._route is None)):
-            self._device.ctx.loop.post(self._watch)
-            return
-        self._message = message
-        if self._route is not None and message is not None:
-            self._route.update(*message)
-            return
+        if not self._closed:
+            message = self._device.transport.queue_message(self._index)
+            if message is None:
+                self._unbind()
+            elif self._route is not None:
+                self._route.update(*message)
+            else:
+                self._bind(message)
+            self._have_it_watched(self._route is None)
+
+    def _bind(self, message: tuple[int, int]) -> None:
+        try:
+            self._route = self._device.ctx.interrupts.bind_msi(self.fd, *message)
+        except BackendError:
+            pass  # controllers in user space, or no route left: by the loop
+
+    def _unbind(self) -> None:
         if self._route is not None:
             self._route.close()
             self._route = None
-        elif message is not None:
-            try:
-                self._route = self._device.ctx.interrupts.bind_msi(self.fd, *message)
-            except BackendError:
-                pass  # controllers in user space, or no route left: by the loop
-        self._device.ctx.loop.post(self._watch)
+
+    def _have_it_watched(self, wanted: bool) -> None:
+        """Have the loop read while nobody else does. A guest may switch often: only changes are told."""
+        if wanted is not self._wanted:
+            self._wanted = wanted
+            self._device.ctx.loop.post(self._watch)
 
     @on_loop
     def _watch(self) -> None:
-        """Read on the loop while nobody else does."""
-        wanted = self._route is None and not self._closed
-        if wanted != self._watched:
-            self._watched = wanted
-            if wanted:
+        if self._wanted is not self._watched:
+            self._watched = self._wanted
+            if self._watched:
                 self._device.ctx.loop.add_reader(self.fd, self._called)
             else:
                 self._device.ctx.loop.remove_reader(self.fd)
@@ -88,9 +95,8 @@ class CallLine:
         """Any thread. Idempotent."""
         if not self._closed:
             self._closed = True
-            if self._route is not None:
-                self._route.close()
-                self._route = None
+            self._wanted = False
+            self._unbind()
             self._device.ctx.loop.post(self._end)
 
     @on_loop
