@@ -284,3 +284,30 @@ def test_a_bus_that_the_guest_lets_go_takes_its_ports_along(name: str, tmp_path:
             with pytest.raises(QmpFailure, match="No 'virtio-serial-bus' bus found for device 'virtserialport'"):
                 vm.qmp("device_add", driver="virtserialport", id="p1")
             assert {each["label"]: each["frontend-open"] for each in vm.qmp("query-chardev")}["agent"] is False
+
+
+@both_running
+def test_the_chardev_is_exchanged_under_an_open_port(name: str, tmp_path: Path) -> None:
+    with machine(name, tmp_path) as vm, connect(tmp_path) as peer:
+        guest = opened(vm)
+        guest.write(1, b"to the old one")
+        assert receive(peer, 14) == b"to the old one"
+        address = {"type": "unix", "data": {"path": f"{tmp_path}/new.sock"}}
+        backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
+        vm.qmp("chardev-change", id_="agent", backend=backend)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.settimeout(DEADLINE_S)
+            other.connect(f"{tmp_path}/new.sock")
+            other.sendall(b"hello")
+            assert guest.read(1, 5) == b"hello"
+            guest.write(1, b"to the new one")
+            assert receive(other, 14) == b"to the new one"
+            assert peer.recv(1) == b""
+            told: list[int] = []
+            guest.until(
+                lambda: told.extend(each.value for each in guest.take_messages() if each[:2] == (1, OPEN)) or 0 in told,
+                "the driver hears nothing of the old one's end",
+            )
+            assert told[-2:] in ([0], [0, 1])
+            if name == "vmmd":  # QEMU forgets that the port is open
+                assert {each["label"]: each["frontend-open"] for each in vm.qmp("query-chardev")}["agent"] is True
