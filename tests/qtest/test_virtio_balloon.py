@@ -4,6 +4,8 @@ host's memory."""
 
 from __future__ import annotations
 
+import os
+import resource
 import struct
 import time
 from pathlib import Path
@@ -247,6 +249,10 @@ def test_the_hosts_memory_follows(backend: str) -> None:
         assert vm.readb(FIRST << 12) == 0x5A
 
 
+@pytest.mark.skipif(
+    os.geteuid() != 0 and resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY,
+    reason="this user may not lock memory",
+)
 def test_locked_memory_stays() -> None:
     with machine("vmmd", "-overcommit", "mem-lock=on") as vm:
         _, rings = start(vm)
