@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.framework.loop_thread import LoopDoorbells, LoopThread
-from tests.framework.serial_driver import ADD, CONSOLE, NAME, OPEN, PORT_READY, READY, REMOVE, SerialDriver
+from tests.framework.serial_driver import ADD, CONSOLE, F_MULTIPORT, NAME, OPEN, PORT_READY, READY, REMOVE, SerialDriver
 from tests.framework.virtio_function import Registers
 from tests.framework.virtqueue_driver import Buffer, Driver
 from tests.unit.fakes import FakeChardev, make_context, props
@@ -325,6 +325,20 @@ def test_a_huge_chain_goes_out_in_pieces() -> None:
         made.loop.settle()
         assert len(guest.taken(1)) == 1
         assert len(made.chardevs[1].output) == size
+
+
+def test_a_driver_that_takes_what_was_not_offered_has_one_port() -> None:
+    with bench(max_ports="2") as made:
+        virtio = made.device.virtio
+        for offered in ("offered", "offered_legacy"):  # as with max_ports=1
+            setattr(virtio, offered, getattr(virtio, offered) & ~F_MULTIPORT)
+        driver = Driver(made.registers, made.machine.memory, modern=False)
+        driver.status = 3
+        driver.put(4, 4, F_MULTIPORT)
+        driver.setup_queue(0, 0x20_0000)
+        driver.ready()
+        made.loop.settle()
+        assert made.ports[0].guest_open
 
 
 def test_an_emergency_write_needs_no_driver() -> None:

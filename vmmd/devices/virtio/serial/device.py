@@ -74,7 +74,7 @@ class VirtioSerial(VirtioDevice):
     @property
     def multiport(self) -> bool:
         """The driver knows of more than one port."""
-        return bool(self.driver_features & F_MULTIPORT)
+        return bool(self.accepted_features & F_MULTIPORT)
 
     # -- VirtioDevice --------------------------------------------------------------------------------------
 
