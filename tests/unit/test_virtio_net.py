@@ -457,6 +457,30 @@ def test_when_the_netdev_is_taken_away_frames_are_gone() -> None:
     assert not rig.queue.sent
 
 
+def test_frames_that_wait_for_a_netdev_that_is_taken_away_are_gone() -> None:
+    rig = NetRig().start()
+    rig.queue.room = 0
+    rig.send(frame(), frame())
+    assert not rig.rings[1].collect()
+    with rig.machine.lock:
+        rig.device.backend_removed()
+    rig.run()
+    assert len(rig.rings[1].collect()) == 2
+
+
+def test_a_vm_that_is_stopped_while_the_netdev_has_no_room_goes_on_later() -> None:
+    rig = NetRig().start()
+    rig.queue.room = 0
+    rig.send(frame())
+    rig.stop_vm()
+    rig.queue.room = None
+    rig.queue.frontend.writable()
+    rig.run()
+    assert not rig.queue.sent
+    rig.resume_vm()
+    assert len(rig.queue.sent) == 1
+
+
 def test_a_stopped_vm_takes_and_gives_no_frames() -> None:
     rig = NetRig().start()
     rig.post(*[2048] * 3)

@@ -257,6 +257,7 @@ class VirtioNet(VirtioDevice):
         queues, self._queues, self._direct, self.backend = self._queues, [], [], None
         for worker in self._workers():
             worker.rest()
+            self.ctx.loop.post(worker.look)  # what waited for room goes nowhere now
         for queue in queues:
             queue.watch(False)
             queue.detach()

@@ -156,6 +156,9 @@ class TxWorker(NetWorker):
         except GuestAddressError as error:
             raise RingError(f"a buffer that is not in RAM: {error}") from None
 
+    def rest(self) -> None:
+        self._blocked = False  # asked again when the queue goes on
+
     def writable(self) -> None:
         """The netdev has room again."""
         self._blocked = False
