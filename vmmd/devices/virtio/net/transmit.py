@@ -25,29 +25,20 @@ if TYPE_CHECKING:
 _write = os.write
 _writev = os.writev
 _BYTES_MAX = FRAME_BYTES_MAX + LONG_BYTES
-#: looks at the ring after the last batch before notifications are enabled again: adaptive between the two
-POLL_MIN, POLL_MAX = 2, 128
-#: every so many doorbells the longest look is tried, to find out whether it would pay off
-POLL_TRIAL = 16
 
 
 class TxWorker(NetWorker):
     """Sends what the driver makes available."""
 
-    __slots__ = ("_blocked", "_kicks", "_poll_limit")
+    __slots__ = ("_blocked",)
 
     def __init__(self, net: VirtioNet, index: int, ring: VirtQueue) -> None:
         super().__init__(net, index, ring)
         self._blocked = False  # the netdev has no room
-        self._poll_limit = POLL_MIN
-        self._kicks = 0
 
     def serve(self) -> None:
         if self._blocked:
             return
-        self._kicks += 1
-        if not self._kicks % POLL_TRIAL:
-            self._poll_limit = POLL_MAX
         ring, left = self.ring, self._net.options.tx_burst
         end_ns = monotonic_ns() + TURN_NS
         ring.disable_notify()
@@ -60,10 +51,10 @@ class TxWorker(NetWorker):
                 if left <= 0 or monotonic_ns() > end_ns:
                     self.schedule()
                     return
-            elif not self._poll():
-                if not ring.enable_notify():
-                    return
+            elif ring.enable_notify():
                 ring.disable_notify()
+            else:
+                return
 
     def _some(self, limit: int) -> int:
         """Take up to ``limit`` frames from the ring, send them, give back what was sent; how many were taken."""
@@ -85,16 +76,6 @@ class TxWorker(NetWorker):
             ring.push_many(heads[:sent])
             self.give_back(sent)
         return len(heads)
-
-    def _poll(self) -> bool:
-        """Look again for a moment; longer where that paid off lately."""
-        has_work = self.ring.has_work
-        for _ in range(self._poll_limit):
-            if has_work():
-                self._poll_limit = min(2 * self._poll_limit, POLL_MAX)
-                return True
-        self._poll_limit = max(self._poll_limit >> 1, POLL_MIN)
-        return False
 
     def _send_buffers(self, queue: NetQueue, frames: list[memoryview]) -> int:
         """Hand frames of one buffer each to the netdev; how many it took. The hot loop."""
