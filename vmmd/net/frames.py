@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 #: QEMU-COMPAT: longer ones end the connection: 64 KiB of data, and a page for headers
 MAX_FRAME_BYTES = (64 + 4) * 1024
 HEADER = struct.Struct(">I")
+_unpack_from = HEADER.unpack_from
 #: received at once; a frame of any length has room
 _CAPACITY_BYTES = 256 * 1024
 #: with less room behind what was received, that is moved to the front
@@ -64,21 +65,29 @@ class FrameBuffer:
 
     def take(self) -> memoryview | None:
         """The next frame, valid until ``room`` is called; None when none is whole."""
-        if not self.has_frame():
-            return None
-        first = self._start + HEADER.size
-        (length,) = HEADER.unpack_from(self._view, self._start)
-        self._start = first + length
-        return self._view[first : first + length]
+        while True:
+            start, end = self._start, self._end
+            first = start + HEADER.size
+            if first <= end:
+                (length,) = _unpack_from(self._view, start)
+                if first + length <= end and 0 < length <= MAX_FRAME_BYTES:
+                    self._start = first + length
+                    return self._view[first : first + length]
+            if not self.has_frame():  # which skips empty ones
+                return None
 
 
 def scatter(frame: memoryview, buffers: Sequence[memoryview]) -> int:
     """Copy ``frame`` into ``buffers``, as readv(2) would: how many bytes; what has no room is lost."""
+    length = len(frame)
+    if buffers and length <= len(buffers[0]):
+        buffers[0][:length] = frame
+        return length
     done = 0
     for buffer in buffers:
         part = frame[done : done + len(buffer)]
         buffer[: len(part)] = part
         done += len(part)
-        if done == len(frame):
+        if done == length:
             break
     return done

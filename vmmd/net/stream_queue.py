@@ -101,7 +101,7 @@ class StreamQueue:
             self._deliver_soon()
 
     def read(self, buffers: Sequence[memoryview]) -> int:
-        frame = self._take()
+        frame = self._frames.take() if self._left is None else self._take()
         if frame is not None:
             return scatter(frame, buffers)
         if self._frames.oversized:
