@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -15,6 +16,8 @@ import pytest
 import uvloop
 
 from tests.unit.net_support import FakeNic, Rig, options, views
+from tests.unit.qmp_support import Monitor
+from tests.unit.test_qmp_fds import Client
 from vmmd.core.events import NetdevStreamConnectedEvent, NetdevStreamDisconnectedEvent
 from vmmd.errors import UsageError, VmmdError
 from vmmd.eventloop import EventLoopPort
@@ -232,6 +235,31 @@ def test_sockets_that_are_passed_are_looked_at_first(rig: Rig) -> None:
         rig.loop.until(lambda: bool(nic.frames))
         assert not os.get_inheritable(fd)
     assert not rig.events
+
+
+def test_a_client_hands_a_socket_over_by_name() -> None:
+    monitor = Monitor()
+    client = Client(monitor)
+    ours, theirs = socket.socketpair()
+    try:
+        theirs.settimeout(TIMEOUT_S)
+        with ours:
+            assert client.run("getfd", [ours.fileno()], fdname="net") == {}
+        request = {"type": "stream", "id": "n", "addr": {"type": "fd", "str": "net"}}
+        client.send(json.dumps({"execute": "netdev_add", "arguments": request}).encode())
+        assert client.reply() == {}
+        monitor.call(lambda: monitor.vm.network().netdevs["n"].queues[0].write(views(FRAME)))
+        assert theirs.recv(100) == WIRE
+        assert client.run("netdev_del", id="n") == {}
+        assert theirs.recv(100) == b""
+        request["addr"] = {"type": "fd", "str": "net"}  # it was handed over
+        client.send(json.dumps({"execute": "netdev_add", "arguments": request}).encode())
+        assert "net" in str(client.reply())
+        assert not monitor.vm.network().netdevs
+    finally:
+        theirs.close()
+        client.close()
+        monitor.close()
 
 
 @pytest.mark.parametrize("kind", ["udp", "unix", "fd"])
