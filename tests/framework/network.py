@@ -24,8 +24,9 @@ import tempfile
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from tests.framework.wait import Reactor
 
@@ -51,13 +52,19 @@ RECEIVE_BYTES = 1 << 18
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+@cache
 def network_problem() -> str | None:
     """Why no `Network` can be made here, or None."""
     if os.geteuid() != 0:
         return "a network namespace needs root"
-    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        return "/dev/net/tun is missing"
-    return None if _program("ip") else "ip (iproute2) is not installed"
+    if _program("ip") is None:
+        return "ip (iproute2) is not installed"
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+        os.close(_new_namespace())
+    except OSError as error:  # in a container, for example
+        return f"no network namespace with a tap: {error.filename or ''} {error.strerror}"
+    return None
 
 
 def _program(name: str) -> str | None:
@@ -352,7 +359,7 @@ def _new_namespace() -> int:
     def make() -> None:
         try:
             if _libc.unshare(CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), "unshare")
+                _raise_errno("unshare")
             outcome.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
             outcome.append(error)
@@ -367,9 +374,14 @@ def _new_namespace() -> int:
 
 def _enter(namespace_fd: int) -> None:
     if _libc.setns(namespace_fd, CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), "setns")
+        _raise_errno("setns")
 
 
 def fds_option(fds: Sequence[int]) -> str:
     """`fd=N` for one descriptor, `fds=N:M…` for more, as `-netdev tap` takes them."""
     return f"fd={fds[0]}" if len(fds) == 1 else f"fds={':'.join(map(str, fds))}"
+
+
+def _raise_errno(call: str) -> NoReturn:
+    number = ctypes.get_errno()
+    raise OSError(number, f"{call}: {os.strerror(number)}")
