@@ -22,7 +22,7 @@ WITHOUT_EFFECT = {
     "nodeid": "one node, number 0",
     "localaddr": "-netdev socket hands it on as local",
     **dict.fromkeys(
-        ("dhcpstart", "dnssearch", "ipv6_prefix", "ipv6_prefixlen", "ipv6_host", "hostfwd"),
+        ("dhcpstart", "dnssearch", "ipv6_prefix", "ipv6_prefixlen", "ipv6_host"),
         "-netdev user hands them on as its network",
     ),
     "max_speed": "SMBIOS keys are handed on by their wire names",

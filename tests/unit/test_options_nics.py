@@ -52,7 +52,6 @@ def test_none_makes_nothing():
         ("-net nic,model=rtl8139", "-net nic,model=rtl8139 (a NIC of model rtl8139; model=virtio is there): "
          "not available in this version"),
         ("-nic l2tpv3,src=a,dst=b,model=virtio", "-nic l2tpv3,src=a,dst=b,model=virtio: not available in this version"),
-        ("-nic tap,vhost=on,model=virtio", "-nic tap,vhost=on,model=virtio vhost=on: not available in this version"),
     ],
 )  # fmt: skip
 def test_what_comes_later_is_refused_by_name(text, sentence):
