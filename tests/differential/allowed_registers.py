@@ -29,7 +29,6 @@ ALLOWED = (
     Allowed("PM", "PM1 control", "SCI_EN is the guest's to set (port B2h); QEMU without SMM sets it itself"),
     Allowed("PM", "PM1 enable, all ones", "only bits that the PIIX4 has can be set"),
     Allowed("SMBus", "0x0d", "a register of the ICH9 that the PIIX4 does not have"),
-    Allowed("PCI hotplug", ".*", "no ACPI hotplug in this version, nothing in the DSDT refers to it"),
     Allowed("CPU hotplug", ".*", "no CPU hotplug in this version, nothing in the DSDT refers to it"),
     Allowed("fw_cfg etc/acpi/rsdp|fw_cfg etc/table-loader", ".*", "the ACPI tables are vmmd's own"),
     Allowed("fw_cfg etc/system-states", "content", "no S3 in this version"),
