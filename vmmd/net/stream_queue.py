@@ -161,37 +161,42 @@ class StreamQueue:
         ORDERING: uvloop tells a reader once and never again of a socket with an error (the peer closed it and had not
         read all), so the end has to be found now or by the look that is posted here.
         """
+        more, ending = True, None
         for _ in range(_READS_A_TURN):
-            if not self._read_some():
-                return
-        self._loop.post(self._look_again)
+            more, ending = self._receive()
+            if not more:
+                break
+        self._deliver()
+        if self._sock is None:
+            return  # the frames were none
+        if ending is not None:
+            self._ended(ending)
+        elif more:
+            self._loop.post(self._look_again)
 
     def _look_again(self) -> None:
         if self._reading:
             self._readable()
 
-    def _read_some(self) -> bool:
-        """False: that was all for now."""
+    def _receive(self) -> tuple[bool, str | None]:
+        """Whether there may be more now; why the connection is over, if it is."""
         sock, room = self._sock, self._frames.room()
         if sock is None:
-            return False
+            return False, None
         if not room:
             self._reading = False
             self._loop.remove_reader(sock.fileno())
-            return False
+            return False, None
         try:
             count = sock.recv_into(room)
         except BlockingIOError:
-            return False
+            return False, None
         except OSError as error:
-            self._ended(error.strerror or "it failed")
-            return False
+            return False, error.strerror or "it failed"
         if count == 0:
-            self._ended("")
-            return False
+            return False, ""
         self._frames.received(count)
-        self._deliver()
-        return True
+        return True, None
 
     def _deliver_soon(self) -> None:
         if not self._posted:
