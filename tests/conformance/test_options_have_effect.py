@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import vmmd.options.netdevs  # noqa: F401  # so that its models are among the subclasses
 from vmmd.options import backends, models
 from vmmd.options.fields import OptionSet
 from vmmd.options.netdev_base import LaterNetdev
