@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order in which the devices of a command line are made."""
+"""The order in which the devices of a command line are made, and how the buses that they bring are called."""
 
 from __future__ import annotations
 
 import pytest
 
-from vmmd.machine.device_plan import behind_their_buses
+from vmmd.errors import UsageError
+from vmmd.machine.device_plan import BusNames, behind_their_buses, plan
 from vmmd.options.cmdline import parse
 
 PORT, OTHER_PORT = "virtserialport,id=p0,bus=s0.0", "virtserialport,id=p1,bus=s1.0"
@@ -30,3 +31,23 @@ def test_a_device_follows_the_one_that_brings_its_bus(line: list[str], order: li
     given = {text: parse(["-nodefaults", "-device", text]).devices[0] for text in line}
     made = behind_their_buses(given.values())
     assert [next(text for text, options in given.items() if options is each) for each in made] == order
+
+
+@pytest.mark.parametrize("id_", ["pci", "isa", "ide", "floppy-bus"])
+def test_no_device_brings_a_bus_that_is_called_like_one_of_the_boards(id_: str) -> None:
+    (options,) = parse(["-nodefaults", "-device", f"virtio-serial-pci,id={id_}"]).devices
+    with pytest.raises(UsageError, match=f"Duplicate bus name '{id_}.0'; give the device another id"):
+        plan(options, [])
+
+
+def test_the_name_of_a_bus_is_free_again_when_its_device_has_gone() -> None:
+    named, nameless = parse(
+        ["-device", "virtio-serial-pci,id=virtio-serial-bus", "-device", "virtio-serial-pci"]
+    ).devices
+    buses = BusNames()
+    first = plan(named, [], buses)
+    buses.bring(first)
+    with pytest.raises(UsageError, match=r"Duplicate bus name 'virtio-serial-bus\.0'; give the device an id"):
+        plan(nameless, [], buses)
+    buses.take_away(first)
+    assert plan(nameless, [], buses).brings == "virtio-serial-bus.0"

@@ -47,11 +47,17 @@ class BusNames:
         return next((kind for kind, names in self._names.items() if kind is not None and name in names), None)
 
     def next_name(self, cls: type[Device], id_: str | None) -> str:
-        """How the bus of a new device will be called, "" when it brings none."""
+        """How the bus of a new device will be called, "" when it brings none. Raises UsageError: a bus is found by
+        its name, and no two have the same."""
         kind = cls.brings_bus_type
         if not kind:
             return ""
-        return f"{id_}.0" if id_ else f"{kind}.{self._numbered.get(kind, 0)}"
+        name = f"{id_}.0" if id_ else f"{kind}.{self._numbered.get(kind, 0)}"
+        if any(name in names for names in self._names.values()):
+            # not so in QEMU, where the second bus of a name is there and cannot be named
+            hint = "give the device another id" if id_ else "give the device an id"
+            raise UsageError(f"Duplicate bus name '{name}'", hint)
+        return name
 
     def bring(self, plan: DevicePlan) -> None:
         """The bus of a new device is there. Nothing happens the second time."""
