@@ -15,11 +15,13 @@ from tests.unit.fakes import make_context
 from tests.unit.net_support import NumberedFds, options
 from tests.unit.select_loop import SelectLoop
 from tests.unit.vhost_rig import RAM_BYTES, RINGS, FakeTransport, SharedRam, TwoQueues
+from vmmd.core.fdsets import FdSets
 from vmmd.devices.virtio.device import F_VERSION_1, Status
 from vmmd.devices.virtio.vhost import pause_all
 from vmmd.errors import BackendError, VmmdError
 from vmmd.machine.vm import EventRelay
 from vmmd.net.base import Host
+from vmmd.net.descriptors import OutsideDescriptors
 from vmmd.net.network import no_chardev
 from vmmd.net.vhost_net import device as vhost
 from vmmd.net.vhost_net import setup as vhost_setup
@@ -271,10 +273,9 @@ def test_what_the_kernel_refuses_ends_the_link_with_a_reason(rig: Rig, kernel: K
 def setup(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Callable[..., VhostSetup]:
     monkeypatch.setattr(vhost, "kernel_ioctl", kernel)
 
-    def make(*words: str) -> VhostSetup:
-        host = Host(
-            SelectLoop(), threading.Lock(), NumberedFds(), no_chardev, lambda _: None, lambda _: None, {}, EventRelay()
-        )
+    def make(*words: str, descriptors: OutsideDescriptors | None = None) -> VhostSetup:
+        fds = descriptors or NumberedFds()
+        host = Host(SelectLoop(), threading.Lock(), fds, no_chardev, lambda _: None, lambda _: None, {}, EventRelay())
         return VhostSetup(options("tap", "id=n0", *words), host)  # type: ignore[arg-type]
 
     return make
@@ -330,8 +331,25 @@ def test_passed_descriptor_of_another_owner_fails(setup: Callable[..., VhostSetu
     kernel.owned.add(fd)
     with pytest.raises(BackendError, match="vhost-net requested but could not be initialized: Device or resource busy"):
         opened(setup(f"vhostfd={fd}"))
-    with pytest.raises(OSError, match="Bad file"):
-        os.fstat(fd)  # it was handed over
+    assert os.get_inheritable(fd)  # it is its owner's, as it was
+    os.close(fd)
+
+
+def test_descriptor_of_a_set_is_closed_once_when_the_netdev_fails(
+    setup: Callable[..., VhostSetup], kernel: Kernel
+) -> None:
+    kernel.refuse[Call.SET_OWNER] = errno.EBUSY
+    sets = FdSets()
+    sets.add(7, os.open("/dev/null", os.O_RDWR))
+    descriptors = OutsideDescriptors(sets)
+    made = setup("vhostfd=/dev/fdset/7", descriptors=descriptors)
+    with pytest.raises(BackendError, match="could not be initialized"):
+        opened(made)
+    made.close()
+    other = os.open("/dev/zero", os.O_RDONLY)  # has the lowest number that is free
+    descriptors.give_back()
+    os.close(other)  # nobody else has closed it
+    sets.remove(7)
 
 
 def test_each_pair_has_a_descriptor(setup: Callable[..., VhostSetup], kernel: Kernel) -> None:

@@ -36,7 +36,8 @@ class VhostSetup:
         names = options.vhostfds if options.vhostfds is not None else options.vhostfd
         self._names = [] if names is None else names.split(":")
         self.wanted = bool(options.vhost if options.vhost is not None else self._names or options.vhostforce)
-        self._fds: list[int] = []
+        self._given: list[int] = []  # by somebody else, whose they stay when ``open`` fails
+        self._fds: list[int] = []  # ours
         #: for people; None: nobody asked for it
         self.state = VhostState(False, "it has not been opened") if self.wanted else None
         self._ioctl: vhost.Ioctl = vhost.kernel_ioctl
@@ -51,8 +52,8 @@ class VhostSetup:
             raise UsageError("vhostfds= is invalid if fds= wasn't specified", "vhostfd= goes with fd= and ifname=")
         if self._names and len(self._names) != (tap_fds or 1):
             raise UsageError("The number of fds passed does not match the number of vhostfds passed")
-        self._fds = [self._host.descriptors.find(name, options.id) for name in self._names]
-        for name, fd in zip(self._names, self._fds, strict=True):
+        self._given = [self._host.descriptors.find(name, options.id) for name in self._names]
+        for name, fd in zip(self._names, self._given, strict=True):
             try:
                 VhostNetDevice(fd, self._ioctl).features()
             except OSError as error:
@@ -65,16 +66,12 @@ class VhostSetup:
         if not self.wanted:
             return None
         try:
-            if not self._names:
-                self._fds = []
-                for _ in tap_fds:
-                    self._fds.append(os.open(vhost.PATH, os.O_RDWR | os.O_CLOEXEC))
+            for _ in () if self._given else tap_fds:
+                self._fds.append(os.open(vhost.PATH, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
             self._cannot(BackendError.from_os("tap: open vhost char device failed", error))
             return None
-        for fd in self._fds:
-            os.set_inheritable(fd, False)
-        devices = [VhostNetDevice(fd, self._ioctl) for fd in self._fds]
+        devices = [VhostNetDevice(fd, self._ioctl) for fd in self._given or self._fds]
         try:
             made = VhostNet(
                 self._options.id,
@@ -87,6 +84,9 @@ class VhostSetup:
         except OSError as error:
             self._cannot(BackendError.from_os("vhost-net requested but could not be initialized", error))
             return None
+        for fd in self._given:
+            os.set_inheritable(fd, False)
+        self._fds += self._given
         return made
 
     def _cannot(self, error: BackendError) -> None:
@@ -99,6 +99,6 @@ class VhostSetup:
         self.state = VhostState(False, error.desc)
 
     def close(self) -> None:
-        """Idempotent."""
+        """What ``open`` has opened or taken over. Idempotent."""
         while self._fds:
             os.close(self._fds.pop())
