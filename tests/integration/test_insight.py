@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.framework import guests
@@ -20,15 +18,15 @@ WORK_S = 0.5
 
 
 def test_insight_of_a_guest_that_does_port_io_and_disk_requests() -> None:
-    work = f"pio {int(WORK_S * 1000)}ms 233;blk {int(WORK_S * 1000)}ms 4096 8 r"
+    work = (
+        f"pio {int(WORK_S * 1000)}ms 233;blk {int(WORK_S * 1000)}ms 4096 8 r;spin"  # a vCPU that spins answers nobody
+    )
     args = [*MACHINE, *DISK, "-smp", "2", "-kernel", str(guests.bench().multiboot), "-append", work]
     with Vm(emulator("vmmd"), args) as vm:
         vm.serial.expect("@S pio", GUEST_S)
-        start = time.monotonic()
         first = vm.qmp.cmd("__org.vmmd_query-kvm")
-        vm.qmp.cmd("query-stats", target="vcpu")
-        assert time.monotonic() - start < WORK_S, "the answer does not wait for the vCPU"
         vm.serial.expect("@E blk", GUEST_S)
+        vm.qmp.cmd("query-stats", target="vcpu")
         second = vm.qmp.cmd("__org.vmmd_query-kvm")
         queues = vm.qmp.cmd("__org.vmmd_query-virtqueues")
         disk = vm.qmp.cmd("query-blockstats", {"query-nodes": False})[0]["stats"]
