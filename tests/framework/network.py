@@ -39,6 +39,12 @@ DHCP_RANGE = "10.66.0.10,10.66.0.200,255.255.255.0,1h"
 TIMEOUT_S = 60.0
 ETHERNET_FRAME_BYTES = 1514  # what leaves a NIC without segmentation offload
 
+# A process namespace whose first process is a shell: dnsmasq changes its credentials, and the kernel then forgets the
+# signal of PR_SET_PDEATHSIG; the shell keeps it, and all of its namespace ends with it.
+DIES_WITH_US = [
+    "setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "sh", "-c", '"$@"; exit', "-",
+]  # fmt: skip
+
 CLONE_NEWNET = 0x40000000
 TUNSETIFF = 0x400454CA
 IFF_TAP, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x0100, 0x1000, 0x4000
@@ -204,7 +210,7 @@ class Dnsmasq:
         program = _program("dnsmasq")
         assert program is not None, "dnsmasq is missing: install the Debian package dnsmasq-base"
         self._process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", program, "--keep-in-foreground", "--conf-file=", "--user=root",
+            [*DIES_WITH_US, program, "--keep-in-foreground", "--conf-file=", "--user=root",
              "--port=0", "--no-resolv", "--no-hosts", "--no-ping", f"--interface={BRIDGE}", "--bind-interfaces",
              f"--dhcp-range={DHCP_RANGE}", f"--dhcp-leasefile={self._leases}", f"--pid-file={directory / 'pid'}",
              "--log-facility=-", *tftp],
