@@ -260,6 +260,25 @@ def test_a_reset_gets_rid_of_a_disk_that_hangs_when_it_is_to_go(monkeypatch: pyt
         assert isinstance(events[-1], ResetEvent)
 
 
+def test_a_reset_that_hangs_is_helped_by_a_device_del_that_comes_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unplug, "DRAIN_LIMIT_NS", 20 * NS_PER_MS)
+    monkeypatch.setattr(machine, "RESET_PATIENCE_NS", 20 * NS_PER_MS)
+
+    @story(*HUNG_DISK)
+    async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
+        await plugger_of(vm).add(disk("d0", "hung", addr=SLOT))
+        start_reads(vm, 1)
+        await until(lambda: in_flight(vm))
+        quiet: list[None] = []
+        vm.requests.on_quiesce(lambda done: quiet.append(done()))
+        reset = asyncio.create_task(vm.system_reset())
+        await until(lambda: quiet)
+        await plugger_of(vm).remove("d0")
+        await reset
+        assert events[-3:-1] == GONE
+        assert isinstance(events[-1], ResetEvent)
+
+
 def test_functions_above_0_wait_for_it_and_the_slot_goes_as_one() -> None:
     @story()
     async def _(vm: Vm, events: list[Any], guest: Guest) -> None:

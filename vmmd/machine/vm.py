@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from vmmd.core.events import EventSink
     from vmmd.core.irq import Chips, GsiFanIn
     from vmmd.core.jobs import Job
-    from vmmd.core.notify import LoopPort, Promise
+    from vmmd.core.notify import Cancellable, LoopPort, Promise
     from vmmd.devices.pci.bus import PciBus
     from vmmd.kvm.cpu_query import CpuModels
     from vmmd.machine.cpus import VcpuManager
@@ -453,16 +453,18 @@ class Vm:
             self.runstate.set(RunState.PRELAUNCH)
 
     async def _quiesce_for_reset(self) -> None:
-        """A device that is on its way out, and does not come to rest, holds up a reset for a while only."""
-        plugger = self.plugger
-        if plugger is None or not plugger.is_pending:
-            await self._quiesce()
-            return
+        """A device that is on its way out, and does not come to rest, holds up a reset for a while only; also one that
+        is asked for only now, by somebody who sees that the reset does not end."""
 
-        def go_without() -> None:
-            self.loop.spawn(plugger.serve_requests(), "unplug what holds up a reset")
+        timer: Cancellable
 
-        timer = self.loop.call_later(RESET_PATIENCE_NS, go_without)
+        def look() -> None:
+            nonlocal timer
+            timer = self.loop.call_later(RESET_PATIENCE_NS, look)
+            if self.plugger is not None and self.plugger.is_pending:
+                self.loop.spawn(self.plugger.serve_requests(), "unplug what holds up a reset")
+
+        timer = self.loop.call_later(RESET_PATIENCE_NS, look)
         try:
             await self._quiesce()
         finally:
