@@ -653,9 +653,10 @@ def test_stdio_with_stdin_from_dev_null(make, loop, capfd):
 # --- endings ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_monitors_socket_lacks_is_refused_by_name():
-    with pytest.raises(UsageError, match="logfile= of a QMP server is not available"):
-        listen_socket(chardev_options("socket", path="/x", server=True, wait=False, logfile="/tmp/x"))
+@pytest.mark.parametrize(("key", "value"), [("logfile", "/tmp/x"), ("replay", 4096), ("stale_input", "drop")])
+def test_what_a_monitors_socket_lacks_is_refused_by_name(key, value):
+    with pytest.raises(UsageError, match=f"{key.replace('_', '-')}= of a QMP server is not available"):
+        listen_socket(chardev_options("socket", path="/x", server=True, wait=False, **{key: value}))
 
 
 def test_files_made_by_a_start_that_fails_are_taken_away(make, tmp_path):

@@ -65,10 +65,16 @@ def listen_socket(config: SocketOptions) -> ListenSocket:
     """The socket of a QMP monitor's ``-chardev socket``, not opened yet. Raises UsageError for what a monitor lacks."""
     from vmmd.chardev.listen import ListenSocket
 
-    if config.logfile:
-        # LIMIT: which of the clients' output would it have?
-        raise UsageError(
-            f"-chardev socket,id={config.id}: logfile= of a QMP server is not available in this version",
-            "it serves several clients; -trace or a client's own log show what is said",
-        )
+    # LIMIT: which of the clients' output would it be, and whose input?
+    given = [
+        ("logfile", config.logfile is not None),
+        ("replay", config.replay > 0),
+        ("stale-input", config.stale_input != "keep"),
+    ]
+    for key, is_given in given:
+        if is_given:
+            raise UsageError(
+                f"-chardev socket,id={config.id}: {key}= of a QMP server is not available in this version",
+                "it serves several clients; -trace or a client's own log show what is said",
+            )
     return ListenSocket(config)
