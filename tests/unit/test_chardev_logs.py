@@ -131,7 +131,7 @@ def test_when_no_new_file_can_be_begun_bytes_are_lost_and_counted(make, loop, tm
     def full(*_args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("vmmd.chardev.output_file.open_output", full)
+    monkeypatch.setattr("vmmd.chardev.output_file.create_output", full)
     for _ in range(10):
         say(loop, chardev, b"lost")
     assert chardev.log.lost_bytes == 40
@@ -141,6 +141,27 @@ def test_when_no_new_file_can_be_begun_bytes_are_lost_and_counted(make, loop, tm
     chardev.log._retry_ns = 0
     say(loop, chardev, b"again")
     assert path.read_bytes() == b"again"
+
+
+def test_a_new_file_is_begun_without_touching_any_other(make, loop, tmp_path):
+    path, victim = tmp_path / "log", tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / "log.new").symlink_to(victim)
+    chardev = make("null", logfile=str(path), logmax=LIMIT, logkeep=1)
+    say(loop, chardev, b"x" * LIMIT + b"y")
+    assert contents(path, 1) == [b"x" * LIMIT, b"y"]
+    assert victim.read_bytes() == b"precious"
+    assert sorted(os.listdir(tmp_path)) == ["log", "log.1", "log.new", "victim"]
+
+
+def test_when_a_full_file_cannot_be_moved_nothing_is_left_behind(make, loop, tmp_path):
+    path = tmp_path / "log"
+    (tmp_path / "log.1").mkdir()
+    chardev = make("null", logfile=str(path), logmax=LIMIT, logkeep=1)
+    say(loop, chardev, b"x" * LIMIT + b"lost")
+    assert chardev.log.lost_bytes == 4
+    assert path.read_bytes() == b"x" * LIMIT
+    assert sorted(os.listdir(tmp_path)) == ["log", "log.1"]
 
 
 @pytest.mark.parametrize(

@@ -31,17 +31,24 @@ RETRY_NS = 1_000_000_000
 WAITING_BYTES = 1 << 20
 
 
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def create_output(path: str) -> int:
+    """A descriptor to append to a new file. Raises OSError; FileExistsError: there is something of that name."""
+    return os.open(path, _FLAGS | os.O_EXCL, 0o666)
+
+
 def open_output(path: str, append: bool, fdsets: FdSets | None) -> tuple[int, CreatedFile | None]:
     """A descriptor to append to ``path``, emptied first unless ``append``; and the file if it is new. OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
     if not path.startswith(PREFIX):
         try:
-            fd = os.open(path, flags | os.O_EXCL, 0o666)
+            fd = create_output(path)
         except FileExistsError:
             pass
         else:
             return fd, CreatedFile.opened(path, fd)
-    return open_path(path, flags | (0 if append else os.O_TRUNC), 0o666, fdsets), None
+    return open_path(path, _FLAGS | (0 if append else os.O_TRUNC), 0o666, fdsets), None
 
 
 def is_pollable(fd: int) -> bool:
@@ -183,16 +190,19 @@ class OutputFile:
             os.ftruncate(self._fd, 0)
             self._size = 0
             return
-        fd, _ = open_output(f"{path}.new", False, None)  # first what may fail on a full disk
+        # of a name that nobody else uses: nothing that is there is overwritten
+        new = os.path.join(os.path.dirname(path), f".vmmd-{os.urandom(8).hex()}.new")
+        fd = create_output(new)  # first what may fail on a full disk
         try:
             for number in range(keep - 1, 0, -1):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(f"{path}.{number}", f"{path}.{number + 1}")
             with contextlib.suppress(FileNotFoundError):
                 os.rename(path, f"{path}.1")
-            os.rename(f"{path}.new", path)
+            os.rename(new, path)
         except BaseException:
             os.close(fd)
+            os.unlink(new)
             raise
         os.close(self._fd)
         self._fd, self._size = fd, 0
