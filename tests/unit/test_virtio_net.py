@@ -30,6 +30,7 @@ from tests.unit.net_rig import (
 from vmmd.core.backend import NetOffload
 from vmmd.devices.virtio.net.header import FRAME_BYTES_MAX
 from vmmd.devices.virtio.net.pci import VirtioNetPciNonTransitional
+from vmmd.devices.virtio.net.receive import RxWorker
 from vmmd.devices.virtio.net.worker import BATCH
 from vmmd.errors import UsageError
 
@@ -385,6 +386,44 @@ def test_a_turn_takes_a_bounded_number_of_frames(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(receive, "monotonic_ns", lambda: next(ticks))
     rig.queue.frontend.readable()
     assert len(rig.received()) <= receive.FRAMES_A_LOOK
+
+
+def test_a_frame_that_takes_long_ends_the_turn_whose_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vmmd.devices.virtio.net import receive
+
+    rig = NetRig().start()
+    rig.post(*[256] * 200)
+    monkeypatch.setattr(receive, "TURN_NS", 1)
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(receive, "monotonic_ns", lambda: next(ticks) // 2)  # over with the third look
+    rig.queue.incoming = [bytes(12) + frame(1000)] * 6
+    left = []
+    for _ in range(3):  # one chain overflows at first, later ones are offered together
+        rig.queue.frontend.readable()
+        left.append(len(rig.queue.incoming))
+    assert left == [5, 4, 3]
+
+
+def test_buffers_are_not_looked_up_for_a_frame_that_cannot_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = NetRig(rx_queue_size="1024").start()
+    rig.post(*[13] * 1024)
+    places = []
+    place = RxWorker._place
+    monkeypatch.setattr(RxWorker, "_place", lambda worker, chain: places.append(chain) or place(worker, chain))
+    rig.queue.feed(*[bytes(12) + frame(60_000)] * 3, bytes(12) + frame(14))
+    assert [data for _, data in rig.received()] == [frame(14)]
+    assert len(places) < 10
+
+
+def test_a_frame_over_thousands_of_buffers_is_dropped() -> None:
+    rig = NetRig().start()
+    for at in range(100):
+        rig.rings[0].add([], [Buffer(RX_DATA, 16)] * 250, TX_DATA + 0x1000 * at)  # tables: the ring has room for more
+    rig.rings[0].kick()
+    rig.run()
+    rig.queue.feed(bytes(12) + frame(60_000), bytes(12) + frame(3900))
+    (written,) = [written for _, written in rig.rings[0].collect()]
+    assert written == 3912
 
 
 # -- queue pairs -------------------------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ SPAN_MAX = 64
 NARROW_AFTER = 256
 #: buffers of one read (IOV_MAX)
 BUFFERS_MAX = 1024
+#: buffers that a frame may be spread over; one that needs more is gone
+_PIECES_MAX = 2048
 _SPILL_BYTES = FRAME_BYTES_MAX + LONG_BYTES
 
 _readv = os.readv
@@ -137,15 +139,16 @@ class RxWorker(NetWorker):
         end_ns = monotonic_ns() + TURN_NS
         more = True
         while more and monotonic_ns() < end_ns:
-            more = self._batch()
+            more = self._batch(end_ns)
             if self._heads:
                 self.ring.push_many(self._heads, self._lengths)
                 self.give_back(len(self._heads))
                 self._heads, self._lengths = [], []
         # still watched, unless there are no buffers: called again in the next turn if frames wait
 
-    def _batch(self) -> bool:  # noqa: C901  # the hot loop: a chain of one buffer is in line
-        """A few frames; False when there is nothing more to do now."""
+    def _batch(self, end_ns: int) -> bool:  # noqa: C901  # the hot loop: a chain of one buffer is in line
+        """A few frames; False when there is nothing more to do now. Those that take long do not begin after
+        ``end_ns``."""
         net, queue, chains, home, spill = self._net, self._queue, self._chains, self._home, self._spill
         if queue is None or (self._held is not None and not self._deliver_held()):
             return False
@@ -168,6 +171,8 @@ class RxWorker(NetWorker):
                 self._at = at
                 if not self._any_frame(read):
                     return False
+                if monotonic_ns() >= end_ns:
+                    return True
                 at, ready = self._at, len(chains)
                 continue
             start = gpa - base
@@ -194,6 +199,8 @@ class RxWorker(NetWorker):
                 self._at = at
                 if not self._spread(got - added, [self._place(chain)]):
                     return False
+                if monotonic_ns() >= end_ns:
+                    return True
                 at, ready = self._at, len(chains)
         self._at = at
         return True
@@ -205,26 +212,36 @@ class RxWorker(NetWorker):
 
     # -- chains of any shape, frames that need several -----------------------------------------------------------
 
+    def _room(self, chain: Chain) -> int:
+        """Bytes that a read may put into it. Raises RingError."""
+        room = chain[3] if len(chain) == 4 and not chain[1] else total(split(chain)[1])
+        if room <= self._header_bytes:
+            raise RingError(f"a receive buffer of {room} bytes")
+        return room - self._added
+
     def _place(self, chain: Chain) -> Place:
+        room, home, added = self._room(chain), self._home, self._added
+        if len(chain) == 4 and home.gpa <= chain[2] and chain[2] + chain[3] <= home.end:
+            start, data = chain[2] - home.gpa, home.bytes_
+            header = data[start : start + self._header_bytes]
+            return Place(chain[0], room, [data[start + added : start + chain[3]]], [header])
         _, writable = split(chain)
         try:
             views = resolve(self._memory, writable, writable=True)
         except GuestAddressError as error:
             raise RingError(f"a buffer that is not in RAM: {error}") from None
-        room = total(writable)
-        if room <= self._header_bytes:
-            raise RingError(f"a receive buffer of {room} bytes")
         if len(views) >= BUFFERS_MAX:
             raise RingError(f"a receive buffer in {len(views)} pieces")
-        header, _ = cut_front(views, self._header_bytes)
-        if self._added:
-            _, views = cut_front(views, self._added)
-        return Place(chain[0], room - self._added, views, header)
+        front, _ = cut_front(views, self._header_bytes)
+        if added:
+            _, views = cut_front(views, added)
+        return Place(chain[0], room, views, front)
 
     def _any_frame(self, read: Callable[[list[memoryview]], int]) -> bool:
         """The next frame, into one or more chains of any shape. False when there is nothing more to do now."""
         if self._span > 1:
-            self._ready(self._span)
+            if len(self._chains) - self._at < self._span:
+                self._chains += self.ring.pop_batch(BATCH)
             self._narrow_in -= 1
         offered: list[Place] = []
         buffers: list[memoryview] = []
@@ -251,28 +268,41 @@ class RxWorker(NetWorker):
         """A frame of ``got`` bytes was read into chains, and overflowed into the spill buffer. False when it has to
         wait for more chains."""
         over = self._spill[: max(0, got - sum(place.room for place in offered))]
-        places = self._places_for(got)
+        places = self._places_for(got, offered)
         if places is None:
-            if self.ring.in_flight >= self.ring.size:
-                return True  # there never will be enough: the frame is gone
             self._held = b"".join([*(view for place in offered for view in place.views), over])
             self._out_of_buffers()
             return False
+        if not places:
+            return True
         fill([view for place in places[len(offered) :] for view in place.views], over)
         self._push(got, places)
         if len(places) > 1:
             self._span, self._narrow_in = min(max(len(places), self._span), SPAN_MAX), NARROW_AFTER
         return True
 
-    def _places_for(self, length: int) -> list[Place] | None:
-        """The chains that a frame needs; None when there are not enough."""
-        places: list[Place] = []
-        while length > 0:
-            if not self._ready(len(places) + 1):
-                return None
-            places.append(self._place(self._chains[self._at + len(places)]))
-            length -= places[-1].room
-        return places
+    def _places_for(self, length: int, known: list[Place]) -> list[Place] | None:
+        """The chains that a frame needs, of which the first are ``known``; None when there are not enough yet, none
+        when there never will be: the frame is gone."""
+        count = self._count_chains(length)
+        if count is None:
+            return None if self.ring.in_flight < self.ring.size else []
+        at = self._at
+        return known[:count] + [self._place(chain) for chain in self._chains[at + len(known) : at + count]]
+
+    def _count_chains(self, length: int) -> int | None:
+        """How many a frame needs; 0: so many that it cannot be. None when there are not enough."""
+        count = words = 0
+        while self._ready(count + 1):
+            for chain in self._chains[self._at + count :]:
+                count += 1
+                words += len(chain)
+                length -= self._room(chain)
+                if words > 2 * _PIECES_MAX + 2 * count:
+                    return 0
+                if length <= 0:
+                    return count
+        return None
 
     def _push(self, length: int, places: list[Place]) -> None:
         """``places`` hold a frame."""
@@ -294,12 +324,12 @@ class RxWorker(NetWorker):
         """The frame that waits for chains. False when there are still too few."""
         data = self._held
         assert data is not None  # the caller has looked
-        places = self._places_for(len(data))
-        if places is None and self.ring.in_flight < self.ring.size:
+        places = self._places_for(len(data), [])
+        if places is None:
             self._out_of_buffers()
             return False
         self._held = None
-        if places is not None:
+        if places:
             fill([view for place in places for view in place.views], data)
             self._push(len(data), places)
         return True
