@@ -58,7 +58,7 @@ class Place(NamedTuple):
     head: int
     room: int  # bytes that a read may put into it
     views: list[memoryview]  # what is read into: from the driver's header on, or behind it
-    header: list[memoryview]  # the driver's header
+    header: list[memoryview]  # the driver's header, when it is the first of its frame
 
 
 class RxWorker(NetWorker):
@@ -197,7 +197,7 @@ class RxWorker(NetWorker):
                 at += 1
             elif self._mergeable:
                 self._at = at
-                if not self._spread(got - added, [self._place(chain)]):
+                if not self._spread(got - added, [self._place(chain, first=True)]):
                     return False
                 if monotonic_ns() >= end_ns:
                     return True
@@ -213,14 +213,16 @@ class RxWorker(NetWorker):
     # -- chains of any shape, frames that need several -----------------------------------------------------------
 
     def _room(self, chain: Chain) -> int:
-        """Bytes that a read may put into it. Raises RingError."""
+        """Bytes in it. Raises RingError."""
         room = chain[3] if len(chain) == 4 and not chain[1] else total(split(chain)[1])
         if room <= self._header_bytes:
             raise RingError(f"a receive buffer of {room} bytes")
-        return room - self._added
+        return room
 
-    def _place(self, chain: Chain) -> Place:
-        room, home, added = self._room(chain), self._home, self._added
+    def _place(self, chain: Chain, *, first: bool) -> Place:
+        """``first``: of its frame; there the driver's header is, and nowhere else (§5.1.6.4)."""
+        added, home = self._added if first else 0, self._home
+        room = self._room(chain) - added
         if len(chain) == 4 and home.gpa <= chain[2] and chain[2] + chain[3] <= home.end:
             start, data = chain[2] - home.gpa, home.bytes_
             header = data[start : start + self._header_bytes]
@@ -246,7 +248,7 @@ class RxWorker(NetWorker):
         offered: list[Place] = []
         buffers: list[memoryview] = []
         for chain in self._chains[self._at : self._at + self._span]:
-            place = self._place(chain)
+            place = self._place(chain, first=not offered)
             if len(buffers) + len(place.views) >= BUFFERS_MAX:
                 break
             offered.append(place)
@@ -288,11 +290,15 @@ class RxWorker(NetWorker):
         if count is None:
             return None if self.ring.in_flight < self.ring.size else []
         at = self._at
-        return known[:count] + [self._place(chain) for chain in self._chains[at + len(known) : at + count]]
+        places = known[:count]
+        for chain in self._chains[at + len(places) : at + count]:
+            places.append(self._place(chain, first=not places))
+        return places
 
     def _count_chains(self, length: int) -> int | None:
         """How many a frame needs; 0: so many that it cannot be. None when there are not enough."""
         count = words = 0
+        length += self._added
         while self._ready(count + 1):
             for chain in self._chains[self._at + count :]:
                 count += 1
