@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.unit.qmp_support import Monitor
-from vmmd.core.fdsets import BUDGET_DIVISOR, FdBudget
+from vmmd.core.fdsets import BUDGET_DIVISOR, FdBudget, FdSets
+from vmmd.errors import VmmdError
 from vmmd.qmp.passed_fds import MAX_NAMED, MAX_WAITING, PassedFds
+from vmmd.qmp.session_fds import SessionDescriptors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -261,9 +263,51 @@ def test_who_gets_a_descriptor_of_a_session_takes_it_out_of_the_budget() -> None
     assert budget.held == 2
     os.close(held.take())
     assert budget.held == 1
-    os.close(held.named("a"))
-    held.handed_over("a")
+    with held.lent("a") as fd:
+        os.close(fd)
     assert budget.held == 0
+
+
+def is_open(fd: int) -> bool:
+    return os.path.exists(f"/proc/self/fd/{fd}")
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_session_that_ends_during_a_command_does_not_close_what_the_command_uses(fits: bool) -> None:
+    budget = FdBudget()
+    held = PassedFds(budget)
+    held.arrived([os.dup(0)], commands_wait=False)
+    held.give_name("a")
+    descriptors = SessionDescriptors(held, FdSets())
+    fd = descriptors.find("a", "n0")
+    held.close()
+    assert is_open(fd)
+    assert budget.held == 1
+    if fits:
+        descriptors.handed_over()
+        assert is_open(fd)
+        os.close(fd)
+    else:
+        descriptors.give_back()
+        assert not is_open(fd)
+    assert budget.held == 0
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_descriptor_that_was_of_no_use_has_its_name_again_unless_it_was_given_anew(replaced: bool) -> None:
+    held = PassedFds(FdBudget())
+    held.arrived([os.dup(0)], commands_wait=False)
+    held.give_name("a")
+    fd = held.claim("a")
+    with pytest.raises(VmmdError, match="'a' has not been found"):
+        held.claim("a")
+    if replaced:
+        held.arrived([os.dup(0)], commands_wait=False)
+        held.give_name("a")
+    held.give_back("a", fd)
+    assert is_open(fd) is not replaced
+    assert len(held) == 1
+    held.close()
 
 
 def test_a_descriptor_that_the_kernel_could_not_hand_over(client: Client) -> None:

@@ -28,14 +28,14 @@ class Descriptors(Protocol):
     """Where descriptors that options name come from."""
 
     def find(self, text: str, netdev: str) -> int:
-        """The descriptor called ``text``, by its number or by the name that a monitor's client gave it; it stays its
-        owner's. Raises VmmdError."""
+        """The descriptor called ``text``, by its number or by the name that a monitor's client gave it; it stays open
+        until there is a word of its end. Raises VmmdError."""
 
     def handed_over(self) -> None:
         """All that ``find`` gave are the netdev's from now on."""
 
     def give_back(self) -> None:
-        """There will be no netdev: close what ``find`` has opened for it."""
+        """There will be no netdev: close what ``find`` has opened for it, and give the rest back to its owners."""
 
 
 class Host(NamedTuple):

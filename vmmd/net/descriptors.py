@@ -25,9 +25,9 @@ class OutsideDescriptors:
         self._duplicates: list[int] = []  # ours until they are handed over
 
     def find(self, text: str, netdev: str) -> int:
-        found = self._open(text, netdev) if text.startswith(PREFIX) else self._named(text, netdev)
         if text in self._taken:
             raise UsageError(f"{netdev}: file descriptor {text} is in use already", "each queue has one of its own")
+        found = self._open(text, netdev) if text.startswith(PREFIX) else self._named(text, netdev)
         self._taken.add(text)
         return found
 

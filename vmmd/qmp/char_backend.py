@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from vmmd.options.backends import CHARDEVS, ChardevOptions
+from vmmd.options.backends import CHARDEVS, ChardevOptions, ChardevSocket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,7 +26,7 @@ class WantedChardev(NamedTuple):
     fd_name: str | None
 
 
-def wanted_chardev(id_: str, backend: ChardevBackend, fds: PassedFds, where: str) -> WantedChardev:
+def wanted_chardev(id_: str, backend: ChardevBackend, where: str) -> WantedChardev:
     """The checked options. ``where`` starts the sentences of errors. Raises VmmdError."""
     kind, data = backend["type"], cast("dict[str, Any]", dict(backend["data"]))
     wait = False
@@ -41,8 +41,7 @@ def wanted_chardev(id_: str, backend: ChardevBackend, fds: PassedFds, where: str
             data["wait"] = False  # the start of the whole process does not wait for this one
         address = data.pop("addr")
         if address["type"] == "fd":
-            fd_name = address["data"]["str"]
-            data["fd"] = str(fds.named(fd_name))
+            fd_name = data["fd"] = address["data"]["str"]
         else:
             items += address["data"].items()
     items += data.items()
@@ -51,7 +50,10 @@ def wanted_chardev(id_: str, backend: ChardevBackend, fds: PassedFds, where: str
 
 async def make(maker: Callable[[ChardevOptions], Awaitable[Chardev]], wanted: WantedChardev, fds: PassedFds) -> Chardev:
     """The device that ``maker`` makes; the session's descriptor is its own from then on. Raises VmmdError."""
-    made = await maker(wanted.options)
-    if wanted.fd_name is not None:
-        fds.handed_over(wanted.fd_name)
-    return made
+    options = wanted.options
+    if wanted.fd_name is None:
+        return await maker(options)
+    assert isinstance(options, ChardevSocket)
+    with fds.lent(wanted.fd_name) as fd:
+        options.fd = str(fd)
+        return await maker(options)

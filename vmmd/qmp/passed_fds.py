@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vmmd.errors import UsageError, VmmdError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from vmmd.core.fdsets import FdBudget
 
@@ -30,13 +31,14 @@ MAX_NAME_CHARS = 255
 class PassedFds:
     """What one session holds."""
 
-    __slots__ = ("_budget", "_lost", "_named", "_waiting")
+    __slots__ = ("_budget", "_closed", "_lost", "_named", "_waiting")
 
     def __init__(self, budget: FdBudget) -> None:
         self._budget = budget
         self._waiting: deque[int] = deque()
         self._named: dict[str, int] = {}
         self._lost = ""  # why a descriptor that was sent is not here
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._named)
@@ -97,22 +99,42 @@ class PassedFds:
             raise VmmdError(f"File descriptor named '{name}' not found", "getfd gives names, in the same session")
         self._close(self._named.pop(name))
 
-    def named(self, name: str) -> int:
-        """The descriptor called ``name``, which stays the session's: who keeps it calls ``handed_over``. Raises
-        VmmdError for an unknown name."""
+    def claim(self, name: str) -> int:
+        """The descriptor called ``name``, for a command that says ``handed_over`` or ``give_back`` in the end. Until
+        then nobody else closes it: not its session, which may end before the command. Raises VmmdError for an unknown
+        name."""
         if name not in self._named:
             raise VmmdError(
                 f"File descriptor named '{name}' has not been found", "getfd gives names, in the same session"
             )
-        return self._named[name]
+        return self._named.pop(name)
 
-    def handed_over(self, name: str) -> None:
-        """What ``named`` gave has a new owner; the name is free."""
-        del self._named[name]
+    def handed_over(self) -> None:
+        """One that was claimed has a new owner."""
         self._budget.give_back()
+
+    def give_back(self, name: str, fd: int) -> None:
+        """One that was claimed is of no use: it has its name again, where it is free and there is a session."""
+        if self._closed or name in self._named:
+            self._close(fd)
+        else:
+            self._named[name] = fd
+
+    @contextmanager
+    def lent(self, name: str) -> Iterator[int]:
+        """Inside, the descriptor called ``name`` is claimed; what raises nothing has taken it over. Raises VmmdError
+        for an unknown name."""
+        fd = self.claim(name)
+        try:
+            yield fd
+        except BaseException:
+            self.give_back(name, fd)
+            raise
+        self.handed_over()
 
     def close(self) -> None:
         """The session ends."""
+        self._closed = True
         self._close_waiting()
         while self._named:
             self._close(self._named.popitem()[1])

@@ -18,16 +18,21 @@ class SessionDescriptors(OutsideDescriptors):
     def __init__(self, fds: PassedFds, fdsets: FdSets) -> None:
         super().__init__(fdsets)
         self._fds = fds
-        self._names: set[str] = set()
+        self._claimed: dict[str, int] = {}
 
     def _named(self, text: str, netdev: str) -> int:
         if text[:1].isdigit():
             return super()._named(text, netdev)
-        fd = self._fds.named(text)
-        self._names.add(text)
+        fd = self._claimed[text] = self._fds.claim(text)
         return fd
 
     def handed_over(self) -> None:
         super().handed_over()
-        while self._names:
-            self._fds.handed_over(self._names.pop())
+        while self._claimed:
+            self._claimed.popitem()
+            self._fds.handed_over()
+
+    def give_back(self) -> None:
+        super().give_back()
+        while self._claimed:
+            self._fds.give_back(*self._claimed.popitem())

@@ -48,7 +48,7 @@ async def chardev_add(ctx: Context, *, id: str, backend: ChardevBackend) -> Char
     from vmmd.chardev.socket import SocketChardev
     from vmmd.qmp.char_backend import make, wanted_chardev
 
-    wanted = wanted_chardev(id, backend, ctx.session.fds, f"Failed to add chardev '{id}'")
+    wanted = wanted_chardev(id, backend, f"Failed to add chardev '{id}'")
     made = await make(ctx.vm.chardevs.add, wanted, ctx.session.fds)
     if wanted.wait and isinstance(made, SocketChardev):
         await _first_client(ctx, made)
@@ -95,7 +95,7 @@ async def chardev_change(ctx: Context, *, id: str, backend: ChardevBackend) -> C
     made, the old one stays as it is; what the guest had written goes out through the old one."""
     from vmmd.qmp.char_backend import make, wanted_chardev
 
-    wanted = wanted_chardev(id, backend, ctx.session.fds, f"chardev-change {id}")
+    wanted = wanted_chardev(id, backend, f"chardev-change {id}")
     if wanted.wait:
         raise UsageError("chardev-change with wait=true: not available in this version", "leave wait out")
     made = await make(ctx.vm.chardevs.change, wanted, ctx.session.fds)

@@ -37,7 +37,7 @@ def _backends(monitor: HumanMonitor, words: list[str]) -> Iterable[str]:
     return option_words(words[0], CHARDEVS, keys) if len(words) == 1 else ()
 
 
-def _wanted(monitor: HumanMonitor, text: str) -> WantedChardev:
+def _wanted(text: str) -> WantedChardev:
     """QEMU-COMPAT: ``fd`` is a name that getfd gave; on the command line only it is a number."""
     from vmmd.options import availability
     from vmmd.options.shorthands import chardev_options
@@ -49,8 +49,6 @@ def _wanted(monitor: HumanMonitor, text: str) -> WantedChardev:
         if options.waits:
             raise UsageError(f"chardev '{options.id}' would wait for its first client", "add wait=off")
         fd_name = options.fd
-        if fd_name is not None:
-            options.fd = str(monitor.session.fds.named(fd_name))
     return WantedChardev(options, False, fd_name)
 
 
@@ -75,7 +73,7 @@ async def _made(maker: Callable[[ChardevOptions], Awaitable[Chardev]], monitor: 
     """QEMU-COMPAT: the path of a terminal is told."""
     from vmmd.chardev.pty import PtyChardev
 
-    made = await make(maker, _wanted(monitor, text), monitor.session.fds)
+    made = await make(maker, _wanted(text), monitor.session.fds)
     return f"{made.place}\n" if isinstance(made, PtyChardev) else ""
 
 
