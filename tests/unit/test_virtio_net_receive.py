@@ -190,3 +190,12 @@ def test_a_frame_over_thousands_of_buffers_is_dropped() -> None:
     rig.queue.feed(bytes(12) + frame(60_000), bytes(12) + frame(3900))
     (written,) = [written for _, written in rig.rings[0].collect()]
     assert written == 3912
+
+
+def test_short_frames_behind_a_long_one_are_offered_few_buffers_soon() -> None:
+    rig = NetRig().start()
+    rig.post(*[256] * 200)
+    rig.queue.feed(bytes(12) + frame(10_000), *[bytes(12) + frame()] * 100)
+    assert [len(data) for _, data in rig.received()] == [10_000] + [60] * 100
+    assert rig.queue.buffers[1:8] == [41, 21, 11, 6, 4, 3, 2]  # and the spill buffer
+    assert set(rig.queue.buffers[8:]) == {2}

@@ -3,8 +3,9 @@
 
 Chains are taken from the ring ahead of the frames, and a frame is read into one by the call that takes it from the
 host. While the driver has no buffers posted nothing is read: the host keeps the frames. With mergeable buffers a frame
-may need several chains. As many as the last long frame needed are offered at once; a frame that is longer still
-overflows into a buffer of vmmd's and is copied from there (or waits there, when the driver has too few).
+may need several chains. As many as the last long frame needed are offered at once, half as many after each that was
+shorter; a frame that is longer overflows into a buffer of vmmd's and is copied from there (or waits there, when the
+driver has too few).
 """
 
 from __future__ import annotations
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 FRAMES_A_LOOK = 48
 #: chains offered for a frame at most; longer ones overflow
 SPAN_MAX = 64
-#: so many frames after the last that needed several chains, one chain is offered again
-NARROW_AFTER = 256
 #: buffers of one read (IOV_MAX)
 BUFFERS_MAX = 1024
 #: buffers that a frame may be spread over; one that needs more is gone
@@ -66,7 +65,7 @@ class RxWorker(NetWorker):
 
     __slots__ = (
         "_added", "_at", "_bare_header", "_chains", "_header_bytes", "_heads", "_held", "_lengths", "_mergeable",
-        "_narrow_in", "_numbered", "_queue", "_span", "_spill", "_watching",
+        "_numbered", "_queue", "_span", "_spill", "_watching",
     )  # fmt: skip
 
     def __init__(self, net: VirtioNet, index: int, ring: VirtQueue) -> None:
@@ -82,8 +81,7 @@ class RxWorker(NetWorker):
         #: popped from the ring; from ``_at`` on they wait for frames, those before it have theirs
         self._chains: list[Chain] = []
         self._at = 0
-        self._span = 1  # chains offered for a frame
-        self._narrow_in = 0  # frames until ``_span`` is 1 again
+        self._span = 1  # chains offered for a frame: half as many for each that needs fewer
         self._spill = memoryview(bytearray(_SPILL_BYTES))
         self._held: bytes | None = None  # a frame that needs more chains than there are
         #: chains of this batch that hold frames, and the bytes in each
@@ -241,10 +239,8 @@ class RxWorker(NetWorker):
 
     def _any_frame(self, read: Callable[[list[memoryview]], int]) -> bool:
         """The next frame, into one or more chains of any shape. False when there is nothing more to do now."""
-        if self._span > 1:
-            if len(self._chains) - self._at < self._span:
-                self._chains += self.ring.pop_batch(BATCH)
-            self._narrow_in -= 1
+        if len(self._chains) - self._at < self._span:
+            self._chains += self.ring.pop_batch(BATCH)
         offered: list[Place] = []
         buffers: list[memoryview] = []
         for chain in self._chains[self._at : self._at + self._span]:
@@ -253,12 +249,11 @@ class RxWorker(NetWorker):
                 break
             offered.append(place)
             buffers += place.views
-        if not self._narrow_in:
-            self._span = 1
         buffers.append(self._spill)
         got = read(buffers)
         if not got:
             return False
+        self._span = (self._span + 1) // 2
         filter_ = self._net.filter
         if not filter_.promisc and not filter_.accepts(self._front(buffers)):
             return True
@@ -279,8 +274,7 @@ class RxWorker(NetWorker):
             return True
         fill([view for place in places[len(offered) :] for view in place.views], over)
         self._push(got, places)
-        if len(places) > 1:
-            self._span, self._narrow_in = min(max(len(places), self._span), SPAN_MAX), NARROW_AFTER
+        self._span = min(max(len(places), self._span), SPAN_MAX)
         return True
 
     def _places_for(self, length: int, known: list[Place]) -> list[Place] | None:
