@@ -16,6 +16,7 @@ from tests.unit.net_support import NumberedFds, options
 from tests.unit.select_loop import SelectLoop
 from tests.unit.vhost_rig import RAM_BYTES, RINGS, FakeTransport, SharedRam, TwoQueues
 from vmmd.core.fdsets import FdSets
+from vmmd.devices.virtio import vhost as virtio_vhost
 from vmmd.devices.virtio.device import F_VERSION_1, Status
 from vmmd.devices.virtio.vhost import pause_all
 from vmmd.errors import BackendError, VmmdError
@@ -264,6 +265,16 @@ def test_what_the_kernel_refuses_ends_the_link_with_a_reason(rig: Rig, kernel: K
     with rig.machine.lock:
         rig.device.reset_by_driver()
     rig.loop.until(lambda: rig.device.status == 0)
+
+
+def test_queue_without_an_eventfd_breaks_the_device_only(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left() -> int:
+        raise OSError(errno.EMFILE, "")
+
+    monkeypatch.setattr(virtio_vhost, "_eventfd", none_left)
+    rig.start()
+    assert rig.device.broken
+    assert not rig.device.workers
 
 
 # -- the options of a tap ------------------------------------------------------------------------------------------

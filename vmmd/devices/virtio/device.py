@@ -192,7 +192,7 @@ class VirtioDevice:
     # -- hooks of the device type --------------------------------------------------------------------------
 
     def make_worker(self, index: int, ring: VirtQueue) -> QueueWorker:
-        """The loop-side handler of an activated queue. Lock held."""
+        """The loop-side handler of an activated queue. Lock held. Raises RingError."""
         raise NotImplementedError
 
     def read_config(self, offset: int, size: int) -> int:
@@ -289,13 +289,14 @@ class VirtioDevice:
             if queue.enabled and index not in self.workers:
                 try:
                     ring = self._make_ring(queue)
+                    worker = self.make_worker(index, ring)
                 except RingError as error:
                     self._fail(f"queue {index}: {error}")
                     return
                 if VIRTIO_QUEUE_START.on:
                     addresses = queue.desc_gpa, queue.avail_gpa, queue.used_gpa
                     VIRTIO_QUEUE_START(self.transport.name, index, queue.size, *addresses)
-                self.workers[index] = worker = self.make_worker(index, ring)
+                self.workers[index] = worker
                 self.attach_doorbell(index, worker)
                 self.ctx.loop.post(worker.look)  # chains may be waiting already
 
