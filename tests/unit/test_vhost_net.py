@@ -375,6 +375,14 @@ def test_each_pair_has_a_descriptor(setup: Callable[..., VhostSetup], kernel: Ke
     made.close()
 
 
+def test_one_descriptor_is_not_enough_for_the_queues_of_an_interface(setup: Callable[..., VhostSetup]) -> None:
+    fd = os.open("/dev/null", os.O_RDWR)
+    with pytest.raises(VmmdError, match="vhostfd= is one descriptor, and queues=4 needs as many"):
+        setup("ifname=t0", "queues=4", f"vhostfd={fd}").check(None)
+    setup("ifname=t0", "queues=1", f"vhostfd={fd}").check(None)
+    os.close(fd)
+
+
 def test_descriptor_that_is_not_there(setup: Callable[..., VhostSetup]) -> None:
     with pytest.raises(VmmdError, match="Can't use file descriptor 999: Bad file descriptor"):
         setup("vhostfd=999").check(None)

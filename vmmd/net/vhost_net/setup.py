@@ -50,6 +50,10 @@ class VhostSetup:
             raise UsageError("vhostfd(s)= is not valid without vhost", "vhost=on, or leave it out")
         if options.vhostfds is not None and options.fds is None:
             raise UsageError("vhostfds= is invalid if fds= wasn't specified", "vhostfd= goes with fd= and ifname=")
+        if self._names and tap_fds is None and (options.queues or 1) > 1:
+            raise UsageError(
+                f"vhostfd= is one descriptor, and queues={options.queues} needs as many", "vhostfds= goes with fds="
+            )
         if self._names and len(self._names) != (tap_fds or 1):
             raise UsageError("The number of fds passed does not match the number of vhostfds passed")
         self._given = [self._host.descriptors.find(name, options.id) for name in self._names]
