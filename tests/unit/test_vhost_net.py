@@ -267,6 +267,17 @@ def test_what_the_kernel_refuses_ends_the_link_with_a_reason(rig: Rig, kernel: K
     rig.loop.until(lambda: rig.device.status == 0)
 
 
+def test_rings_that_go_out_are_kicked_each_time(rig: Rig) -> None:
+    """Who had them before has taken the driver's notifications."""
+    rig.start()
+    workers: list[Any] = list(rig.device.workers.values())
+    assert [os.eventfd_read(each.kick_fd) for each in workers] == [1, 1]
+    pause_all(workers, lambda: None)
+    for each in workers:
+        each.resume()
+    assert [os.eventfd_read(each.kick_fd) for each in workers] == [1, 1]
+
+
 def test_queue_without_an_eventfd_breaks_the_device_only(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left() -> int:
         raise OSError(errno.EMFILE, "")

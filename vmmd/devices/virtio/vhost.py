@@ -167,6 +167,8 @@ class VhostWorker:
         if self._began:  # and the back end that did was lost
             self.ring.taken_back(None)
         self._began = True
+        # a back end may begin with the first notification; who had the ring before may have taken the driver's
+        os.eventfd_write(self.kick_fd, 1)
         return self.ring.last_avail
 
     def stop(self, done: Callable[[], None]) -> None:
