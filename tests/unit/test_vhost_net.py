@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.unit.fakes import make_context
+from tests.unit.fakes import FakeNetdev, make_context
+from tests.unit.net_rig import NetRig, frame
 from tests.unit.net_support import NumberedFds, options
 from tests.unit.select_loop import SelectLoop
 from tests.unit.vhost_rig import RAM_BYTES, RINGS, FakeTransport, SharedRam, TwoQueues
@@ -276,6 +277,43 @@ def test_rings_that_go_out_are_kicked_each_time(rig: Rig) -> None:
     for each in workers:
         each.resume()
     assert [os.eventfd_read(each.kick_fd) for each in workers] == [1, 1]
+
+
+def test_a_netdev_that_has_gone_is_not_asked_again(rig: Rig, kernel: Kernel) -> None:
+    """Its descriptors may be another's by then."""
+    rig.start()
+    rig.user.stop()
+    kernel.names()
+    pause_all(rig.device.workers.values(), lambda: None)
+    for worker in rig.device.workers.values():
+        worker.resume()  # type: ignore[attr-defined]
+    rig.user.enable_pairs(1)
+    rig.user.set_cut(False)
+    assert kernel.names() == []
+
+
+def test_rings_of_a_netdev_that_goes_are_the_nics_again(kernel: Kernel) -> None:
+    """As with QEMU, what is sent then is lost, and the driver has its buffers back."""
+    netdev = FakeNetdev()
+    user = VhostNet("n0", [VhostNetDevice(9, kernel)], [TAP_FD], has_header=True, lost=lambda: None)
+    netdev.vhost = user
+    rig = NetRig(netdev=netdev).start(F_VERSION_1 | MRG_RXBUF)
+    assert kernel.taps == {(9, 0): TAP_FD, (9, 1): TAP_FD}
+    rig.send(frame(), frame())
+    assert not rig.rings[1].collect()  # this kernel does nothing
+    with rig.machine.lock:
+        rig.device.backend_removed()
+    user.stop()
+    assert set(kernel.taps.values()) == {-1}
+    rig.run()
+    assert len(rig.rings[1].collect()) == 2
+    kernel.names()
+    rig.send(frame())
+    assert len(rig.rings[1].collect()) == 1
+    rig.driver.status = 0
+    rig.run()
+    assert rig.driver.status == 0
+    assert kernel.names() == []
 
 
 def test_queue_without_an_eventfd_breaks_the_device_only(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,7 @@ class VhostNet:
         self._running: set[int] = set()  # of them, those that have the tap
         self._enabled_pairs = 1
         self._cut = False
+        self._stopped = False
         self._reason = ""
 
     def _own(self) -> int:
@@ -95,6 +96,8 @@ class VhostNet:
         """The kernel has no use for it."""
 
     def start_ring(self, ring: VhostRing) -> None:
+        if self._stopped:  # the descriptors may be somebody else's
+            return
         try:
             self._set_up(ring)
             self._follow(ring.number)
@@ -137,7 +140,8 @@ class VhostNet:
         return position
 
     def stop(self) -> None:
-        """The netdev goes: the kernel leaves rings and tap alone."""
+        """The netdev goes: the kernel leaves rings and tap alone, for good."""
+        self._stopped = True
         for number in list(self._rings):
             self._take_back(number)
 

@@ -262,6 +262,18 @@ class VirtioNet(VirtioDevice):
             queue.watch(False)
             queue.detach()
 
+    @locked
+    def serve_here(self) -> None:
+        """The netdev was taken away, which had the rings: they are this device's again, on the loop."""
+        outside = {index: each for index, each in self.workers.items() if isinstance(each, VhostWorker)}
+        for index, worker in outside.items():
+            self.transport.detach_doorbell(index)
+            worker.abandon()
+            self.queues[index].position = worker.ring.last_avail, worker.ring.used_index
+            del self.workers[index]
+        if outside and not self.busy:
+            self.activate()
+
     def _workers(self) -> list[NetWorker]:
         """Of the queues that are served here."""
         return [each for each in list(self.workers.values()) if isinstance(each, NetWorker)]

@@ -143,6 +143,7 @@ class VirtioNetPci(VirtioPciDevice):
 
     def backend_removed(self) -> None:
         self.virtio.detach()
+        self.virtio.serve_here()
         self.virtio.link_changed(False)
 
     def announce(self) -> None:
