@@ -11,7 +11,7 @@ Not implemented: notification data, MMIO notifications by queue pages (page-per-
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from vmmd.core.device_tree import device_node
 from vmmd.core.props import BOOL, ON_OFF_AUTO, STR, U32, prop
@@ -494,3 +494,22 @@ class VirtioPciDevice(PciDevice):
             self.virtio.suspend()
         elif new & ~old & regs.CMD_BUS_MASTER and self.virtio.status & Status.DRIVER_OK and not self.virtio.busy:
             self.virtio.activate()
+
+
+T = TypeVar("T", bound=VirtioPciDevice)
+
+
+def variants(base: type[T]) -> tuple[type[T], type[T]]:
+    """The types of a device whose names end in ``-transitional`` and ``-non-transitional``: which interfaces they have
+    is no property of theirs."""
+
+    def variant(suffix: str, interface: str) -> type[T]:
+        members = {
+            "__module__": base.__module__,
+            "type_name": f"{base.type_name}-{interface}",
+            "forced_interface": interface,
+            "Props": type("Props", (base.Props,), {"dropped": ("disable-legacy", "disable-modern")}),
+        }
+        return cast("type[T]", type(base.__name__ + suffix, (base,), members))
+
+    return variant("Transitional", "transitional"), variant("NonTransitional", "non-transitional")

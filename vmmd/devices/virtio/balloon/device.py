@@ -21,7 +21,7 @@ from vmmd.core.tree import Property
 from vmmd.devices.virtio.balloon.pages import PAGE_SHIFT, GuestPages
 from vmmd.devices.virtio.balloon.worker import BalloonWorker, PageWorker, StatisticsWorker
 from vmmd.devices.virtio.device import VirtioDevice
-from vmmd.devices.virtio.pci_transport import VirtioPciDevice
+from vmmd.devices.virtio.pci_transport import VirtioPciDevice, variants
 from vmmd.errors import UsageError
 from vmmd.units import NS_PER_S, U64_MAX
 
@@ -297,17 +297,4 @@ class VirtioBalloonPci(VirtioPciDevice):
             yield name, node
 
 
-class VirtioBalloonPciTransitional(VirtioBalloonPci):
-    type_name = "virtio-balloon-pci-transitional"
-    forced_interface = "transitional"
-
-    class Props(VirtioBalloonPci.Props):
-        dropped = ("disable-legacy", "disable-modern")
-
-
-class VirtioBalloonPciNonTransitional(VirtioBalloonPci):
-    type_name = "virtio-balloon-pci-non-transitional"
-    forced_interface = "non-transitional"
-
-    class Props(VirtioBalloonPci.Props):
-        dropped = ("disable-legacy", "disable-modern")
+VirtioBalloonPciTransitional, VirtioBalloonPciNonTransitional = variants(VirtioBalloonPci)

@@ -24,7 +24,7 @@ from vmmd.devices.virtio.blk.config import (
 from vmmd.devices.virtio.blk.request import ID_BYTES, Limits
 from vmmd.devices.virtio.blk.worker import BlkWorker
 from vmmd.devices.virtio.device import VirtioDevice
-from vmmd.devices.virtio.pci_transport import VirtioPciDevice
+from vmmd.devices.virtio.pci_transport import VirtioPciDevice, variants
 from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -247,17 +247,4 @@ class VirtioBlkPci(VirtioPciDevice):
         return self.options.config_bytes
 
 
-class VirtioBlkPciTransitional(VirtioBlkPci):
-    type_name = "virtio-blk-pci-transitional"
-    forced_interface = "transitional"
-
-    class Props(VirtioBlkPci.Props):
-        dropped = ("disable-legacy", "disable-modern")
-
-
-class VirtioBlkPciNonTransitional(VirtioBlkPci):
-    type_name = "virtio-blk-pci-non-transitional"
-    forced_interface = "non-transitional"
-
-    class Props(VirtioBlkPci.Props):
-        dropped = ("disable-legacy", "disable-modern")
+VirtioBlkPciTransitional, VirtioBlkPciNonTransitional = variants(VirtioBlkPci)

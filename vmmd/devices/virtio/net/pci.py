@@ -9,7 +9,7 @@ from vmmd.core.props import BOOL, BOOT_INDEX, I32, MACADDR, NETDEV, STR, U16, U3
 from vmmd.devices.virtio.net import features as f
 from vmmd.devices.virtio.net.config import NetOptions, resolve
 from vmmd.devices.virtio.net.device import VirtioNet
-from vmmd.devices.virtio.pci_transport import VirtioPciDevice
+from vmmd.devices.virtio.pci_transport import VirtioPciDevice, variants
 
 if TYPE_CHECKING:
     from typing import Any
@@ -158,17 +158,4 @@ def queue_pairs(backend: NetBackend | None) -> int:
     return max(1, len(backend.queues)) if backend is not None else 1
 
 
-class VirtioNetPciTransitional(VirtioNetPci):
-    type_name = "virtio-net-pci-transitional"
-    forced_interface = "transitional"
-
-    class Props(VirtioNetPci.Props):
-        dropped = ("disable-legacy", "disable-modern")
-
-
-class VirtioNetPciNonTransitional(VirtioNetPci):
-    type_name = "virtio-net-pci-non-transitional"
-    forced_interface = "non-transitional"
-
-    class Props(VirtioNetPci.Props):
-        dropped = ("disable-legacy", "disable-modern")
+VirtioNetPciTransitional, VirtioNetPciNonTransitional = variants(VirtioNetPci)

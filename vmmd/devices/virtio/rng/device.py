@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vmmd.core.props import U32, U64, prop, ref_type
 from vmmd.devices.virtio.device import VirtioDevice
-from vmmd.devices.virtio.pci_transport import VirtioPciDevice
+from vmmd.devices.virtio.pci_transport import VirtioPciDevice, variants
 from vmmd.devices.virtio.rng.worker import RngWorker
 from vmmd.errors import UsageError
 from vmmd.units import NS_PER_MS
@@ -146,17 +146,4 @@ class VirtioRngPci(VirtioPciDevice):
         return virtio
 
 
-class VirtioRngPciTransitional(VirtioRngPci):
-    type_name = "virtio-rng-pci-transitional"
-    forced_interface = "transitional"
-
-    class Props(VirtioRngPci.Props):
-        dropped = ("disable-legacy", "disable-modern")
-
-
-class VirtioRngPciNonTransitional(VirtioRngPci):
-    type_name = "virtio-rng-pci-non-transitional"
-    forced_interface = "non-transitional"
-
-    class Props(VirtioRngPci.Props):
-        dropped = ("disable-legacy", "disable-modern")
+VirtioRngPciTransitional, VirtioRngPciNonTransitional = variants(VirtioRngPci)

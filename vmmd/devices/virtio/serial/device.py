@@ -16,7 +16,7 @@ from vmmd.core.props import BOOL, U32, prop
 from vmmd.core.trace_events import VIRTIO_SERIAL_HANDLE_CONTROL_MESSAGE
 from vmmd.core.tree import BusNode
 from vmmd.devices.virtio.device import Status, VirtioDevice
-from vmmd.devices.virtio.pci_transport import VirtioPciDevice
+from vmmd.devices.virtio.pci_transport import VirtioPciDevice, variants
 from vmmd.devices.virtio.serial.messages import Event, Outbox
 from vmmd.devices.virtio.serial.streams import PortInput, PortOutput
 from vmmd.devices.virtio.serial.worker import ControlReceiver, ControlSender, Worker
@@ -254,17 +254,4 @@ class VirtioSerialPci(VirtioPciDevice):
         return list(reversed(self.virtio.ports.values()))
 
 
-class VirtioSerialPciTransitional(VirtioSerialPci):
-    type_name = "virtio-serial-pci-transitional"
-    forced_interface = "transitional"
-
-    class Props(VirtioSerialPci.Props):
-        dropped = ("disable-legacy", "disable-modern")
-
-
-class VirtioSerialPciNonTransitional(VirtioSerialPci):
-    type_name = "virtio-serial-pci-non-transitional"
-    forced_interface = "non-transitional"
-
-    class Props(VirtioSerialPci.Props):
-        dropped = ("disable-legacy", "disable-modern")
+VirtioSerialPciTransitional, VirtioSerialPciNonTransitional = variants(VirtioSerialPci)
