@@ -177,6 +177,7 @@ class VirtioDevice:
         self.counters = [QueueCounters() for _ in queue_sizes]
         #: active queues by index
         self.workers: dict[int, QueueWorker] = {}
+        self.paused = False  # the VM is stopped: no chain is taken. Belongs to the loop
         #: offered through the modern interface, and through the legacy one (32 bits)
         self.offered = F_VERSION_1
         self.offered_legacy = 0
@@ -268,6 +269,7 @@ class VirtioDevice:
                 worker.abandon()
             self._drain = None
         self._to_reset_state()
+        self.paused = False
 
     def _to_reset_state(self) -> None:
         self.status = 0
@@ -277,6 +279,19 @@ class VirtioDevice:
             queue.reset()
         self.transport.reset_registers()
         self.reset_device()
+
+    # -- the VM stops and runs; on the loop, without the lock ----------------------------------------------
+
+    def quiesce(self, done: Callable[[], None]) -> None:
+        """Take no more chains, those in hand wait; ``done()`` when nothing is in flight."""
+        self.paused = True
+        done()
+
+    def resume(self) -> None:
+        """Go on; every worker looks what there is to do."""
+        self.paused = False
+        for worker in list(self.workers.values()):
+            worker.look()
 
     # -- hand-over of queues -------------------------------------------------------------------------------
 

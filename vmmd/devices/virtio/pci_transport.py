@@ -154,6 +154,8 @@ class VirtioPciDevice(PciDevice):
         super().realize()
         self.virtio = self.make_virtio()
         self.virtio.transport = self
+        self.on_undo(self.ctx.requests.on_quiesce(self.virtio.quiesce))
+        self.on_undo(self.ctx.requests.on_resume(self.virtio.resume))
         modern, legacy = self._interfaces()
         config = self.config
         virtio_id = self.virtio.virtio_id

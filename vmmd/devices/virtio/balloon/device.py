@@ -80,7 +80,6 @@ class VirtioBalloon(VirtioDevice):
         sizes = [QUEUE_SIZE, QUEUE_SIZE, QUEUE_SIZE]
         super().__init__(ctx, log, [*sizes, REPORTING_QUEUE_SIZE] if reporting else sizes)
         self.pages = pages
-        self.paused = False
         self.target_pages = 0  # in the balloon, as the host wants it
         self.actual_pages = 0  # as the guest says
         self.poison = 0  # what the guest fills free pages with
@@ -188,21 +187,6 @@ class VirtioBalloon(VirtioDevice):
         with self.ctx.lock:
             return {"stats": dict(self._statistics), "last-update": self._updated_s}
 
-    # -- the VM stops and runs; on the loop, without the lock ----------------------------------------------
-
-    def quiesce(self, done: Callable[[], None]) -> None:
-        self.paused = True  # a chain in hand waits
-        done()
-
-    def resume(self) -> None:
-        self.paused = False
-        for worker in list(self.workers.values()):
-            worker.look()
-
-    def reset_by_machine(self) -> None:
-        super().reset_by_machine()
-        self.paused = False
-
     def detach(self) -> None:
         """The device is unplugged."""
         self._poll.cancel()
@@ -258,8 +242,6 @@ class VirtioBalloonPci(VirtioPciDevice):
             | (F_PAGE_REPORTING if props.free_page_reporting else 0)
         )
         virtio.poll_every(props.guest_stats_polling_interval)
-        self.on_undo(ctx.requests.on_quiesce(virtio.quiesce))
-        self.on_undo(ctx.requests.on_resume(virtio.resume))
         return virtio
 
     def _add_msix(self) -> None:

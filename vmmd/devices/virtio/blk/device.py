@@ -53,7 +53,6 @@ class VirtioBlk(VirtioDevice):
         self.block_mask = options.block_bytes - 1
         self.write_cache = options.write_cache
         self.flush_after_write = False
-        self.paused = False  # the VM is stopped: no chain is taken
         #: every worker that may have requests in flight: the active ones, and those being handed back
         self.live: list[BlkWorker] = []
         self._quiesced: Callable[[], None] | None = None
@@ -108,7 +107,6 @@ class VirtioBlk(VirtioDevice):
         for worker in self.live:
             worker.pin(self.backend)
         self.live.clear()
-        self.paused = False
         self._quiesced = None
 
     # -- the VM stops, runs, and the disk grows; on the loop, without the lock ------------------------------
@@ -231,8 +229,6 @@ class VirtioBlkPci(VirtioPciDevice):
         self.on_undo(virtio.detach)
         for event in traced.EVENTS:
             self.on_undo(event.watch(virtio.requests_switched))
-        self.on_undo(ctx.requests.on_quiesce(virtio.quiesce))
-        self.on_undo(ctx.requests.on_resume(virtio.resume))
         drive.on_lost(virtio.lost_medium)
         drive.backend.on_resize(virtio.resized)
         return virtio

@@ -115,8 +115,6 @@ class VirtioNetPci(VirtioPciDevice):
         }
         ctx.boot_indices.claim(self, props.bootindex)
         self.on_undo(lambda: ctx.boot_indices.release(self))
-        self.on_undo(ctx.requests.on_quiesce(virtio.quiesce))
-        self.on_undo(ctx.requests.on_resume(virtio.resume))
         return virtio
 
     def change_property(self, declared: Prop[Any], value: object) -> None:

@@ -39,7 +39,6 @@ class VirtioRng(VirtioDevice):
     def __init__(self, ctx: DeviceContext, log: Logger, source: EntropySource, max_bytes: int, period_ms: int) -> None:
         super().__init__(ctx, log, [QUEUE_SIZE])
         self.source = source
-        self.paused = False
         self._max_bytes = max_bytes
         self._period_ns = period_ms * NS_PER_MS
         self._left_bytes = max_bytes
@@ -82,20 +81,10 @@ class VirtioRng(VirtioDevice):
     # -- the VM stops and runs; on the loop, without the lock ----------------------------------------------
 
     def quiesce(self, done: Callable[[], None]) -> None:
-        self.paused = True
         for worker in list(self.workers.values()):
             assert isinstance(worker, RngWorker)  # made above
             worker.pause()
-        done()
-
-    def resume(self) -> None:
-        self.paused = False
-        for worker in list(self.workers.values()):
-            worker.look()
-
-    def reset_by_machine(self) -> None:
-        super().reset_by_machine()
-        self.paused = False
+        super().quiesce(done)
 
     def detach(self) -> None:
         """The device is unplugged."""
@@ -141,8 +130,6 @@ class VirtioRngPci(VirtioPciDevice):
         virtio = VirtioRng(ctx, self.log, source, props.max_bytes, props.period)
         self.on_undo(virtio.detach)
         virtio.offered, virtio.offered_legacy = self.features(0)
-        self.on_undo(ctx.requests.on_quiesce(virtio.quiesce))
-        self.on_undo(ctx.requests.on_resume(virtio.resume))
         return virtio
 
 

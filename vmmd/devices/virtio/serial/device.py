@@ -23,7 +23,7 @@ from vmmd.devices.virtio.serial.worker import ControlReceiver, ControlSender, Wo
 from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from vmmd.core.device import Device, DeviceContext
     from vmmd.core.tree import Node
@@ -62,7 +62,6 @@ class VirtioSerial(VirtioDevice):
         self.ports_max = ports_max
         self.ports: dict[int, SerialPort] = {}
         self.outbox = Outbox()
-        self.paused = False
         self.listens = False  # the driver has said DEVICE_READY
         self._emergency = emergency
         self._config = CONFIG.pack(0, 0, ports_max, 0)[: CONFIG.size if emergency else EMERGENCY_OFFSET]
@@ -183,21 +182,6 @@ class VirtioSerial(VirtioDevice):
         if isinstance(output, Worker):
             output.schedule()  # what it holds is for nobody
 
-    # -- the VM stops and runs; on the loop, without the lock ----------------------------------------------
-
-    def quiesce(self, done: Callable[[], None]) -> None:
-        self.paused = True
-        done()
-
-    def resume(self) -> None:
-        self.paused = False
-        for worker in list(self.workers.values()):
-            worker.look()
-
-    def reset_by_machine(self) -> None:
-        super().reset_by_machine()
-        self.paused = False
-
 
 class VirtioSerialPci(VirtioPciDevice):
     """A bus of serial ports and consoles on PCI; transitional unless the properties say otherwise."""
@@ -233,8 +217,6 @@ class VirtioSerialPci(VirtioPciDevice):
         virtio = VirtioSerial(ctx, self.log, props.max_ports, emergency=props.emergency_write)
         bits = (F_MULTIPORT if props.max_ports > 1 else 0) | (F_EMERG_WRITE if props.emergency_write else 0)
         virtio.offered, virtio.offered_legacy = self.features(bits)
-        self.on_undo(ctx.requests.on_quiesce(virtio.quiesce))
-        self.on_undo(ctx.requests.on_resume(virtio.resume))
         return virtio
 
     @property
