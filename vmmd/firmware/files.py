@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds and checks firmware images: ``-bios`` and the system's SeaBIOS."""
+"""Finds and checks firmware images: ``-bios`` and the system's SeaBIOS. Reads the files that firmware passes on."""
 
 from __future__ import annotations
 
@@ -58,14 +58,27 @@ def package_of(name: str) -> str | None:
     return f"install Debian's package '{package}'" if package else None
 
 
+def read_start(path: str, count: int, sentence: str) -> bytes:
+    """The first ``count`` bytes of a file. Raises BackendError: ``sentence`` and the reason."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(count)
+    except OSError as error:
+        raise BackendError.from_os(sentence, error) from error
+
+
+def read_whole(path: str, most_bytes: int, where: str) -> bytes:
+    """All of a file that the option ``where`` names. Raises VmmdError."""
+    data = read_start(path, most_bytes + 1, f"{where}: Could not open '{path}'")
+    if len(data) > most_bytes:
+        raise UsageError(f"{where}: '{path}' is larger than {most_bytes} bytes")
+    return data
+
+
 def load_bios(name: str | None, directories: Sequence[str] = ()) -> bytes:
     """The firmware image (``-bios``, or SeaBIOS when None). Its size is a multiple of 64 KiB, at most 16 MiB."""
     path = find(name or DEFAULT_BIOS, directories)
-    try:
-        with open(path, "rb") as file:
-            data = file.read(BIOS_MAX + 1)
-    except OSError as error:
-        raise BackendError.from_os(f"Could not open '{path}'", error) from error
+    data = read_start(path, BIOS_MAX + 1, f"Could not open '{path}'")
     if not data or len(data) % BIOS_ALIGN or len(data) > BIOS_MAX:
         size = "more than 16 MiB" if len(data) > BIOS_MAX else f"{len(data)} bytes"
         raise UsageError(

@@ -11,7 +11,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from vmmd.errors import BackendError, UsageError
+from vmmd.errors import UsageError
+from vmmd.firmware import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -117,13 +118,7 @@ def _oem_values(fields: Mapping[str, object]) -> list[str]:
 
 
 def _oem_file(path: str, where: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(OEM_FILE_MAX + 1)
-    except OSError as error:
-        raise BackendError.from_os(f"{where}: Could not open '{path}'", error) from error
-    if len(data) > OEM_FILE_MAX:
-        raise UsageError(f"{where}: '{path}' is larger than {OEM_FILE_MAX} bytes")
+    data = files.read_whole(path, OEM_FILE_MAX, where)
     if b"\0" in data:
         raise UsageError(f"{where}: NUL in OEM strings value")
     return data.decode("utf-8", "surrogateescape")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.devices.pci.bus import SLOTS
-from vmmd.errors import BackendError, UsageError
 from vmmd.firmware import bootorder, e820, files, fw_items, smbios, vmgenid
 from vmmd.machine import boot_paths
 from vmmd.machine.memory_map import FOUR_GIB, VGA_HOLE
@@ -98,8 +97,10 @@ class FirmwareSetup:
         if port := self._pvpanic_port():
             extra.append(("etc/pvpanic-port", port.to_bytes(2, "little")))
         for each in self.config.fw_cfg:
-            content = each.string.encode() if each.string is not None else _read(each.file or "", "-fw_cfg")
-            extra.append((each.name, content))
+            if each.string is not None:
+                extra.append((each.name, each.string.encode()))
+            else:
+                extra.append((each.name, files.read_whole(each.file or "", _FW_CFG_FILE_MAX, "-fw_cfg")))
         return extra
 
     def publish_boot_order(self) -> None:
@@ -252,7 +253,9 @@ class FirmwareSetup:
         fields, ports = smbios.collect(typed)
         where = "-smbios file="
         blobs = [
-            smbios.check_blob(_read(each.values["file"], where), where) for each in config.smbios if each.number is None
+            smbios.check_blob(files.read_whole(each.values["file"], _FW_CFG_FILE_MAX, where), where)
+            for each in config.smbios
+            if each.number is None
         ]
         return smbios.build(
             smbios.SmbiosConfig(
@@ -285,14 +288,3 @@ def _smbios_fields(options: SmbiosOptions) -> dict[str, object]:
             text = ("on" if each else "off") if isinstance(each, bool) else str(each)
             items.append((wire_name, text))
     return dict(smbios.parse_fields(number, items, f"-smbios type={number}"))
-
-
-def _read(path: str, where: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_FW_CFG_FILE_MAX + 1)
-    except OSError as error:
-        raise BackendError.from_os(f"{where}: Could not open '{path}'", error) from error
-    if len(data) > _FW_CFG_FILE_MAX:
-        raise UsageError(f"{where}: '{path}' is larger than {_FW_CFG_FILE_MAX} bytes")
-    return data

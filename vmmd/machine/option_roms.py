@@ -124,11 +124,7 @@ class MachineRoms:
 
 def _read(path: str, romfile: str, most_bytes: int) -> bytes:
     """All of a file. Raises VmmdError."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(most_bytes + 1)
-    except OSError as error:
-        raise BackendError.from_os(f"Could not open option rom '{romfile}'", error) from error
+    data = files.read_start(path, most_bytes + 1, f"Could not open option rom '{romfile}'")
     if len(data) > most_bytes:
         raise UsageError(f'romfile "{romfile}" too large (size cannot exceed {most_bytes >> 20} MiB)')
     return data
