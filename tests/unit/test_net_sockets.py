@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from tests.unit.net_support import FakeNic, Rig, options, views
+from tests.unit.net_support import FakeNic, Rig, TurnLoop, options, views
 from tests.unit.qmp_support import Monitor
 from tests.unit.test_qmp_fds import Client
 from vmmd.core.events import NetdevStreamConnectedEvent, NetdevStreamDisconnectedEvent
@@ -312,6 +312,22 @@ def on_uvloop(scenario: Callable[[EventLoopPort], Coroutine[Any, Any, None]]) ->
 async def until(condition: Callable[[], Any]) -> None:
     while not condition():  # noqa: ASYNC110  # the caller has a deadline
         await asyncio.sleep(0.002)
+
+
+def test_nothing_can_be_read_while_the_link_is_cut() -> None:
+    loop = TurnLoop()
+    own, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with own, peer:
+        own.setblocking(False)
+        queue = DgramQueue(loop, Way(own, None, ""))
+        nic = FakeNic()
+        nic.use(queue)
+        queue.set_cut(True)
+        peer.send(FRAME)
+        nic.readable()  # as when the driver rings
+        assert not nic.frames
+        loop.until(lambda: queue.dropped == 1)
+        queue.stop()
 
 
 def test_the_full_queue_of_a_unix_peer_holds_the_guest_back_without_spinning(tmp_path: Path) -> None:

@@ -306,6 +306,15 @@ def test_a_peer_that_goes_lets_a_waiting_guest_go_on(rig: Rig) -> None:
     assert rig.peer.recv(1000) == wire(SHORT)
 
 
+def test_nothing_can_be_read_while_the_link_is_cut(rig: Rig) -> None:
+    rig.queue.watch(False)
+    rig.peer.sendall(wire(SHORT))
+    rig.until(rig.queue._has_frame)
+    rig.queue.set_cut(True)
+    assert not rig.queue.read([memoryview(bytearray(100))])
+    rig.until(lambda: rig.queue.dropped == 1)
+
+
 def test_while_the_link_is_cut_everything_is_dropped_and_the_stream_stays_in_step(rig: Rig) -> None:
     while rig.queue.write([memoryview(SHORT * 20)]):
         pass

@@ -59,6 +59,9 @@ class DgramQueue(FdQueue):
         self._scrap = bytearray(_SCRAP_BYTES)
 
     def read(self, buffers: Sequence[memoryview]) -> int:
+        return 0 if self.cut else self._take(buffers)
+
+    def _take(self, buffers: Sequence[memoryview]) -> int:
         try:
             return _readv(self.fd, buffers)
         except BlockingIOError:
@@ -95,7 +98,7 @@ class DgramQueue(FdQueue):
             self._loop.add_reader(self.fd, self._readable)
 
     def discard(self) -> bool:
-        return self.read([memoryview(self._scrap)]) > 0
+        return self._take([memoryview(self._scrap)]) > 0
 
     def wait_for_room(self) -> None:
         if not self._blind:

@@ -101,6 +101,8 @@ class StreamQueue:
             self._deliver_soon()
 
     def read(self, buffers: Sequence[memoryview]) -> int:
+        if self._cut:
+            return 0
         frame = self._frames.take() if self._left is None else self._take()
         if frame is not None:
             return scatter(frame, buffers)
