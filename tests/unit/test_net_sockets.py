@@ -353,7 +353,7 @@ def test_the_full_queue_of_a_unix_peer_holds_the_guest_back_without_spinning(tmp
             while queue.write(views(FRAME)):
                 sent += 1
             assert 0 < sent < 10_000
-            await until(lambda: nic.rooms == 6)  # after 1, 2, 4, … ms
+            await until(lambda: nic.rooms >= 6)  # after 1, 2, 4, … ms
             assert not any(went)
             for _ in range(sent):
                 assert peer.recv(1000) == FRAME
