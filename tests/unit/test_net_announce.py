@@ -19,7 +19,9 @@ class Bench:
 
     def start(self, id_: str = "", *, rounds: int = 5, names: set[str] | None = None) -> None:
         interfaces = None if names is None else frozenset(names)
-        self.announcer.start(Announcement(id_, 50, 250, rounds, 100, interfaces))
+        asked = Announcement(id_, 50, 250, rounds, 100, interfaces)
+        assert self.announcer.has_room(asked)
+        self.announcer.start(asked)
 
     @property
     def counts(self) -> list[int]:
@@ -57,12 +59,21 @@ def test_an_announcement_takes_the_place_of_one_of_its_name(rounds: int, after: 
 def test_announcements_of_other_names_go_on_beside_it_up_to_a_number():
     bench = Bench()
     for number in range(MAX_ANNOUNCEMENTS):
-        assert not bench.announcer.full
         bench.start(str(number), rounds=2)
-    assert bench.announcer.full
+    late = Announcement("late", 50, 250, 2, 100, None)
+    assert not bench.announcer.has_room(late)
     bench.loop.run_later()
-    assert not bench.announcer.full
+    assert bench.announcer.has_room(late)
     assert bench.counts == [2 * MAX_ANNOUNCEMENTS] * 2
+
+
+def test_one_of_as_many_as_there_may_be_can_be_replaced_and_ended():
+    bench = Bench()
+    for number in range(MAX_ANNOUNCEMENTS):
+        bench.start(str(number), rounds=2)
+    bench.start("7", rounds=5)
+    bench.start("8", rounds=0)
+    bench.start("late")
 
 
 def test_a_card_that_comes_meanwhile_speaks_in_the_next_round():

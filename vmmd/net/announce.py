@@ -44,9 +44,9 @@ class Announcer:
         self._nics = nics
         self._waiting: dict[str, Cancellable] = {}
 
-    @property
-    def full(self) -> bool:
-        return len(self._waiting) >= MAX_ANNOUNCEMENTS
+    def has_room(self, asked: Announcement) -> bool:
+        """It can be started: also when there are as many as there may be, if it takes the place of one, or ends it."""
+        return asked.rounds <= 1 or asked.id in self._waiting or len(self._waiting) < MAX_ANNOUNCEMENTS
 
     def start(self, asked: Announcement) -> None:
         """The first round is now."""

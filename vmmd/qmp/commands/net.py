@@ -166,8 +166,9 @@ def announce_self(  # noqa: PLR0913  # the arguments, by name
         return {}  # no card that could
     from vmmd.net.announce import MAX_ANNOUNCEMENTS, Announcement
 
-    if network.announcer.full:
-        raise UsageError(f"There are {MAX_ANNOUNCEMENTS} announcements already", "they end after their last round")
     names = None if interfaces is None else frozenset(interfaces)
-    network.announcer.start(Announcement(id or "", initial, max, rounds, step, names))
+    asked = Announcement(id or "", initial, max, rounds, step, names)
+    if not network.announcer.has_room(asked):
+        raise UsageError(f"There are {MAX_ANNOUNCEMENTS} announcements already", "rounds=0 with the id of one ends it")
+    network.announcer.start(asked)
     return {}
