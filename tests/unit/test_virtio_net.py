@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from tests.framework.virtqueue_driver import Buffer
+from tests.framework.virtqueue_driver import Buffer, Driver
 from tests.unit.fakes import FIRST_MAC, FakeNetdev
 from tests.unit.net_rig import (
     ALL,
@@ -135,6 +135,16 @@ def test_legacy_driver_without_control_queue_sets_the_address_in_the_configurati
     rig.driver.status = 0
     rig.run()
     assert rig.device.current_mac == FIRST_MAC
+
+
+def test_address_of_a_legacy_driver_is_forgotten_with_its_reset() -> None:
+    rig = NetRig()
+    legacy = Driver(rig.registers, rig.memory, modern=False)
+    legacy.negotiate(0)
+    legacy.write_config(5, 1, 0x77)
+    legacy.status = 0  # no queue to wait for: the loop has not had its turn meanwhile
+    rig.run()
+    assert rig.device.current_mac == rig.net.filter.mac == FIRST_MAC
 
 
 def test_modern_driver_cannot_write_the_configuration() -> None:
@@ -429,6 +439,20 @@ def test_unplugged_under_traffic_it_lets_go_of_everything() -> None:
 
 
 # -- announcements -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("headers", [(10, 12), ()])
+def test_an_announcement_has_the_header_that_the_netdev_knows_of(headers: tuple[int, ...]) -> None:
+    """Another driver is there, with another header, and none of its queues has been served."""
+    rig = NetRig(netdev=FakeNetdev(headers=headers))
+    rig.device.announce()
+    rig.start()
+    rig.reset()
+    legacy = Driver(rig.registers, rig.memory, modern=False)
+    legacy.negotiate(0)
+    legacy.ready()
+    rig.device.announce()
+    assert [len(each) for each in rig.queue.sent] == [60, 60 + (rig.netdev.header or 0)]
 
 
 def test_an_announcement_is_a_rarp_frame_and_the_drivers_turn() -> None:

@@ -90,6 +90,7 @@ class VirtioNet(VirtioDevice):
         self.header_bytes = driver_header_bytes(0)
         self.added_header_bytes = self.header_bytes
         self._set_up = False  # the netdev is told what the driver negotiated
+        self._told_bytes = 0  # length of header that it was told last
         self._all_queues: list[QueueState] = self.queues
         self._all_counters: list[QueueCounters] = self.counters
         self._queues = list(port.backend.queues[: options.pairs]) if port.backend is not None else []
@@ -120,7 +121,12 @@ class VirtioNet(VirtioDevice):
         image = bytearray(self.mac)
         image[offset : offset + size] = value.to_bytes(size, "little")
         self.mac = bytes(image[:MAC_BYTES])
-        self.ctx.loop.post(self.filter.set_mac, self.mac)
+        self.ctx.loop.post(self._filter_own_address)
+
+    @on_loop
+    def _filter_own_address(self) -> None:
+        """A reset may have changed it again."""
+        self.filter.set_mac(self.mac)
 
     def features_written(self) -> None:
         """Without VIRTIO_NET_F_MQ there is one queue pair, and the control queue comes right behind it (§5.1.2)."""
@@ -179,6 +185,7 @@ class VirtioNet(VirtioDevice):
         if backend is not None:
             length = netdev_header_bytes(backend, self.header_bytes)
             self.added_header_bytes -= length
+            self._told_bytes = length
             if backend.header_lengths:
                 backend.set_header(length)
             if length:
@@ -238,8 +245,7 @@ class VirtioNet(VirtioDevice):
         """Send a RARP frame, and have the driver announce itself, where it can (§5.1.6.5.4)."""
         queue = self.queue(0)
         if queue is not None:
-            header = bytes(self.header_bytes - self.added_header_bytes)
-            queue.write([memoryview(header + rarp_frame(self.mac))])
+            queue.write([memoryview(bytes(self._told_bytes) + rarp_frame(self.mac))])
         with self.ctx.lock:
             if self.status & Status.DRIVER_OK and self.negotiated(f.F_GUEST_ANNOUNCE) and self.negotiated(f.F_CTRL_VQ):
                 self.link_status |= STATUS_ANNOUNCE
