@@ -5,11 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.framework.virtio_function import Registers
 from tests.framework.virtqueue_driver import F_EVENT_IDX, Buffer, Driver, DriverQueue
-from tests.unit.fakes import FakeNetdev, make_context, props
-from vmmd.core.device import ResetKind
-from vmmd.devices.pci.bus import PciBus
+from tests.unit.fakes import FakeNetdev, make_context
+from tests.unit.virtio_rig import FunctionRig
 from vmmd.devices.virtio.net.pci import VirtioNetPci
 
 if TYPE_CHECKING:
@@ -34,28 +32,19 @@ def frame(length: int = 60, *, to: bytes = MAC, vlan: int | None = None) -> byte
     return head + bytes(each & 0xFF for each in range(length - len(head)))
 
 
-class NetRig:
+class NetRig(FunctionRig):
     """Everything by name. The test is the vCPU and the loop."""
 
     def __init__(
         self, device_type: type[VirtioNetPci] = VirtioNetPci, *, netdev: FakeNetdev | None = None, **given: str
     ) -> None:
-        self.machine = make_context(RAM_BYTES)
-        self.machine.loop.hold = True
-        self.memory = self.machine.memory
+        machine = make_context(RAM_BYTES)
+        self.memory = machine.memory
         self.netdev = netdev or FakeNetdev()
         self.queue = self.netdev.queues[0]
-        self.machine.backends.netdevs[self.netdev.id] = self.netdev
+        machine.backends.netdevs[self.netdev.id] = self.netdev
         given.setdefault("netdev", self.netdev.id)
-        self.device = device_type(props(device_type, **{k: v for k, v in given.items() if v}), self.machine.ctx, "nic0")
-        self.device.qom_path = "/machine/peripheral/nic0"
-        self.device.bus = PciBus()
-        with self.machine.lock:
-            self.device.plug()
-        self.registers = Registers(
-            self.device, self.machine.pio, self.machine.mmio, self.machine.doorbells, self.machine.lock
-        )
-        self.registers.map_bars()
+        super().__init__(device_type, "nic0", machine, **{k: v for k, v in given.items() if v})
         self.driver: Driver
         self.rings: list[DriverQueue] = []
 
@@ -76,9 +65,6 @@ class NetRig:
     @property
     def header(self) -> int:
         return 12 if self.driver.modern or self.driver.features & MRG_RXBUF else 10
-
-    def run(self) -> None:
-        self.machine.loop.run()
 
     # -- receive -------------------------------------------------------------------------------------------
 
@@ -155,30 +141,6 @@ class NetRig:
         self.run()
         assert [written for _, written in ring.collect()] == [1]
         return self.memory.u8(COMMANDS + 0x2_0000)
-
-    # -- the machine ---------------------------------------------------------------------------------------
-
-    def stop_vm(self) -> None:
-        done: list[bool] = []
-        for begin in list(self.machine.requests.quiesce_callbacks):
-            begin(lambda: done.append(True))
-        assert done
-
-    def resume_vm(self) -> None:
-        for callback in list(self.machine.requests.resume_callbacks):
-            callback()
-        self.run()
-
-    def reset(self) -> None:
-        with self.machine.lock:
-            self.device.reset(ResetKind.COLD)
-        self.run()
-        self.registers.map_bars()
-
-    def unplug(self) -> None:
-        with self.machine.lock:
-            self.device.unrealize()
-        self.run()
 
 
 __all__ = ["F_EVENT_IDX", "NetRig", "frame"]

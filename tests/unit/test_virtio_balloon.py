@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.framework.virtio_function import Registers
 from tests.framework.virtqueue_driver import Buffer, Driver
 from tests.unit.fakes import FAKE_HVA, FakeBacking, make_context, props
+from tests.unit.virtio_rig import FunctionRig
 from vmmd.core.device import ResetKind
 from vmmd.core.events import BalloonChangeEvent
 from vmmd.core.memory import make_region
-from vmmd.devices.pci.bus import PciBus
 from vmmd.devices.virtio.balloon import worker
 from vmmd.devices.virtio.balloon.device import (
     DEFLATE,
@@ -44,22 +43,14 @@ ALL = (1 << 64) - 1
 NEEDS_RESET = 0x40
 
 
-class Bench:
+class Bench(FunctionRig):
     """The device and a driver with all its queues."""
 
     def __init__(self, features: int = ALL, *, page_bytes: int = 4 * KiB, modern: bool = True, **given: str) -> None:
-        self.machine = make_context(RAM_BYTES)
-        self.machine.backing.page_bytes = page_bytes
-        self.device = VirtioBalloonPci(props(VirtioBalloonPci, **given), self.machine.ctx, "balloon0")
-        self.device.bus = PciBus()
-        self.machine.loop.hold = True
-        with self.machine.lock:
-            self.device.plug()
-        registers = Registers(
-            self.device, self.machine.pio, self.machine.mmio, self.machine.doorbells, self.machine.lock
-        )
-        registers.map_bars()
-        self.driver = Driver(registers, self.machine.memory, modern=modern)
+        machine = make_context(RAM_BYTES)
+        machine.backing.page_bytes = page_bytes
+        super().__init__(VirtioBalloonPci, "balloon0", machine, **given)
+        self.driver = Driver(self.registers, self.machine.memory, modern=modern)
         self.start(features)
 
     def start(self, features: int = ALL) -> None:
@@ -107,25 +98,14 @@ class Bench:
     def poll_every(self, seconds: int) -> None:
         declared: Prop[Any] = self.device.props.declared["guest-stats-polling-interval"]
         self.device.change_property(declared, seconds)
-        self.advance(0)
+        self.advance_s(0)
 
-    def advance(self, seconds: float) -> None:
-        with self.machine.lock:
-            self.machine.clock.advance(int(seconds * NS_PER_S))
-        self.machine.loop.run()
+    def advance_s(self, seconds: float) -> None:
+        self.advance(int(seconds * NS_PER_S))
 
     def target(self, left_bytes: int) -> None:
         with self.machine.lock:
             self.device.virtio.set_target(left_bytes)
-
-    def stop(self) -> None:
-        quiet: list[bool] = []
-        self.machine.requests.quiesce_callbacks[0](lambda: quiet.append(True))
-        assert quiet == [True]
-
-    def resume(self) -> None:
-        self.machine.requests.resume_callbacks[0]()
-        self.machine.loop.run()
 
 
 # -- pages ---------------------------------------------------------------------------------------------------------
@@ -283,10 +263,10 @@ def test_memory_of_several_regions() -> None:
 
 def test_a_stopped_machine_does_nothing_and_goes_on_later() -> None:
     bench = Bench()
-    bench.stop()
+    bench.stop_vm()
     bench.pages(INFLATE, FIRST)
     assert bench.gone() == []
-    bench.resume()
+    bench.resume_vm()
     assert bench.gone() == [(FIRST, 1)]
     assert bench.back(INFLATE) == [0]
 
@@ -408,23 +388,23 @@ def test_polling_begins_at_once_and_goes_on_when_the_guest_has_answered() -> Non
     bench.statistics((4, 1))
     bench.poll_every(2)
     assert bench.back(STATISTICS) == [0]
-    bench.advance(100)  # it does not answer, and is not asked again
+    bench.advance_s(100)  # it does not answer, and is not asked again
     assert bench.back(STATISTICS) == []
     bench.statistics((4, 2))
-    bench.advance(1.999)
+    bench.advance_s(1.999)
     assert bench.back(STATISTICS) == []
-    bench.advance(0.001)
+    bench.advance_s(0.001)
     assert bench.back(STATISTICS) == [0]
 
 
 def test_polling_waits_for_a_buffer() -> None:
     bench = Bench()
     bench.poll_every(2)
-    bench.advance(5)
+    bench.advance_s(5)
     bench.statistics((4, 1))
-    bench.advance(1.5)
+    bench.advance_s(1.5)
     assert bench.back(STATISTICS) == []
-    bench.advance(0.5)
+    bench.advance_s(0.5)
     assert bench.back(STATISTICS) == [0]
 
 
@@ -432,16 +412,16 @@ def test_another_interval_counts_from_when_it_is_set() -> None:
     bench = Bench()
     bench.poll_every(5)
     bench.statistics((4, 1))
-    bench.advance(4)
+    bench.advance_s(4)
     bench.poll_every(3)
-    bench.advance(2)
+    bench.advance_s(2)
     bench.poll_every(3)  # the same: nothing changes
     assert bench.back(STATISTICS) == []
-    bench.advance(1)
+    bench.advance_s(1)
     assert bench.back(STATISTICS) == [0]
     bench.statistics((4, 1))
     bench.poll_every(0)
-    bench.advance(100)
+    bench.advance_s(100)
     assert bench.back(STATISTICS) == []
 
 
@@ -449,7 +429,7 @@ def test_a_driver_without_the_feature_is_not_asked() -> None:
     bench = Bench(ALL & ~F_STATS_VQ)
     bench.statistics((4, 1))
     bench.poll_every(1)
-    bench.advance(5)
+    bench.advance_s(5)
     assert bench.back(STATISTICS) == []
     assert bench.known() == {"stat-free-memory": 1}
 
@@ -458,10 +438,10 @@ def test_a_poll_that_is_due_when_the_machine_stops_is_made_when_it_runs() -> Non
     bench = Bench()
     bench.statistics((4, 1))
     bench.poll_every(0)
-    bench.stop()
+    bench.stop_vm()
     bench.poll_every(1)
     assert bench.back(STATISTICS) == []
-    bench.resume()
+    bench.resume_vm()
     assert bench.back(STATISTICS) == [0]
 
 
@@ -471,10 +451,10 @@ def test_polling_survives_a_reset() -> None:
     with bench.machine.lock:
         bench.device.reset(ResetKind.COLD)
     bench.driver.registers.map_bars()
-    bench.advance(3)
+    bench.advance_s(3)
     bench.start()
     bench.statistics((4, 2))
-    bench.advance(2)
+    bench.advance_s(2)
     assert bench.back(STATISTICS) == [0]
 
 

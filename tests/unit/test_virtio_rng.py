@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.framework.virtio_function import Registers
 from tests.framework.virtqueue_driver import Buffer, Driver, DriverQueue
-from tests.unit.fakes import ImmediateLoop, make_context, props
+from tests.unit.fakes import ImmediateLoop, make_context
+from tests.unit.virtio_rig import FunctionRig
 from vmmd.core.device import ResetKind
-from vmmd.devices.pci.bus import PciBus
 from vmmd.devices.virtio.rng.device import VirtioRngPci
 from vmmd.devices.virtio.rng.worker import REQUEST_BYTES_MAX, TURN_CHAINS
 from vmmd.errors import UsageError
@@ -25,22 +24,14 @@ if TYPE_CHECKING:
 RINGS, DATA = 0x1_0000, 0x4_0000
 
 
-class Bench:
+class Bench(FunctionRig):
     """The device, its driver with one queue, and the source of its bytes."""
 
     def __init__(self, **given: str) -> None:
-        self.machine = make_context()
-        self.source = self.machine.backends.entropy_source
-        self.device = VirtioRngPci(props(VirtioRngPci, **given), self.machine.ctx, "rng0")
-        self.device.bus = PciBus()
-        self.machine.loop.hold = True
-        with self.machine.lock:
-            self.device.plug()
-        registers = Registers(
-            self.device, self.machine.pio, self.machine.mmio, self.machine.doorbells, self.machine.lock
-        )
-        registers.map_bars()
-        self.driver = Driver(registers, self.machine.memory, modern=True)
+        machine = make_context()
+        self.source = machine.backends.entropy_source
+        super().__init__(VirtioRngPci, "rng0", machine, **given)
+        self.driver = Driver(self.registers, self.machine.memory, modern=True)
         self.driver.negotiate(1 << 32)
         self.ring: DriverQueue = self.driver.setup_queue(0, RINGS)
         self.driver.ready()
@@ -60,11 +51,6 @@ class Bench:
 
     def data(self, count: int, at: int = DATA) -> bytes:
         return self.machine.memory.read(at, count)
-
-    def advance(self, nanoseconds: int) -> None:
-        with self.machine.lock:
-            self.machine.clock.advance(nanoseconds)
-        self.machine.loop.run()
 
 
 def test_buffers_are_filled_in_order() -> None:
@@ -127,14 +113,12 @@ def test_stop_forgets_the_request_and_resume_asks_again() -> None:
     bench = Bench()
     bench.source.hold = True
     bench.ask(16)
-    quiet: list[bool] = []
-    bench.machine.requests.quiesce_callbacks[0](lambda: quiet.append(True))
-    assert quiet == [True]
+    bench.stop_vm()
     assert bench.source.waiting is None
     bench.ask(8)
     assert bench.source.asked == [16]  # nothing while the VM is stopped
     bench.source.hold = False
-    bench.machine.requests.resume_callbacks[0]()
+    bench.resume_vm()
     assert bench.got() == [16, 8]
 
 

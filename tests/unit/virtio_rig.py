@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine of fakes with one virtio-blk function, an in-memory disk and a driver; shared by the virtio tests."""
+"""A machine of fakes with one virtio function; and one with virtio-blk, an in-memory disk and a driver. Shared by the
+virtio tests."""
 
 from __future__ import annotations
 
@@ -19,6 +20,9 @@ from vmmd.devices.virtio.blk.device import VirtioBlkPci
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from tests.unit.fakes import FakeMachine
+    from vmmd.devices.virtio.pci_transport import VirtioPciDevice
+
 DISK_BYTES = 256 * 1024
 RAM_BYTES = 1 << 20
 
@@ -30,6 +34,54 @@ NOT_ANSWERED = 0xEE
 # guest memory
 RINGS, INDIRECT, HEADERS, DATA = 0x10000, 0x40000, 0x50000, 0x60000
 FULL = 0x3000_0000 | 0x7E54
+
+
+class FunctionRig:
+    """A function on fakes, plugged. The test is the vCPU and the loop."""
+
+    device: Any
+
+    def __init__(self, device_type: type[VirtioPciDevice], name: str, machine: FakeMachine, **given: str) -> None:
+        self.machine = machine
+        self.machine.loop.hold = True
+        self.device = device_type(props(device_type, **given), machine.ctx, name)
+        self.device.qom_path = f"/machine/peripheral/{name}"
+        self.device.bus = PciBus()
+        with machine.lock:
+            self.device.plug()
+        self.registers = Registers(self.device, machine.pio, machine.mmio, machine.doorbells, machine.lock)
+        self.registers.map_bars()
+
+    def run(self) -> None:
+        self.machine.loop.run()
+
+    def advance(self, nanoseconds: int) -> None:
+        """Virtual time goes on."""
+        with self.machine.lock:
+            self.machine.clock.advance(nanoseconds)
+        self.run()
+
+    def stop_vm(self) -> None:
+        done: list[bool] = []
+        for begin in list(self.machine.requests.quiesce_callbacks):
+            begin(lambda: done.append(True))
+        assert done == [True] * len(self.machine.requests.quiesce_callbacks)
+
+    def resume_vm(self) -> None:
+        for callback in list(self.machine.requests.resume_callbacks):
+            callback()
+        self.run()
+
+    def reset(self) -> None:
+        with self.machine.lock:
+            self.device.reset(ResetKind.COLD)
+        self.run()
+        self.registers.map_bars()
+
+    def unplug(self) -> None:
+        with self.machine.lock:
+            self.device.unrealize()
+        self.run()
 
 
 class MemoryDisk:
