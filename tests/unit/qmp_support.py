@@ -346,6 +346,8 @@ class Monitor:
         await self._stop.wait()
         self.server.close()
         self.vm.chardevs.close()
+        if self.vm.net is not None:
+            self.vm.net.close()
 
     def _end(self, status: int) -> None:
         self.exit_status = status

@@ -11,34 +11,12 @@ import threading
 
 import pytest
 
-from tests.unit.chardev_options import chardev_options
+from tests.unit.chardev_rig import Frontend, chardev_options, chardevs
 from tests.unit.select_loop import SelectLoop
-from vmmd.chardev import base, create, listen_socket
+from vmmd.chardev import base, listen_socket
 from vmmd.core.backend import CharEvent
 from vmmd.core.fdsets import FdSets
 from vmmd.errors import BackendError, UsageError
-
-
-class Frontend:
-    def __init__(self, room=1 << 20):
-        self.room = room
-        self.data = b""
-        self.events = []
-        self.ready = 0
-
-    def can_receive(self):
-        return self.room
-
-    def receive(self, data):
-        assert len(data) <= self.room
-        self.data += data
-        self.room -= len(data)
-
-    def handle_event(self, event):
-        self.events.append(event)
-
-    def write_ready(self):
-        self.ready += 1
 
 
 @pytest.fixture
@@ -48,18 +26,8 @@ def loop():
 
 @pytest.fixture
 def make(loop):
-    made = []
-
-    def build(backend, **options):
-        fdsets = options.pop("fdsets", None)
-        chardev = create(chardev_options(backend, **options), loop, threading.Lock(), fdsets)
-        made.append(chardev)
-        chardev.open()
-        return chardev
-
-    yield build
-    for each in made:
-        each.close()
+    with chardevs(loop) as build:
+        yield build
 
 
 def plug(loop, chardev, room=1 << 20):

@@ -7,14 +7,12 @@ import errno
 import gc
 import os
 import socket
-import threading
 
 import pytest
 
-from tests.unit.chardev_options import chardev_options
+from tests.unit.chardev_rig import Frontend, chardevs
 from tests.unit.select_loop import SelectLoop
-from tests.unit.test_chardev_backends import Frontend
-from vmmd.chardev import base, create
+from vmmd.chardev import base
 from vmmd.errors import VmmdError
 
 
@@ -25,17 +23,8 @@ def loop():
 
 @pytest.fixture
 def make(loop):
-    made = []
-
-    def build(backend, **options):
-        chardev = create(chardev_options(backend, **options), loop, threading.Lock())
-        made.append(chardev)
-        chardev.open()
-        return chardev
-
-    yield build
-    for each in made:
-        each.close()
+    with chardevs(loop) as build:
+        yield build
 
 
 def open_descriptors():

@@ -6,14 +6,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import threading
 
 import pytest
 
-from tests.unit.chardev_options import chardev_options
+from tests.unit.chardev_rig import Frontend, chardev_options, chardevs
 from tests.unit.select_loop import SelectLoop
-from tests.unit.test_chardev_backends import Frontend
-from vmmd.chardev import create
 from vmmd.chardev.output_file import WAITING_BYTES, OutputFile
 from vmmd.core.backend import CharEvent
 from vmmd.core.fdsets import FdSets
@@ -29,18 +26,8 @@ def loop():
 
 @pytest.fixture
 def make(loop):
-    made = []
-
-    def build(backend, **options):
-        fdsets = options.pop("fdsets", None)
-        chardev = create(chardev_options(backend, **options), loop, threading.Lock(), fdsets)
-        made.append(chardev)
-        chardev.open()
-        return chardev
-
-    yield build
-    for each in made:
-        each.close()
+    with chardevs(loop) as build:
+        yield build
 
 
 def say(loop, chardev, text):

@@ -11,8 +11,7 @@ import time
 
 import uvloop
 
-from tests.unit.chardev_options import chardev_options
-from tests.unit.test_chardev_backends import Frontend
+from tests.unit.chardev_rig import Frontend, chardev_options
 from vmmd.chardev import create
 from vmmd.core.backend import CharEvent
 from vmmd.eventloop import EventLoopPort

@@ -368,11 +368,8 @@ def test_passt_ends_with_the_netdev(side):
 
 @pytest.fixture
 def monitor(host) -> Iterator[Monitor]:
-    made = Monitor()
-    yield made
-    if made.vm.net is not None:
-        made.call(made.vm.net.close)
-    made.close()
+    with Monitor() as made:
+        yield made
 
 
 @needs_passt

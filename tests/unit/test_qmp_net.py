@@ -29,11 +29,8 @@ def host() -> Iterator[HostNetwork]:
 
 @pytest.fixture
 def monitor(host) -> Iterator[Monitor]:
-    made = Monitor()
-    yield made
-    if made.vm.net is not None:
-        made.call(made.vm.net.close)
-    made.close()
+    with Monitor() as made:
+        yield made
 
 
 @pytest.fixture
