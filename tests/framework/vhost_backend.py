@@ -62,6 +62,7 @@ class Ring:
     kick: int = -1
     call: int = -1
     enabled: bool = False
+    started: bool = False  # by a kick
 
     @property
     def running(self) -> bool:
@@ -255,6 +256,7 @@ class LoopbackBackend:
                     os.read(self._wake_read, 100)
                 else:
                     os.read(fd, 8)
+                    watched[fd].started = True
             self._move()
 
     # -- messages ------------------------------------------------------------------------------------------------
@@ -305,7 +307,7 @@ class LoopbackBackend:
             (value,) = struct.unpack("<Q", payload)
             ring = self._ring(value & 0xFF)
             if request == SET_VRING_KICK:
-                ring.kick = fds[0]
+                ring.kick, ring.started = fds[0], False
             else:
                 if ring.call >= 0:
                     os.close(ring.call)
@@ -340,7 +342,7 @@ class LoopbackBackend:
     def _move(self) -> None:
         """Frames out of transmit rings, and into receive rings."""
         for number, ring in sorted(self.rings.items()):
-            if number % 2 and ring.running:
+            if number % 2 and ring.running and ring.started:
                 for head, parts in self._take(ring):
                     frame = b"".join(self._copy(gpa, length) for gpa, length, _ in parts)[HEADER_BYTES:]
                     self._give_back(ring, head, 0)
@@ -350,7 +352,7 @@ class LoopbackBackend:
                             with self.lock:
                                 self._to_guest.append(frame)
         receive = self.rings.get(0)
-        while receive is not None and receive.running and receive.enabled and self._to_guest:
+        while receive is not None and receive.running and receive.started and receive.enabled and self._to_guest:
             chain = next(self._take(receive, limit=1), None)
             if chain is None:
                 break

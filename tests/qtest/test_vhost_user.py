@@ -185,8 +185,12 @@ def test_nic_and_netdev_go(tmp_path: Path) -> None:
     with machine("vmmd", tmp_path) as made:
         made.start()
         made.echo(FRAME)
+        asked = made.backend.count(peer.GET_VRING_BASE)
         made.vm.qmp("netdev_del", id="n0")
         made.wait(lambda: made.backend.rings_running == 0)
+        assert made.backend.count(peer.GET_VRING_BASE) == asked + 2  # it had given them back before anybody else served
+        made.send(FRAME)
+        assert len(collect(made.transmit, 1)) == 1  # lost, as with QEMU
         assert made.vm.qmp("query-status")["status"] == "running"
 
 

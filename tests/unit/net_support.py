@@ -121,6 +121,9 @@ class FakeNic:
     def backend_removed(self) -> None:
         self.removed += 1
 
+    def take_rings_back(self, done: Callable[[], None]) -> None:
+        done()
+
 
 def options(*words: str) -> NetdevOptions:
     """Of ``-netdev`` WORDS."""

@@ -303,7 +303,7 @@ def test_rings_of_a_netdev_that_goes_are_the_nics_again(kernel: Kernel) -> None:
     assert not rig.rings[1].collect()  # this kernel does nothing
     with rig.machine.lock:
         rig.device.backend_removed()
-    user.stop()
+    rig.device.take_rings_back(user.stop)
     assert set(kernel.taps.values()) == {-1}
     rig.run()
     assert len(rig.rings[1].collect()) == 2

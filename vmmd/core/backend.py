@@ -269,7 +269,12 @@ class Nic(Protocol):
         while the link is down are thrown away by the network."""
 
     def backend_removed(self) -> None:
-        """netdev_del takes the netdev away; nothing of it may be used from now on. The NIC stays, without a link."""
+        """netdev_del takes the netdev away; nothing of it may be used from now on, but what ``take_rings_back`` needs.
+        The NIC stays, without a link."""
+
+    def take_rings_back(self, done: Callable[[], None]) -> None:
+        """A netdev with vhost was taken away: the NIC serves its rings itself as soon as they are back; ``done()``
+        then. On the loop, without the lock."""
 
     def announce(self) -> None:
         """Tell the network where the NIC is: send a RARP frame, and have the guest do the same where it can. On the

@@ -88,7 +88,7 @@ class Network:
         self.ports: dict[str, Port] = {}
         self.hubs: dict[int, Hub] = {}
         self._planned: dict[str, Netdev] = {}  # of the command line, not open yet
-        self._coming: set[str] = set()  # ids of netdevs that are being opened
+        self._passing: set[str] = set()  # ids of netdevs that are being opened, or closed
         self._down: set[str] = set()  # ids of netdevs whose cable is out (set_link)
         self._came = 0  # as many netdevs and NICs have come
         self.announcer = Announcer(loop, lambda: [(port.name, port.nic) for port in self.ports.values()])
@@ -118,12 +118,12 @@ class Network:
     async def add(self, options: NetOptions, descriptors: Descriptors) -> None:
         """A new netdev while the machine runs. Raises VmmdError, and leaves nothing behind then."""
         id_ = options.id
-        if id_ in self.netdevs or id_ in self._coming:
+        if id_ in self.netdevs or id_ in self._passing:
             # QEMU-COMPAT: the sentence
             raise UsageError(f"Duplicate ID '{id_}'", "netdev_del frees it")
-        if len(self.netdevs) + len(self._coming) >= MAX_NETDEVS:
+        if len(self.netdevs) + len(self._passing) >= MAX_NETDEVS:
             raise UsageError(f"There are {MAX_NETDEVS} netdevs already", "netdev_del takes one away")
-        self._coming.add(id_)
+        self._passing.add(id_)
         try:
             made = self._checked(options, descriptors)
             if made.open_may_wait:
@@ -134,7 +134,7 @@ class Network:
             descriptors.give_back()
             raise
         finally:
-            self._coming.discard(id_)
+            self._passing.discard(id_)
         descriptors.handed_over()
         self.enter(made)
 
@@ -157,25 +157,33 @@ class Network:
         if not found.removable:
             # QEMU-COMPAT: the sentence
             raise UsageError(f"Device '{id_}' is not a netdev", "-net made it for good")
-        if isinstance(found.user, Port):
-            self._take_away(found.user, found)
-        elif isinstance(found.user, HubPort):
-            found.user.lose_uplink()
-        found.stop()
         del self.netdevs[id_]
         self._down.discard(id_)
-        if found.close_may_wait:
-            await on_thread(self._loop, found.close, f"close/{id_}")
-        else:
-            found.close()
+        self._passing.add(id_)
+        try:
+            if isinstance(found.user, Port):
+                await self._take_away(found.user, found)
+            elif isinstance(found.user, HubPort):
+                found.user.lose_uplink()
+            found.stop()
+            if found.close_may_wait:
+                await on_thread(self._loop, found.close, f"close/{id_}")
+            else:
+                found.close()
+        finally:
+            self._passing.discard(id_)
 
-    def _take_away(self, port: Port, netdev: Netdev) -> None:
-        """The netdev of a NIC goes."""
+    async def _take_away(self, port: Port, netdev: Netdev) -> None:
+        """The netdev of a NIC goes. It may be stopped then."""
         port.removed = netdev.lines()
         with self._lock:
             port.plugged = False
             port.nic.backend_removed()
             port.backend = netdev.user = None
+        if netdev.vhost is not None:
+            back = self._loop.create_future()
+            port.nic.take_rings_back(lambda: back.set_result(None))
+            await back
 
     def close(self) -> None:
         """The machine has ended."""

@@ -268,9 +268,22 @@ class VirtioNet(VirtioDevice):
             queue.watch(False)
             queue.detach()
 
+    @on_loop
+    def take_rings_back(self, done: Callable[[], None]) -> None:
+        """The netdev was taken away, which had the rings: they are this device's again. ``done()`` when the netdev is
+        not needed any more."""
+
+        def back() -> None:
+            with self.ctx.lock:
+                self._serve_here()
+            done()
+
+        # ORDERING: only one of the two may touch a ring, and a back end may be another process
+        pause_all(list(self.workers.values()), back)
+
     @locked
-    def serve_here(self) -> None:
-        """The netdev was taken away, which had the rings: they are this device's again, on the loop."""
+    def _serve_here(self) -> None:
+        """The rings that were served outside are at rest."""
         outside = {index: each for index, each in self.workers.items() if isinstance(each, VhostWorker)}
         for index, worker in outside.items():
             self.transport.detach_doorbell(index)
@@ -297,4 +310,7 @@ class VirtioNet(VirtioDevice):
         if self.workers:
             self._prepare()
         for worker in list(self.workers.values()):
-            worker.resume() if isinstance(worker, VhostWorker) else worker.look()
+            if not isinstance(worker, VhostWorker):
+                worker.look()
+            elif self.backend is not None:
+                worker.resume()

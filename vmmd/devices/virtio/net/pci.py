@@ -12,6 +12,7 @@ from vmmd.devices.virtio.net.device import VirtioNet
 from vmmd.devices.virtio.pci_transport import VirtioPciDevice, variants
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from vmmd.core.backend import NetBackend, ReceiveFilter
@@ -141,8 +142,10 @@ class VirtioNetPci(VirtioPciDevice):
 
     def backend_removed(self) -> None:
         self.virtio.detach()
-        self.virtio.serve_here()
         self.virtio.link_changed(False)
+
+    def take_rings_back(self, done: Callable[[], None]) -> None:
+        self.virtio.take_rings_back(done)
 
     def announce(self) -> None:
         self.virtio.announce()
