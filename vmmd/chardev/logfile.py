@@ -12,5 +12,7 @@ if TYPE_CHECKING:
 
 
 class LogFile(OutputFile):
+    """``logfile=`` of any backend: what the guest writes, whoever takes it."""
+
     def __init__(self, path: str, append: bool, fdsets: FdSets | None, *, limit_bytes: int = 0, keep: int = 0) -> None:
         super().__init__(path, append, fdsets, limit_bytes=limit_bytes, keep=keep, what="logfile")

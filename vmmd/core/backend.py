@@ -332,14 +332,6 @@ class EntropySource(Protocol):
         """Forget the request, if there is one."""
 
 
-class ErrorAction(enum.Enum):
-    """What to do about a failed request (rerror/werror)."""
-
-    REPORT = "report"
-    IGNORE = "ignore"
-    STOP = "stop"
-
-
 class MediaDevice(Protocol):
     """The device's side of a drive whose medium may come and go. Used on the loop with the DeviceLock held."""
 

@@ -13,8 +13,6 @@ import struct
 from enum import IntEnum
 
 ZERO = b"\x00"
-ONE = b"\x01"
-ONES = b"\xff"
 NULL_TARGET = b"\x00"  # "no target" of operators such as And
 
 
@@ -211,10 +209,6 @@ def equal(left: bytes, right: bytes) -> bytes:
 
 def if_(predicate: bytes, *terms: bytes) -> bytes:
     return b"\xa0" + _packaged(predicate + b"".join(terms))
-
-
-def else_(*terms: bytes) -> bytes:
-    return b"\xa1" + _packaged(b"".join(terms))
 
 
 def return_(value: bytes) -> bytes:

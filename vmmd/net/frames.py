@@ -10,15 +10,17 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from vmmd.units import KiB
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: QEMU-COMPAT: longer ones end the connection: 64 KiB of data, and a page for headers
-MAX_FRAME_BYTES = (64 + 4) * 1024
+MAX_FRAME_BYTES = (64 + 4) * KiB
 HEADER = struct.Struct(">I")
 _unpack_from = HEADER.unpack_from
 #: received at once; a frame of any length has room
-_CAPACITY_BYTES = 256 * 1024
+_CAPACITY_BYTES = 256 * KiB
 #: with less room behind what was received, that is moved to the front
 _ENOUGH_BYTES = HEADER.size + MAX_FRAME_BYTES
 

@@ -15,7 +15,7 @@ from vmmd.units import UNIX_PATH_BYTES
 if TYPE_CHECKING:
     from vmmd.options.fields import Items
 
-_PORT_MAX = 0xFFFF
+PORT_MAX = 0xFFFF
 
 
 def _without_nul(text: str) -> str:
@@ -137,8 +137,8 @@ def host_and_port(text: str, where: str) -> InetAddress:
     if not colon:
         sentence = f"{where}: host address '{shown(text)}' doesn't contain ':' separating host from port"
         raise UsageError(sentence, "it takes HOST:PORT; HOST may be empty: any address")
-    if not (port.isascii() and port.isdigit() and len(port) <= len(str(_PORT_MAX)) and int(port) <= _PORT_MAX):
-        raise UsageError(f"{where}: port number '{shown(port)}' is invalid", f"it is a number up to {_PORT_MAX}")
+    if not (port.isascii() and port.isdigit() and len(port) <= len(str(PORT_MAX)) and int(port) <= PORT_MAX):
+        raise UsageError(f"{where}: port number '{shown(port)}' is invalid", f"it is a number up to {PORT_MAX}")
     return inet_address(host, port)
 
 
@@ -167,8 +167,8 @@ def check_unix_path(where: str, path: str) -> None:
 
 def check_inet(where: str, port: str | None, ipv4: bool | None, ipv6: bool | None) -> None:
     """The port is one, and a protocol is left. Raises UsageError."""
-    if port is not None and port.isdigit() and int(port[:6]) > _PORT_MAX:
-        what = f"{where}: 'port' takes the name of a service or a number up to {_PORT_MAX}"
+    if port is not None and port.isdigit() and int(port[:6]) > PORT_MAX:
+        what = f"{where}: 'port' takes the name of a service or a number up to {PORT_MAX}"
         raise UsageError(what, f"it is {shown(port)}")
     if ipv4 is False and ipv6 is False:
         raise UsageError(f"{where}: ipv4=off and ipv6=off leave no protocol")

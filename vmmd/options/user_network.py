@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmmd.errors import UsageError
+from vmmd.options.addresses import PORT_MAX
 from vmmd.options.fields import shown
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ _PREFIX_BITS = 64
 _GUEST_NUMBER_6 = 0x15
 _MASK_BITS_MIN = 4
 _PREFIX_BITS_MAX = 126
-_PORT_MAX = 0xFFFF
 
 
 class Forward(NamedTuple):
@@ -139,7 +139,7 @@ def _check_forwards(network: UserNetwork, where: str) -> None:
         if each.guest not in ("", "0.0.0.0", guest):
             raise UsageError(f"{what}: passt forwards to the guest's own address", f"leave it out, or give {guest}")
         if not each.host_port:
-            raise UsageError(f"{what}: nobody would know the port", f"give one from 1 to {_PORT_MAX}")
+            raise UsageError(f"{what}: nobody would know the port", f"give one from 1 to {PORT_MAX}")
         if each[:3] in taken:
             sentence = f"Could not set up host forwarding rule '{shown(each.rule)}'"
             raise UsageError(f"{where}: {sentence}", "another rule has that port")
@@ -219,7 +219,7 @@ def read_forward(rule: str, prefix: str = "") -> Forward:
 
 
 def _port(text: str) -> int | None:
-    if not (text.isascii() and text.isdigit()) or int(text[:6]) > _PORT_MAX:
+    if not (text.isascii() and text.isdigit()) or int(text[:6]) > PORT_MAX:
         return None
     return int(text)
 

@@ -278,10 +278,6 @@ class PciDevice(Device):
                 callback(offset, size)
         self.config_written(offset, size)
 
-    def set_command(self, value: int) -> None:
-        """Store the command register on the guest's behalf (a firmware's job when there is no firmware)."""
-        self.config_write(regs.REG_COMMAND, 2, value)
-
     def _apply_command(self, old: int) -> None:
         new = self.config.get(regs.REG_COMMAND, 2)
         self.bus_master = bool(new & regs.CMD_BUS_MASTER)

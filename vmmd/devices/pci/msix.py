@@ -120,10 +120,6 @@ class Msix:
     def is_pending(self, vector: int) -> bool:
         return bool(self._pending[vector >> 3] >> (vector & 7) & 1)
 
-    def is_masked(self, vector: int) -> bool:
-        """True when a notification would be held back. Any thread."""
-        return not self.enabled or self._masked(vector)
-
     def ready(self, vector: int) -> tuple[int, int] | None:
         """(address, data) of a vector that may interrupt now, for an irqfd: to a local APIC, not masked. Else None.
         DeviceLock held."""

@@ -55,7 +55,6 @@ WIDTHS = {
     Reg.QUEUE_DRIVER: 8,
     Reg.QUEUE_DEVICE: 8,
 }
-STRUCTURE_BYTES = 0x3C
 
 _QUEUE_ADDRESSES = {Reg.QUEUE_DESC: "desc_gpa", Reg.QUEUE_DRIVER: "avail_gpa", Reg.QUEUE_DEVICE: "used_gpa"}
 

@@ -35,6 +35,8 @@ COMMAND_BYTES_MAX = 64 << 10
 
 
 class Class(enum.IntEnum):
+    """Classes of commands (virtio 1.2 §5.1.6.5)."""
+
     RX = 0
     MAC = 1
     VLAN = 2

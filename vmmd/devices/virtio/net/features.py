@@ -59,8 +59,6 @@ _GUEST_TAKES = {
 }
 #: what CTRL_GUEST_OFFLOADS_SET may name (§5.1.6.5.6)
 GUEST_OFFLOADS = sum(_GUEST_TAKES)
-#: frames longer than the MTU arrive
-GUEST_LARGE = GUEST_OFFLOADS & ~F_GUEST_CSUM & ~F_GUEST_ECN
 
 
 def masked(wanted: int, backend: NetBackend | None) -> int:
