@@ -9,7 +9,7 @@ DeviceLock held. ``realize`` that raises is unwound completely by ``plug``.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from vmmd.core.balloon import BalloonSlot
 from vmmd.core.bootindex import BootIndices
@@ -278,6 +278,8 @@ class Device:
     def change_property(self, declared: Prop[Any], value: object) -> None:
         """A property declared ``live`` gets a new value, of its type. On the loop, without the lock. Raises VmmdError;
         nothing has changed then."""
+        if declared.name == "bootindex":  # firmware sees it from the next reset on
+            self.ctx.boot_indices.claim(self, cast("int", value))
         self.props.values[declared.name] = value
 
     def reset(self, kind: ResetKind) -> None:
@@ -285,6 +287,11 @@ class Device:
 
     def forget_lost_ticks(self) -> None:
         """A clock that makes up for lost ticks forgets them (rtc-reset-reinjection). DeviceLock held."""
+
+    def claim_boot_index(self, index: int | None) -> None:
+        """Take the place of ``bootindex`` in the boot order until unrealize. Raises UsageError."""
+        self.ctx.boot_indices.claim(self, index)
+        self.on_undo(lambda: self.ctx.boot_indices.release(self))
 
     def claim_pio(self, entry: object) -> None:
         """Add an IoRange to the port space until unrealize."""

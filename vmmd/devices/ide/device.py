@@ -6,7 +6,7 @@ A subclass implements ``make_drive``. The machine sets ``bus``, the channel, bef
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vmmd.core.device import Device
 from vmmd.core.props import BOOL, BOOT_INDEX, DRIVE, ON_OFF_AUTO, SIZE, STR, U32, U64, prop
@@ -111,8 +111,7 @@ class IdeDevice(Device):
         if {"stop", "enospc"} & {io.rerror, io.werror}:  # else nothing ever stops, and there is nothing to show
             handle.io_status = "ok"
             self.on_undo(lambda: setattr(handle, "io_status", None))
-        ctx.boot_indices.claim(self, props.bootindex)
-        self.on_undo(lambda: ctx.boot_indices.release(self))
+        self.claim_boot_index(props.bootindex)
         self.on_undo(ctx.requests.on_quiesce(io.quiesce))
         self.on_undo(ctx.requests.on_resume(io.resume))
         self.bus.attach(drive, self)
@@ -161,8 +160,3 @@ class IdeDevice(Device):
         if self.drive is not None:
             self.drive.io.reset_by_machine()
             self.bus.reset()
-
-    def change_property(self, declared: Prop[Any], value: object) -> None:
-        if declared.name == "bootindex":  # firmware sees it from the next reset on
-            self.ctx.boot_indices.claim(self, cast("int", value))
-        super().change_property(declared, value)

@@ -7,7 +7,7 @@ Not implemented: SCSI pass-through (answered UNSUPP), zoned storage, secure eras
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from vmmd.core.props import BOOL, BOOT_INDEX, DRIVE, IOTHREAD, ON_OFF_AUTO, SIZE, STR, U16, U32, prop
 from vmmd.devices.disk_props import AUTO_GRANULARITY, ERROR_POLICY, error_policy
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from vmmd.core.backend import DriveHandle
     from vmmd.core.device import DeviceContext
-    from vmmd.core.props import Prop
     from vmmd.devices.virtio.queue import VirtQueue
     from vmmd.log import Logger
 
@@ -224,19 +223,13 @@ class VirtioBlkPci(VirtioPciDevice):
         if {"stop", "enospc"} & {virtio.rerror, virtio.werror}:  # else nothing ever stops, and there is nothing to show
             drive.io_status = "ok"
             self.on_undo(lambda: setattr(drive, "io_status", None))
-        ctx.boot_indices.claim(self, props.bootindex)
-        self.on_undo(lambda: ctx.boot_indices.release(self))
+        self.claim_boot_index(props.bootindex)
         self.on_undo(virtio.detach)
         for event in traced.EVENTS:
             self.on_undo(event.watch(virtio.requests_switched))
         drive.on_lost(virtio.lost_medium)
         drive.backend.on_resize(virtio.resized)
         return virtio
-
-    def change_property(self, declared: Prop[Any], value: object) -> None:
-        if declared.name == "bootindex":  # firmware sees it from the next reset on
-            self.ctx.boot_indices.claim(self, cast("int", value))
-        super().change_property(declared, value)
 
     @property
     def virtio_config_bytes(self) -> int:

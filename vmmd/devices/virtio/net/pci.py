@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from vmmd.core.props import BOOL, BOOT_INDEX, I32, MACADDR, NETDEV, STR, U16, U32, prop
 from vmmd.devices.virtio.net import features as f
@@ -13,10 +13,8 @@ from vmmd.devices.virtio.pci_transport import VirtioPciDevice, variants
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from vmmd.core.backend import NetBackend, ReceiveFilter
-    from vmmd.core.props import Prop
 
 TX_DELAY_NS = 150_000
 TX_BURST = 256
@@ -114,14 +112,8 @@ class VirtioNetPci(VirtioPciDevice):
             "mac": port.mac,
             "tx_queue_size": self.options.tx_queue_size,
         }
-        ctx.boot_indices.claim(self, props.bootindex)
-        self.on_undo(lambda: ctx.boot_indices.release(self))
+        self.claim_boot_index(props.bootindex)
         return virtio
-
-    def change_property(self, declared: Prop[Any], value: object) -> None:
-        if declared.name == "bootindex":  # firmware sees it from the next reset on
-            self.ctx.boot_indices.claim(self, cast("int", value))
-        super().change_property(declared, value)
 
     @property
     def virtio_config_bytes(self) -> int:
