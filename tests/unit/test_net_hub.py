@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.net_support import FakeNic, Rig, views
+from tests.unit.net_support import FakeNic, Rig, options, views
 from vmmd.errors import DeviceNotFoundError, VmmdError
+from vmmd.net.base import Netdev
 from vmmd.net.hub import _WAITING_MAX, Uplink
 from vmmd.net.listing import listing
 
@@ -113,9 +114,10 @@ class SlowQueue:
 
 def test_a_netdev_at_a_port_has_its_own_bounded_queue(rig):
     nic = port_with_nic(rig, "a")
-    other = rig.add("hubport", "id=other", "hubid=9")  # any netdev will do
+    other = Netdev(options("hubport", "id=other", "hubid=9"), rig.network.netdevs["ha"].host)
     slow = SlowQueue()
     other.queues = (slow,)
+    rig.network.enter(other)
     rig.add("hubport", "id=up", "hubid=0", "netdev=other")
     for number in range(_WAITING_MAX + 2):
         nic.queue.write(views(number.to_bytes(2, "big")))
@@ -126,7 +128,7 @@ def test_a_netdev_at_a_port_has_its_own_bounded_queue(rig):
     assert slow.sent == [b"\0\0", b"\0\1"]
     slow.room = 10_000
     slow.frontend.writable()
-    assert len(slow.sent) == _WAITING_MAX
+    rig.loop.until(lambda: len(slow.sent) == _WAITING_MAX)
     slow.coming = [bytes([number]) for number in range(100)]
     while slow.coming:
         slow.frontend.readable()
@@ -150,6 +152,64 @@ def test_a_netdev_at_a_port_is_taken_and_may_go(rig):
         rig.network.remove("up").send(None)
     assert rig.network.hubs == {}
     assert rig.network.netdevs == {}
+
+
+def test_hubs_in_a_ring_are_refused(rig):
+    for name, hub in (("a", 0), ("b", 0), ("c", 1), ("d", 2)):
+        rig.add("hubport", f"id={name}", f"hubid={hub}")
+    refused = "netdev '{}' leads to hub {} already"
+    with pytest.raises(VmmdError, match=refused.format("a", 0)):
+        rig.add("hubport", "id=x", "hubid=0", "netdev=a")
+    rig.add("hubport", "id=ac", "hubid=1", "netdev=a")
+    with pytest.raises(VmmdError, match=refused.format("b", 1)):
+        rig.add("hubport", "id=x", "hubid=1", "netdev=b")
+    rig.add("hubport", "id=cd", "hubid=2", "netdev=c")
+    for far, hub in (("b", 2), ("d", 0)):
+        with pytest.raises(VmmdError, match=refused.format(far, hub)):
+            rig.add("hubport", "id=x", f"hubid={hub}", f"netdev={far}")
+    with pytest.raises(StopIteration):
+        rig.network.remove("ac").send(None)
+    rig.add("hubport", "id=x", "hubid=2", "netdev=b")
+
+
+def test_a_ring_of_planned_hubs_is_refused_when_it_closes(rig):
+    planned = [
+        rig.network.plan(options("hubport", *words), rig.descriptors)
+        for words in (("id=a", "hubid=0"), ("id=b", "hubid=0"), ("id=c", "hubid=1", "netdev=a"),
+                      ("id=d", "hubid=1", "netdev=b"))
+    ]  # fmt: skip
+    for made in planned[:3]:
+        made.open()
+        rig.network.enter(made)
+    with pytest.raises(VmmdError, match="netdev 'b' leads to hub 1 already"):
+        planned[3].open()
+    assert planned[3] not in rig.network.hubs[1].ports
+
+
+def test_frames_pass_any_number_of_hubs_both_ways(rig):
+    hubs = 400
+    a = port_with_nic(rig, "a")
+    for number in range(1, hubs):
+        rig.add("hubport", f"id=from{number}", f"hubid={number - 1}")
+        rig.add("hubport", f"id=to{number}", f"hubid={number}", f"netdev=from{number}")
+    b = port_with_nic(rig, "b", hub=hubs - 1)
+    frames = [bytes([number]) for number in range(100)]
+    for frame in frames:
+        a.queue.write(views(frame))
+        b.queue.write(views(frame))
+    rig.loop.until(lambda: a.frames == b.frames == frames)
+
+
+def test_frames_on_their_way_to_a_hub_that_goes_are_lost(rig):
+    a = port_with_nic(rig, "a")
+    rig.add("hubport", "id=far", "hubid=1")
+    up = rig.add("hubport", "id=up", "hubid=0", "netdev=far")
+    b = port_with_nic(rig, "b", hub=1)
+    a.queue.write(views(b"lost"))
+    up.lose_uplink()
+    rig.loop.turn()
+    rig.loop.turn()
+    assert b.frames == []
 
 
 def test_netdev_del_leaves_the_nic_without_a_link(rig):

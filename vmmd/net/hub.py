@@ -3,7 +3,7 @@
 
 At a port is a NIC, or another netdev (``netdev=``), or nothing. Frames have no vnet header here: who needs offloads
 does not use a hub. Each port keeps a bounded number of frames for a NIC that does not take them, or a netdev that has
-no room; what comes then is lost. Loop thread only.
+no room; what comes then is lost. Hubs may be connected by ports, but not in a ring. Loop thread only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vmmd.errors import UsageError
 from vmmd.net.base import Netdev
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from vmmd.core.backend import NetFrontend
     from vmmd.core.notify import LoopPort
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _WAITING_MAX = 256
 #: the longest frame that passes: 64 KiB and an Ethernet header with two VLAN tags
 _FRAME_BYTES_MAX = 65_536 + 22
-#: frames that a netdev may bring in one turn of the loop
+#: frames that a netdev may bring, and that it is sent of those that wait, in one turn of the loop
 _AT_ONCE = 32
 
 
@@ -42,6 +42,22 @@ class Hub:
         for port in self.ports:
             if port is not source:
                 port.deliver(frame)
+
+    def reaches(self, other: Hub | None) -> bool:
+        """Frames of this hub come to the other one."""
+        found, at = {self}, [self]
+        while at:
+            new = set(at.pop()._neighbours()) - found
+            found |= new
+            at += new
+        return other in found
+
+    def _neighbours(self) -> Iterator[Hub]:
+        """The hubs that ports lead to."""
+        for port in self.ports:
+            end = port.user if port.uplink is None else port.uplink.netdev
+            if isinstance(end, HubPort) and end.hub is not None:
+                yield end.hub
 
 
 class HubQueue:
@@ -119,6 +135,9 @@ class Uplink:
     def __init__(self, netdev: Netdev, port: HubPort) -> None:
         self.netdev = netdev
         self._port = port
+        self._loop = netdev.host.loop
+        #: frames go to another hub in a turn of their own: any number of hubs in a row is no deep recursion
+        self._later = isinstance(netdev, HubPort)
         self._queue: Queue = netdev.queues[0]
         self._waiting: deque[bytes] = deque()
         self._buffer = memoryview(bytearray(_FRAME_BYTES_MAX))
@@ -128,6 +147,7 @@ class Uplink:
         self._queue.watch(True)
 
     def close(self) -> None:
+        self._waiting.clear()
         self._queue.detach()
 
     def readable(self) -> None:
@@ -138,10 +158,12 @@ class Uplink:
             self._port.send(bytes(self._buffer[:length]))
 
     def writable(self) -> None:
-        while self._waiting:
+        for _ in range(min(len(self._waiting), _AT_ONCE)):
             if not self._queue.write([memoryview(self._waiting[0])]):
                 return
             self._waiting.popleft()
+        if self._waiting:
+            self._loop.post(self.writable)
 
     def deliver(self, frame: bytes) -> None:
         """A frame from the hub."""
@@ -150,6 +172,9 @@ class Uplink:
                 self._queue.dropped += 1
             else:
                 self._waiting.append(frame)
+        elif self._later:
+            self._waiting.append(frame)
+            self._loop.post(self.writable)
         elif not self._queue.write([memoryview(frame)]):
             self._waiting.append(frame)
 
@@ -164,7 +189,7 @@ class HubPort(Netdev):
         self.options = options
         self._queue = HubQueue(host.loop, self)
         self.queues = (self._queue,)
-        self._hub: Hub | None = None
+        self.hub: Hub | None = None
         self._cut = False
         self.uplink: Uplink | None = None
 
@@ -188,23 +213,32 @@ class HubPort(Netdev):
             raise UsageError(f"netdev '{name}' has no frames for a hub", f"a {found.kind} serves a virtio NIC only")
         if found.user is not None:
             raise UsageError(f"netdev '{name}' is in use", f"{found.user.name} has it")
+        if isinstance(found, HubPort) and self._leads_to(found):
+            sentence = f"netdev '{name}' leads to hub {self.options.hubid} already"
+            raise UsageError(sentence, "hubs in a ring would send frames round for ever")
         return found
+
+    def _leads_to(self, port: HubPort) -> bool:
+        """Connecting this port to that one would make a ring."""
+        hub = self.host.hubs.get(self.options.hubid)
+        same = port.options.hubid == self.options.hubid
+        return same or (port.hub is not None and port.hub.reaches(hub))
 
     def open(self) -> None:
         peer = self._peer()
-        self._hub = self.host.hubs.setdefault(self.options.hubid, Hub(self.options.hubid))
-        self._hub.ports.append(self)
+        self.hub = self.host.hubs.setdefault(self.options.hubid, Hub(self.options.hubid))
+        self.hub.ports.append(self)
         if peer is not None:
             self.uplink = Uplink(peer, self)
             peer.user = self.user = self
 
     def stop(self) -> None:
         self.lose_uplink()
-        if self._hub is not None:
-            self._hub.ports.remove(self)
-            if not self._hub.ports:
-                del self.host.hubs[self._hub.number]
-            self._hub = None
+        if self.hub is not None:
+            self.hub.ports.remove(self)
+            if not self.hub.ports:
+                del self.host.hubs[self.hub.number]
+            self.hub = None
 
     def lose_uplink(self) -> None:
         """The netdev at the port is no more, or the port."""
@@ -219,10 +253,10 @@ class HubPort(Netdev):
 
     def send(self, frame: bytes) -> None:
         """What is at the port sends a frame."""
-        if self._cut or self._hub is None:
+        if self._cut or self.hub is None:
             self._queue.dropped += 1
         else:
-            self._hub.spread(frame, self)
+            self.hub.spread(frame, self)
 
     def deliver(self, frame: bytes) -> None:
         """A frame came in at another port."""
