@@ -160,14 +160,29 @@ def test_a_frame_that_takes_long_ends_the_turn_whose_time_is_over(monkeypatch: p
     rig = NetRig().start()
     rig.post(*[256] * 200)
     monkeypatch.setattr(receive, "TURN_NS", 1)
-    ticks = iter(range(10_000))
-    monkeypatch.setattr(receive, "monotonic_ns", lambda: next(ticks) // 2)  # over with the third look
+    looks = iter([0, 0, 1, 1, *[0, 0, 0, 1, 1] * 2])  # the turn is over with the first frame
+    monkeypatch.setattr(receive, "monotonic_ns", lambda: next(looks))
     rig.queue.incoming = [bytes(12) + frame(1000)] * 6
     left = []
     for _ in range(3):  # one chain overflows at first, later ones are offered together
         rig.queue.frontend.readable()
         left.append(len(rig.queue.incoming))
     assert left == [5, 4, 3]
+    assert not list(looks)
+
+
+def test_a_ring_that_runs_dry_is_found_to_be_so_however_late_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vmmd.devices.virtio.net import receive
+
+    for pieces in ((256,), (256, 256)):
+        rig = NetRig().start()
+        rig.post(pieces=pieces)
+        looks = iter([0, 0, *[0] * (len(pieces) - 1), 9, 9])
+        monkeypatch.setattr(receive, "TURN_NS", 1)
+        monkeypatch.setattr(receive, "monotonic_ns", lambda looks=looks: next(looks))
+        rig.queue.feed(bytes(12) + frame())
+        assert not rig.queue.watched
+        monkeypatch.undo()
 
 
 def test_buffers_are_not_looked_up_for_a_frame_that_cannot_fit(monkeypatch: pytest.MonkeyPatch) -> None:

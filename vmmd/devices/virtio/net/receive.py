@@ -167,10 +167,10 @@ class RxWorker(NetWorker):
                 or length <= low or self._span > 1
             ):  # fmt: skip
                 self._at = at
-                if not self._any_frame(read):
-                    return False
                 if monotonic_ns() >= end_ns:
                     return True
+                if not self._any_frame(read):
+                    return False
                 at, ready = self._at, len(chains)
                 continue
             start = gpa - base
@@ -197,9 +197,9 @@ class RxWorker(NetWorker):
                 self._at = at
                 if not self._spread(got - added, [self._place(chain, first=True)]):
                     return False
-                if monotonic_ns() >= end_ns:
-                    return True
                 at, ready = self._at, len(chains)
+                if at < ready and monotonic_ns() >= end_ns:  # a ring that has run dry is found to be so
+                    return True
         self._at = at
         return True
 
