@@ -476,18 +476,41 @@ def test_a_hung_disk_holds_up_no_other_device() -> None:
         await until(lambda: said(events, GONE[1]))
 
 
-def test_what_cannot_be_given_back_keeps_nothing_else() -> None:
-    @story("-device", f"virtio-blk-pci,drive=n0,id=d0,addr={SLOT}")
+def fail_in_the_end(vm: Vm, id_: str) -> None:
+    """The device of that id cannot give something back."""
+
+    def fail() -> None:
+        raise Bug("a backend that is dead")
+
+    next(each for each in vm.devices if each.id == id_).on_undo(fail)
+
+
+def test_what_cannot_be_given_back_keeps_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    @story("-drive", "if=none,driver=null-co,id=gone", "-device", f"virtio-blk-pci,drive=gone,id=d0,addr={SLOT}")
     async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
-        device = next(each for each in vm.devices if each.id == "d0")
-
-        def fail() -> None:
-            raise Bug("a backend that is dead")
-
-        device.on_undo(fail)
+        fail_in_the_end(vm, "d0")
         guest.eject()
         await until(lambda: said(events, GONE[1]))
+        assert vm.block is not None
+        assert not vm.block.query()
         await plugger_of(vm).add(disk("d0", "n0", addr=SLOT))
+
+    assert "a backend that is dead" in capfd.readouterr().err
+
+
+def test_a_port_that_cannot_be_given_back_does_not_keep_its_bus(capfd: pytest.CaptureFixture[str]) -> None:
+    ports = [part for id_ in ("p0", "p1") for part in ("-device", f"virtserialport,id={id_}")]
+
+    @story("-device", f"virtio-serial-pci,id=d0,addr={SLOT}", *ports)
+    async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
+        fail_in_the_end(vm, "p1")
+        guest.eject()
+        await until(lambda: said(events, GONE[1]))
+        deleted = [each.device for each in events if isinstance(each, DeviceDeletedEvent)]
+        assert deleted == ["p1", "p0", None, "d0"]
+        assert not vm.qom.peripheral.children
+
+    assert "a backend that is dead" in capfd.readouterr().err
 
 
 def test_of_two_clients_who_want_the_same_image_or_id_one_gets_it(

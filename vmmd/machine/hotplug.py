@@ -100,7 +100,7 @@ class Plugger:
         try:
             self._tell_firmware()
         except BaseException:
-            self._board.remove(device)
+            self._board.remove(device, [])
             self._tell_firmware()
             raise
 

@@ -77,6 +77,11 @@ def _rtc_start(base: str) -> str | datetime.datetime:
         ) from None
 
 
+def _with_children(device: Device) -> list[Device]:
+    """A device behind all that sit on buses of it."""
+    return [*(each for child in device.children() for each in _with_children(child)), device]
+
+
 class PcI440fx:
     """The devices of one pc board. Built with the DeviceLock held, before any vCPU runs."""
 
@@ -137,13 +142,19 @@ class PcI440fx:
         del self._buses[plan.brings]
         self.bus_names.take_away(plan)
 
-    def remove(self, device: Device) -> list[Device]:
-        """Unplug a device that ``add`` has plugged, with those on the bus that it brings: all that have gone, in
-        order."""
-        gone = [each for child in device.children() for each in self.remove(child)]
-        self.devices.remove(device)
-        device.unrealize()
-        return [*gone, device]
+    def remove(self, device: Device, gone: list[Device]) -> None:
+        """Unplug a device that ``add`` has plugged, with those on the bus that it brings: ``gone`` gets all of them, in
+        order. Where something cannot be given back all the rest is, and the first error is raised in the end."""
+        failed: BaseException | None = None
+        for each in _with_children(device):
+            self.devices.remove(each)
+            gone.append(each)
+            try:
+                each.unrealize()
+            except BaseException as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def _make(self, type_name: str) -> Device:
         cls = device_class(type_name)

@@ -225,19 +225,21 @@ class Unplugger:
         timer.cancel()
 
     async def _remove(self, request: UnplugRequest) -> None:
-        vm, device = self._vm, request.device
-        block = vm.block
+        device, block = request.device, self._vm.block
+        request.gone = []
+        if device not in self._board.devices:  # it went with what it sat on, which has told so
+            return
         drives = [] if block is None else [each for each in block.query() if _is_part(each.qdev, device)]
-        with vm.lock:
-            if device not in self._board.devices:  # it went with what it sat on, which has told so
-                request.gone = []
-                return
-            request.gone = self._board.remove(device)
+        try:
+            with self._vm.lock:
+                self._board.remove(device, request.gone)
+        except Exception:
+            log.exception("of %s something could not be given back", device.name)
         if block is None:
             return
         for drive in drives:
             block.retire(drive)
-        if not await within(vm.loop, DRAIN_LIMIT_NS, block.unlock_later(), "close images"):
+        if not await within(self._vm.loop, DRAIN_LIMIT_NS, block.unlock_later(), "close images"):
             log.warning("the image of %s could not be closed in time", device.name)
 
     def _tell(self, request: UnplugRequest) -> None:
