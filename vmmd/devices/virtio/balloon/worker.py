@@ -12,9 +12,9 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from vmmd.core.memory import GuestAddressError
-from vmmd.core.trace_events import VIRTIO_QUEUE_NOTIFY
 from vmmd.devices.virtio.chain import Pairs, split, take_front, total
 from vmmd.devices.virtio.queue import RingError
+from vmmd.devices.virtio.turns import TurnWorker
 from vmmd.units import NS_PER_US
 
 if TYPE_CHECKING:
@@ -31,46 +31,19 @@ STATISTICS_MAX = 64  # read of one buffer
 TURN_BUFFERS = 4
 
 
-class BalloonWorker:
-    """What both kinds have in common. Loop thread, without the lock; ``abandon`` as QueueWorker says."""
+class BalloonWorker(TurnWorker):
+    """What both kinds have in common: one chain at a time, one interrupt a turn."""
 
     def __init__(self, balloon: VirtioBalloon, index: int, ring: VirtQueue) -> None:
-        self.ring = ring
+        super().__init__(balloon, index, ring)
         self._balloon = balloon
-        self._index = index
-        self._counters = balloon.counters[index]
-        self._memory = balloon.transport.dma
         self._head: int | None = None  # the chain in hand
-        self._scheduled = False
-        self.closed = False
 
-    def kick(self) -> None:
-        if VIRTIO_QUEUE_NOTIFY.on:
-            VIRTIO_QUEUE_NOTIFY(self._balloon.transport.name, self._index)
-        self._counters.notifications += 1
-        self.look()
-
-    def look(self) -> None:
-        """Do what there is to do, for one turn."""
-        self._scheduled = False
-        if self.closed or self._balloon.paused:
-            return
+    def _serve(self) -> bool:
         try:
-            more = self._turn()
-        except RingError as error:
-            self.closed = True
+            return self._turn()
+        finally:
             self._publish()
-            self._balloon.worker_failed(self, f"queue {self._index}: {error}")
-            return
-        self._publish()
-        if more:
-            self.look_again()
-
-    def look_again(self) -> None:
-        """Have ``look`` called in the loop's next turn. Any thread."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._balloon.ctx.loop.post(self.look)
 
     def _turn(self) -> bool:
         """One turn's work; True when there is more. Raises RingError."""
@@ -78,9 +51,7 @@ class BalloonWorker:
 
     def _take(self) -> tuple[Pairs, Pairs] | None:
         """Take the next chain in hand: its readable and writable pairs; None when there is none."""
-        chains = self.ring.pop_batch(1)
-        if not chains and self.ring.enable_notify():  # one that came meanwhile
-            chains = self.ring.pop_batch(1)
+        chains = self._pop(1)
         if not chains:
             return None
         self._head = chains[0][0]
@@ -92,21 +63,9 @@ class BalloonWorker:
         self._head = None
         self._counters.requests += 1
 
-    def _publish(self) -> None:
-        if self.ring.publish():
-            self._counters.interrupts += 1
-            self._balloon.transport.interrupt_queue(self._index)
-
-    def stop(self, done: Callable[[], None]) -> None:
-        """The chain in hand is not lost: whoever goes on with these rings takes it again."""
-        self.abandon()
-        done()
-
-    def abandon(self) -> None:
-        self.closed = True
-        if self._head is not None:
-            self.ring.resume_at(self.ring.last_avail - 1, self.ring.used_index)
-            self._head = None
+    def _forget(self) -> int:
+        head, self._head = self._head, None
+        return int(head is not None)
 
 
 class PageWorker(BalloonWorker):
@@ -117,11 +76,11 @@ class PageWorker(BalloonWorker):
         balloon: VirtioBalloon,
         index: int,
         ring: VirtQueue,
-        serve: Callable[[Pairs, Pairs], Iterator[None]],
+        begin: Callable[[Pairs, Pairs], Iterator[None]],
     ) -> None:
-        """``serve(readable, writable)`` does what a chain asks for, a bounded piece a step."""
+        """``begin(readable, writable)`` does what a chain asks for, a bounded piece a step."""
         super().__init__(balloon, index, ring)
-        self._serve = serve
+        self._begin = begin
         self._work: Iterator[None] = iter(())
 
     def _turn(self) -> bool:
@@ -131,7 +90,7 @@ class PageWorker(BalloonWorker):
                 chain = self._take()
                 if chain is None:
                     return False
-                self._work = self._serve(*chain)
+                self._work = self._begin(*chain)
             for _ in self._work:
                 break
             else:

@@ -10,13 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.core.memory import GuestAddressError
-from vmmd.core.trace_events import VIRTIO_QUEUE_NOTIFY
 from vmmd.devices.virtio.chain import Pairs, resolve, split, total
 from vmmd.devices.virtio.queue import RingError, VirtQueue
+from vmmd.devices.virtio.turns import TurnWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vmmd.devices.virtio.rng.device import VirtioRng
 
 #: a chain can describe more memory than the guest has (safety.md P6)
@@ -25,45 +23,22 @@ REQUEST_BYTES_MAX = 64 << 10
 TURN_CHAINS = 4
 
 
-class RngWorker:
-    """Loop thread, without the lock; ``abandon`` as QueueWorker says."""
+class RngWorker(TurnWorker):
+    """The handler of the queue."""
 
     def __init__(self, rng: VirtioRng, index: int, ring: VirtQueue) -> None:
-        self.ring = ring
+        super().__init__(rng, index, ring)
         self._rng = rng
-        self._index = index
-        self._counters = rng.counters[index]
-        self._memory = rng.transport.dma
         self._head: int | None = None  # the chain that waits for bytes
         self._buffers: Pairs = []
         self._asked = False
-        self._scheduled = False
-        self.closed = False
 
-    def kick(self) -> None:
-        if VIRTIO_QUEUE_NOTIFY.on:
-            VIRTIO_QUEUE_NOTIFY(self._rng.transport.name, self._index)
-        self._counters.notifications += 1
-        self.look()
-
-    def look(self) -> None:
-        """Serve what is there, a bounded number of chains a turn."""
-        self._scheduled = False
-        try:
-            for _ in range(TURN_CHAINS):
-                if not self._next():
-                    return
-        except RingError as error:
-            self.closed = True
-            self._rng.worker_failed(self, f"queue {self._index}: {error}")
-            return
-        if not self._scheduled:
-            self._scheduled = True
-            self._rng.ctx.loop.post(self.look)
+    def _serve(self) -> bool:
+        return all(self._next() for _ in range(TURN_CHAINS))
 
     def _next(self) -> bool:
         """Take a chain and ask for its bytes. False when there is nothing to do now."""
-        if self.closed or self._rng.paused or self._asked:
+        if self.closed or self._asked:
             return False
         if self._head is None and not self._take():
             return False
@@ -79,9 +54,7 @@ class RngWorker:
 
     def _take(self) -> bool:
         """Take the next chain; False when there is none."""
-        chains = self.ring.pop_batch(1)
-        if not chains and self.ring.enable_notify():  # one that came meanwhile
-            chains = self.ring.pop_batch(1)
+        chains = self._pop(1)
         if not chains:
             return False
         self._head, (_, self._buffers) = chains[0][0], split(chains[0])
@@ -96,12 +69,9 @@ class RngWorker:
         try:
             self._fill(data)
         except RingError as error:
-            self.closed = True
-            self._rng.worker_failed(self, f"queue {self._index}: {error}")
+            self._fail(error)
             return
-        if not self._scheduled:
-            self._scheduled = True
-            self._rng.ctx.loop.post(self.look)
+        self.schedule()
 
     def _fill(self, data: bytes) -> None:
         try:  # all of the chain, whatever part of it is filled (safety.md §3.2 #4)
@@ -120,15 +90,7 @@ class RngWorker:
         self.ring.push(self._head, written)
         self._head, self._buffers = None, []
         self._counters.requests += 1
-        if self.ring.publish():
-            self._counters.interrupts += 1
-            self._rng.transport.interrupt_queue(self._index)
-
-    def stop(self, done: Callable[[], None]) -> None:
-        """The chain that waits is not lost: whoever goes on with these rings takes it again."""
-        self.closed = True
-        self._forget()
-        done()
+        self._publish()
 
     def pause(self) -> None:
         """The VM stops: nothing is asked for any more, the chain waits."""
@@ -136,12 +98,7 @@ class RngWorker:
             self._asked = False
             self._rng.source.cancel()
 
-    def abandon(self) -> None:
-        self.closed = True
-        self._forget()
-
-    def _forget(self) -> None:
+    def _forget(self) -> int:
         self.pause()
-        if self._head is not None:
-            self.ring.resume_at(self.ring.last_avail - 1, self.ring.used_index)
-            self._head = None
+        head, self._head = self._head, None
+        return int(head is not None)

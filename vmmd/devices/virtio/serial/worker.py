@@ -6,14 +6,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vmmd.core.memory import GuestAddressError
-from vmmd.core.trace_events import VIRTIO_QUEUE_NOTIFY, VIRTIO_SERIAL_SEND_CONTROL_EVENT
+from vmmd.core.trace_events import VIRTIO_SERIAL_SEND_CONTROL_EVENT
 from vmmd.devices.virtio.chain import Pairs, resolve, split, take_front, total
 from vmmd.devices.virtio.queue import RingError, VirtQueue
 from vmmd.devices.virtio.serial.messages import MESSAGE, Event
+from vmmd.devices.virtio.turns import TurnWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vmmd.devices.virtio.chain import Chain
     from vmmd.devices.virtio.serial.device import VirtioSerial
 
@@ -21,57 +20,17 @@ if TYPE_CHECKING:
 CONTROL_CHAINS = 32
 
 
-class Worker:
-    """Base. Loop thread, without the lock; ``abandon`` as QueueWorker says."""
+class Worker(TurnWorker):
+    """Base."""
 
     def __init__(self, serial: VirtioSerial, index: int, ring: VirtQueue) -> None:
-        self.ring = ring
+        super().__init__(serial, index, ring)
         self._serial = serial
-        self._index = index
-        self._counters = serial.counters[index]
-        self._memory = serial.transport.dma
-        self._scheduled = False
-        self.closed = False
-
-    def kick(self) -> None:
-        if VIRTIO_QUEUE_NOTIFY.on:
-            VIRTIO_QUEUE_NOTIFY(self._serial.transport.name, self._index)
-        self._counters.notifications += 1
-        self.look()
-
-    def look(self) -> None:
-        self._scheduled = False
-        if self.closed or self._serial.paused:
-            return
-        try:
-            more = self._serve()
-        except RingError as error:
-            self._fail(error)
-            return
-        if more:
-            self.schedule()
-
-    def schedule(self) -> None:
-        """Look in the loop's next turn."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._serial.ctx.loop.post(self.look)
-
-    def _serve(self) -> bool:
-        """Do a bounded part of what there is to do; True when there is more. Raises RingError."""
-        raise NotImplementedError
 
     def _fail(self, error: RingError) -> None:
-        """The driver broke a rule. Posted: the caller may hold the DeviceLock."""
+        """Posted: the caller may hold the DeviceLock."""
         self.closed = True
         self._serial.ctx.loop.post(self._serial.worker_failed, self, f"queue {self._index}: {error}")
-
-    def _pop(self, limit: int) -> list[Chain]:
-        """New chains; empty: the driver rings when there are some. Raises RingError."""
-        chains = self.ring.pop_batch(limit)
-        if not chains and self.ring.enable_notify():  # some that came meanwhile
-            chains = self.ring.pop_batch(limit)
-        return chains
 
     def _views(self, pairs: Pairs, *, writable: bool) -> list[memoryview]:
         try:
@@ -83,27 +42,11 @@ class Worker:
         """(head, bytes written) of finished chains. ``posted``: the caller holds the DeviceLock."""
         self.ring.push_batch(done)
         self._counters.requests += len(done)
-        if self.ring.publish():
+        if not posted:
+            self._publish()
+        elif self.ring.publish():
             self._counters.interrupts += 1
-            if posted:
-                self._serial.ctx.loop.post(self._serial.transport.interrupt_queue, self._index)
-            else:
-                self._serial.transport.interrupt_queue(self._index)
-
-    def stop(self, done: Callable[[], None]) -> None:
-        """What is in hand is not lost: whoever goes on with these rings takes it again."""
-        self.closed = True
-        unserved = self._forget()
-        self.ring.resume_at(self.ring.last_avail - unserved, self.ring.used_index)
-        done()
-
-    def abandon(self) -> None:
-        self.closed = True
-        self._forget()
-
-    def _forget(self) -> int:
-        """Let go of popped chains; how many there were, which are the latest."""
-        return 0
+            self._serial.ctx.loop.post(self._serial.transport.interrupt_queue, self._index)
 
 
 class ControlSender(Worker):
