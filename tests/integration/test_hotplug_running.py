@@ -486,7 +486,12 @@ def fail_in_the_end(vm: Vm, id_: str) -> None:
 
 
 def test_what_cannot_be_given_back_keeps_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
-    @story("-drive", "if=none,driver=null-co,id=gone", "-device", f"virtio-blk-pci,drive=gone,id=d0,addr={SLOT}")
+    @story(
+        "-drive",
+        "if=none,file=null-co://,format=raw,id=gone",
+        "-device",
+        f"virtio-blk-pci,drive=gone,id=d0,addr={SLOT}",
+    )
     async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
         fail_in_the_end(vm, "d0")
         guest.eject()
