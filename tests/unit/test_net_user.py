@@ -4,12 +4,14 @@ plays frame by frame."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -158,6 +160,32 @@ def test_a_missing_passt_is_named_with_its_package(monkeypatch):
         Rig().add("user", "id=u")
     assert "passt" in caught.value.desc
     assert "package" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("step", ["pipe", "fchmod", "set_blocking", "pidfd_open"])
+def test_a_start_that_fails_half_way_leaves_nothing(monkeypatch, tmp_path, step: str):
+    program = tmp_path / "passt"  # one that ends with its connection
+    program.write_text(f"#!{sys.executable}\nimport socket, sys\nsocket.socket(fileno=int(sys.argv[3])).recv(1)\n")
+    program.chmod(0o755)
+    children: list[Any] = []
+    popen = subprocess.Popen
+
+    def start(*arguments: Any, **given: Any) -> Any:
+        children.append(popen(*arguments, **given))
+        return children[-1]
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    before = set(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", start)
+        patched.setattr(os, step, fail)
+        with pytest.raises(VmmdError, match=r"could not start .*: Too many open files"):
+            passt.Passt(str(program), [])
+    assert len(children) == (step in ("set_blocking", "pidfd_open"))
+    assert all(each.returncode is not None for each in children)
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 # --- a real passt -----------------------------------------------------------------------------------------------------

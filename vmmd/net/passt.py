@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from vmmd.errors import BackendError
@@ -75,39 +76,43 @@ class Passt:
     """One process. ``sock`` is our end of the connection; whoever uses it closes it."""
 
     def __init__(self, program: str, given: list[str]) -> None:
-        """Waits until it has started. Raises BackendError with what it said."""
+        """Waits until it has started. Raises BackendError with what it said, and leaves nothing behind then."""
+        self.ended_fd = -1
+        with ExitStack() as undo, ExitStack() as until_started:
+            try:
+                ready = self._start(program, given, undo, until_started)
+            except OSError as error:
+                raise BackendError.from_os(f"could not start {program}", error) from error
+            self._wait(ready)
+            undo.pop_all()
+
+    def _start(self, program: str, given: list[str], undo: ExitStack, until_started: ExitStack) -> int:
+        """Where it will tell its number. Raises OSError."""
         self.sock, theirs = socket.socketpair()
-        ready, told = os.pipe()
-        os.fchmod(told, 0o666)  # it opens the pipe by its name in /proc, as nobody
-        try:
-            self._process = subprocess.Popen(
-                [program, "--foreground", "--fd", str(theirs.fileno()), "--pid", "/dev/stdout", *given],
-                stdin=subprocess.DEVNULL,
-                stdout=told,
-                stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # Control-C on the terminal is for vmmd alone
-            )
-        except OSError as error:
-            os.close(ready)
-            self.sock.close()
-            raise BackendError.from_os(f"could not start {program}", error) from error
-        finally:
-            os.close(told)
-            theirs.close()
+        undo.callback(self.sock.close)
+        with theirs:
+            ready, told = os.pipe()
+            until_started.callback(os.close, ready)
+            try:
+                os.fchmod(told, 0o666)  # it opens the pipe by its name in /proc, as nobody
+                self._process = subprocess.Popen(
+                    [program, "--foreground", "--fd", str(theirs.fileno()), "--pid", "/dev/stdout", *given],
+                    stdin=subprocess.DEVNULL,
+                    stdout=told,
+                    stderr=subprocess.PIPE,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,  # Control-C on the terminal is for vmmd alone
+                )
+            finally:
+                os.close(told)
+        undo.callback(self.end)
+        undo.callback(self.sock.close)  # first, so that it ends
         self.sock.setblocking(False)
         assert self._process.stderr is not None
         self.said_fd = self._process.stderr.fileno()
         os.set_blocking(self.said_fd, False)
         self.ended_fd = os.pidfd_open(self._process.pid)
-        try:
-            self._wait(ready)
-        except BaseException:
-            self.sock.close()
-            self.end()
-            raise
-        finally:
-            os.close(ready)
+        return ready
 
     @property
     def pid(self) -> int:
@@ -148,15 +153,14 @@ class Passt:
 
     def end(self) -> None:
         """Our end of the connection is closed: wait for its end, and enforce it. Idempotent."""
-        if self.ended_fd < 0:
-            return
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        os.close(self.ended_fd)
-        self.ended_fd = -1
+        if self.ended_fd >= 0:
+            os.close(self.ended_fd)
+            self.ended_fd = -1
         if self._process.stderr is not None:
             self._process.stderr.close()
 
