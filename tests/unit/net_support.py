@@ -9,6 +9,7 @@ import select
 import threading
 from typing import TYPE_CHECKING, Any
 
+from tests.unit.select_loop import Handle
 from vmmd.core.fdsets import FdSets
 from vmmd.net.base import Host
 from vmmd.net.descriptors import OutsideDescriptors
@@ -32,10 +33,21 @@ class TurnLoop:
         self.readers: dict[int, Callable[[], None]] = {}
         self.writers: dict[int, Callable[[], None]] = {}
         self.posted: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+        self.later: list[tuple[int, Handle]] = []  # delay
         self.changes = 0  # times that the set of watched descriptors changed
 
     def post(self, callback: Callable[..., None], *args: object) -> None:
         self.posted.append((callback, args))
+
+    def call_later(self, delay_ns: int, callback: Callable[..., None], *args: object) -> Handle:
+        self.later.append((delay_ns, Handle(0, callback, args)))
+        return self.later[-1][1]
+
+    def run_later(self) -> None:
+        """What ``call_later`` was asked for, now."""
+        later, self.later = self.later, []
+        for _, each in later:
+            each.callback(*each.args)
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         self.changes += 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -325,6 +326,39 @@ def test_unix_server_texts_and_one_client_at_a_time(make, loop, tmp_path):
     assert chardev.dropped_bytes == 4
     chardev.close()
     assert not os.path.exists(path)
+
+
+def test_a_server_pauses_while_there_are_no_descriptors(make, loop, tmp_path, monkeypatch):
+    def no_room(_sock):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    path = str(tmp_path / "s")
+    chardev = make("socket", path=path, server=True, wait=False)
+    loop.until(loop.selector.get_map)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        with monkeypatch.context() as patched:
+            patched.setattr(socket.socket, "accept", no_room)
+            loop.until(lambda: not loop.selector.get_map())
+        (pause,) = loop.timers
+        assert not chardev.connected
+        pause.due = 0
+        loop.until(lambda: chardev.connected)
+
+
+def test_waiting_for_the_first_client_ends_when_there_are_no_descriptors(tmp_path, monkeypatch):
+    def no_room(_sock):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    path = str(tmp_path / "s")
+    waiting = listen_socket(chardev_options("socket", path=path, server=True, wait=True))
+    waiting.open()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        monkeypatch.setattr(socket.socket, "accept", no_room)
+        with pytest.raises(BackendError, match="chardev 'c0': cannot accept a connection: Too many open files"):
+            waiting.wait()
+    waiting.close()
 
 
 def test_unix_server_leaves_a_socket_that_is_not_its_own(make, tmp_path):

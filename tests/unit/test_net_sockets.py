@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import uvloop
 from tests.unit.net_support import FakeNic, Rig, TurnLoop, options, views
 from tests.unit.qmp_support import Monitor
 from tests.unit.test_qmp_fds import Client
+from vmmd.core import sockets
 from vmmd.core.events import NetdevStreamConnectedEvent, NetdevStreamDisconnectedEvent
 from vmmd.errors import UsageError, VmmdError
 from vmmd.eventloop import EventLoopPort
@@ -163,6 +165,31 @@ def test_a_server_serves_one_peer_after_the_other(rig: Rig, tmp_path: Path) -> N
     peer = {"type": "unix", "path": path}
     came, went = NetdevStreamConnectedEvent("n", peer), NetdevStreamDisconnectedEvent("n")  # type: ignore[arg-type]
     assert rig.events == [came, went, came, went]
+
+
+def test_a_server_pauses_while_there_are_no_descriptors(rig: Rig, tmp_path: Path, monkeypatch: Any) -> None:
+    def no_room(_sock: socket.socket) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    path = str(tmp_path / "s")
+    netdev, _ = with_nic(rig, "stream,id=n,server=on", "addr.type=unix", f"addr.path={path}")
+    with unix_client(path):
+        with monkeypatch.context() as patched:
+            patched.setattr(socket.socket, "accept", no_room)
+            for _ in range(2):
+                rig.loop.turn()
+                assert not rig.loop.readers
+                assert [delay_ns for delay_ns, _ in rig.loop.later] == [sockets.RETRY_ACCEPT_NS]
+                rig.loop.run_later()
+                assert rig.loop.readers
+        rig.loop.until(lambda: netdev.link_up)
+    rig.loop.until(lambda: not netdev.link_up)
+    monkeypatch.setattr(socket.socket, "accept", no_room)
+    with unix_client(path):
+        rig.loop.turn()
+        netdev.stop()
+        rig.loop.run_later()
+        assert not rig.loop.readers
 
 
 def test_a_client_goes_on_without_its_server(rig: Rig) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from vmmd.chardev import address
 from vmmd.core.ending import early_end
-from vmmd.core.sockets import SocketFile
+from vmmd.core.sockets import NO_ROOM, SocketFile
+from vmmd.errors import BackendError
 
 if TYPE_CHECKING:
     import socket
@@ -62,7 +63,7 @@ class ListenSocket:
             self._file = SocketFile(self.config.path)
 
     def wait(self) -> socket.socket:
-        """Block until the first client is there (``wait=on``). Before the loop runs only."""
+        """Block until the first client is there (``wait=on``). Before the loop runs only. Raises BackendError."""
         import select
 
         # QEMU-COMPAT: scripts wait for this line
@@ -77,13 +78,20 @@ class ListenSocket:
                 return connection
 
     def accept(self) -> socket.socket | None:
-        """The next client, non-blocking, or None when none waits (or it has already left)."""
+        """The next client, non-blocking, or None when none waits (or it has already left). Raises BackendError when
+        there is no room for one that waits: it has to be tried again later."""
         if self.sock is None:
             return None
         try:
             connection, _ = self.sock.accept()
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise BackendError.from_os(f"chardev '{self.label}': cannot accept a connection", error) from error
+            return None
+        try:
             address.tune(self.config, connection)
         except OSError:
+            connection.close()
             return None
         return connection
 

@@ -18,7 +18,9 @@ from vmmd.chardev.listen import ListenSocket
 from vmmd.chardev.stream import StreamChardev
 from vmmd.core.backend import CharEvent
 from vmmd.core.ending import early_end
+from vmmd.core.sockets import RETRY_ACCEPT_NS
 from vmmd.errors import BackendError, VmmdError
+from vmmd.log import RateLimiter, get_logger
 from vmmd.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from vmmd.chardev.logfile import LogFile
     from vmmd.chardev.options import SocketOptions
     from vmmd.core.notify import LoopPort
+
+log = get_logger("vmmd.chardev")
 
 #: Patience with one attempt to connect
 CONNECT_TIMEOUT_S = 30.0
@@ -43,6 +47,7 @@ class SocketChardev(StreamChardev):
         self._connection: socket.socket | None = None
         self._accepting = False
         self._expecting: list[Callable[[], None]] = []
+        self._may_warn = RateLimiter()
         self._reported = False  # a failed attempt to connect was reported
 
     @property
@@ -223,7 +228,14 @@ class SocketChardev(StreamChardev):
         self._accepting = False
 
     def _arrived(self) -> None:
-        connection = self.listen_socket.accept()
+        try:
+            connection = self.listen_socket.accept()
+        except BackendError as error:
+            if self._may_warn():
+                log.warning("%s", error)
+            self._unlisten()
+            self._loop.call_later(RETRY_ACCEPT_NS, self._listen)
+            return
         if connection is not None:
             self._unlisten()
             self._serve(connection)

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 
 #: Connections that may wait to be accepted
 BACKLOG = 16
+#: accept(2) says so when process or host has no room left. The connection stays in the backlog and keeps the socket
+#: readable: without a pause the loop would spin
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+RETRY_ACCEPT_NS = 1_000_000_000
 
 #: a family, and an address of it as the socket module has it: host, port, for IPv6 two numbers more
 Resolved = tuple[socket.AddressFamily, tuple[Any, ...]]

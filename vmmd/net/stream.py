@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from vmmd.core import sockets
 from vmmd.core.ending import early_end
 from vmmd.core.events import InetPeer, NetdevStreamConnectedEvent, NetdevStreamDisconnectedEvent, UnixPeer
-from vmmd.log import get_logger
+from vmmd.log import RateLimiter, get_logger
 from vmmd.net.base import Netdev
 from vmmd.net.inherited import InheritedSocket
 from vmmd.net.stream_queue import StreamQueue
 
 if TYPE_CHECKING:
+    from vmmd.core.notify import Cancellable
     from vmmd.net.base import Host
     from vmmd.net.options import SocketAddress, StreamOptions
 
@@ -46,8 +47,10 @@ class StreamNetdev(Netdev):
         self._listener: socket.socket | None = None
         self._file: sockets.SocketFile | None = None
         self._accepting = False
+        self._pause: Cancellable | None = None  # of accepting
         self._first: socket.socket | None = None  # a client's connection before ``start``
         self._info = ""
+        self._may_warn = RateLimiter()
 
     @property
     def open_may_wait(self) -> bool:
@@ -85,9 +88,7 @@ class StreamNetdev(Netdev):
             self._accept_next()
 
     def stop(self) -> None:
-        if self._accepting and self._listener is not None:
-            self._accepting = False
-            self.host.loop.remove_reader(self._listener.fileno())
+        self._accept_no_more()
         self.queue.hang_up()
 
     def close(self) -> None:
@@ -109,14 +110,26 @@ class StreamNetdev(Netdev):
             self._accepting = True
             self.host.loop.add_reader(self._listener.fileno(), self._arrived)
 
+    def _accept_no_more(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        if self._accepting and self._listener is not None:
+            self._accepting = False
+            self.host.loop.remove_reader(self._listener.fileno())
+
     def _arrived(self) -> None:
         assert self._listener is not None
         try:
             sock, _ = self._listener.accept()
-        except OSError:
-            return  # it has left already
-        self._accepting = False
-        self.host.loop.remove_reader(self._listener.fileno())
+        except OSError as error:
+            if error.errno in sockets.NO_ROOM:
+                if self._may_warn():
+                    log.warning("netdev %s: cannot accept a connection: %s", self.id, error)
+                self._accept_no_more()
+                self._pause = self.host.loop.call_later(sockets.RETRY_ACCEPT_NS, self._accept_next)
+            return  # or it has left already
+        self._accept_no_more()
         sock.setblocking(False)
         self._serve(sock)
 

@@ -7,10 +7,10 @@ registers early is handed to the loop when that runs.
 
 from __future__ import annotations
 
-import errno
 from socket import AF_UNIX
 from typing import TYPE_CHECKING, Protocol
 
+from vmmd.core.sockets import NO_ROOM, RETRY_ACCEPT_NS
 from vmmd.log import RateLimiter, get_logger
 from vmmd.qmp.events import EventRouter
 from vmmd.qmp.session import error_reply, greeting, greeting_bytes
@@ -33,8 +33,6 @@ log = get_logger("vmmd.qmp")
 MAX_CLIENTS = 64
 #: connections taken by one wake-up of the loop
 ACCEPT_BATCH = 16
-#: pause when the process has no descriptors left
-RETRY_ACCEPT_NS = 1_000_000_000
 
 GREETING = greeting_bytes()
 
@@ -116,8 +114,7 @@ class Listener:
     def _pause_accepting(self, error: OSError) -> None:
         if self._may_warn():
             log.warning("cannot accept a monitor connection: %s", error)
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-            # the backlog keeps the socket readable: without a pause the loop would spin
+        if error.errno in NO_ROOM:
             self._server.loop.remove_reader(self._socket.fileno())
             self._server.loop.call_later(RETRY_ACCEPT_NS, self._accept_again)
 
