@@ -49,6 +49,7 @@ from vmmd.firmware.aml import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: the block of registers, as the device has it
 HOTPLUG_BASE = 0xAE00
 HOTPLUG_BYTES = 0x18
 HOTPLUG_EVENT = 1  # number of the general-purpose event

@@ -94,7 +94,8 @@ class RamBlock:
         LIMIT: a file system on a disk may take its time; the loop waits."""
         if hva < self.hva or hva + length > self.hva + self.size_bytes or (hva | length) % self.page_bytes:
             raise ValueError(f"{length:#x} bytes at {hva:#x} are no pages of memory '{self.name}'")
-        # of a shared mapping MADV_DONTNEED would free nothing, of a private one MADV_REMOVE would change the file
+        # SAFETY: a range of the mapping, checked above; views of it stay valid and read zeroes, or what the file has.
+        # Of a shared mapping MADV_DONTNEED would free nothing, of a private one MADV_REMOVE would change the file
         _call_madvise(hva, length, mmap.MADV_REMOVE if self.settings.share else mmap.MADV_DONTNEED)
 
     def close(self) -> None:
@@ -221,7 +222,8 @@ class RamBlock:
 
 def _page_bytes(fd: int) -> int:
     """The size of the pages that a mapping of the file has. Raises OSError."""
-    fields = (ctypes.c_long * 32)()  # struct statfs, which begins with f_type, f_bsize; with room to spare
+    # SAFETY: struct statfs begins with f_type and f_bsize, and is shorter than 32 longs
+    fields = (ctypes.c_long * 32)()
     if _libc.fstatfs(fd, ctypes.byref(fields)):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return fields[1] if fields[0] == _HUGETLBFS_MAGIC else PAGE_BYTES
