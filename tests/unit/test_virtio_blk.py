@@ -656,6 +656,33 @@ def test_bus_master_off_while_one_queue_is_reset_stops_the_others(monkeypatch: p
         assert blk.status(2) == OK
 
 
+def test_unplug_while_one_queue_is_reset_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    with rig(num_queues="2") as blk:
+        driver = blk.driver(queues=2, features=FULL | F_RING_RESET)
+        hold_a_drain(blk, driver, monkeypatch)
+        blk.request(driver.queues[1], IN, 0, 512, slot=1)
+        driver.queues[1].kick()
+        blk.loop.settle()
+        driver.put(0x16, 2, 0)
+        driver.put(0x3A, 2, 1)
+        assert blk.device.virtio.busy
+        on_loop: list[bool] = []
+
+        def unplug() -> None:
+            with blk.machine.lock:
+                blk.device.vanish()
+                blk.device.wind_down(lambda: on_loop.append(blk.loop.on_loop_thread()))
+
+        blk.loop.call(unplug)
+        first, second = blk.disk.held
+        blk.loop.call(first)
+        blk.loop.settle()
+        assert not on_loop
+        blk.loop.call(second)
+        blk.loop.settle()
+        assert on_loop == [True]
+
+
 def test_machine_reset_drops_completions_of_queues_on_their_way_back(blk: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = blk.driver()
     hold_a_drain(blk, driver, monkeypatch)

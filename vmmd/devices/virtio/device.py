@@ -383,13 +383,18 @@ class VirtioDevice:
         if self._drain is None:
             self.drain(list(self.workers), done)
             return
-        finish = self._drain.finish  # a vCPU resets the device, and waits as well
+        finish = self._drain.finish  # a vCPU resets the device, or a queue of it, and waits as well
 
         def both() -> None:
             finish()
-            done()
+            self.ctx.loop.post(self._wind_down_rest, done)  # this may be the vCPU's thread
 
         self._drain.finish = both
+
+    @on_loop
+    def _wind_down_rest(self, done: Callable[[], None]) -> None:
+        with self.ctx.lock:
+            self.wind_down(done)
 
     @on_loop
     def _stop_workers(self, drain: _Drain) -> None:
