@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order in which the devices of a command line are made, and how the buses that they bring are called."""
+"""The devices of a command line before they are made: their order, the names of buses that they bring, and who uses
+which character device."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import pytest
 
 from vmmd.errors import UsageError
 from vmmd.machine.device_plan import BusNames, behind_their_buses, plan
+from vmmd.machine.plan import MachinePlan
 from vmmd.options.cmdline import parse
 
 PORT, OTHER_PORT = "virtserialport,id=p0,bus=s0.0", "virtserialport,id=p1,bus=s1.0"
@@ -51,3 +53,11 @@ def test_the_name_of_a_bus_is_free_again_when_its_device_has_gone() -> None:
         plan(nameless, [], buses)
     buses.take_away(first)
     assert plan(nameless, [], buses).brings == "virtio-serial-bus.0"
+
+
+@pytest.mark.parametrize("second", ["-netdev vhost-user,id=n1,chardev=c", "-device isa-serial,chardev=c,id=n1"])
+def test_a_character_device_has_one_user(second: str) -> None:
+    socket = "-chardev socket,id=c,path=/nowhere,server=on"
+    line = f"-nodefaults {socket} -netdev vhost-user,id=n0,chardev=c {second}"
+    with pytest.raises(UsageError, match="Device 'c' is in use; chardev c is used by netdev n0"):
+        MachinePlan(parse(line.split())).check()

@@ -13,7 +13,7 @@ from vmmd.errors import UsageError, named
 from vmmd.machine import device_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterator
 
     from vmmd.firmware.direct_boot import DirectBoot
     from vmmd.options.models import Config
@@ -101,16 +101,26 @@ class MachinePlan:
                     raise no_rng(id_, known=id_ in objects)
 
     def _check_chardev_users(self) -> None:
-        """One chardev, one user; monitors count."""
+        """One chardev, one user; monitors and netdevs count."""
         users = {monitor.chardev: "a monitor" for monitor in self.config.monitors}
         if self.config.qtest is not None:
             users[self.config.qtest] = "-qtest"
+        for name, user in self._chardev_uses():
+            if name in users:
+                raise UsageError(f"Device '{name}' is in use", f"chardev {name} is used by {users[name]}")
+            users[name] = user
+
+    def _chardev_uses(self) -> Iterator[tuple[str, str]]:
+        """Character devices that are named, and by whom."""
+        from vmmd.options.netdevs import NetdevVhostUser
+
+        for netdev in self.config.netdevs:
+            if isinstance(netdev, NetdevVhostUser):
+                yield netdev.chardev, f"netdev {netdev.id}"
         for each in self.devices:
             for declared in each.props.each():
                 if declared.kind.ref_kind == "chardev" and (name := each.props.values.get(declared.name)):
-                    if name in users:
-                        raise UsageError(f"Device '{name}' is in use", f"chardev {name} is used by {users[name]}")
-                    users[name] = each.id or each.cls.type_name
+                    yield name, each.id or each.cls.type_name
 
     def _check_memory(self) -> None:
         """Sizes of -m, -numa and memory backends agree."""
