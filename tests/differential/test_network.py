@@ -46,6 +46,8 @@ ROWS = (
     Row("!set_link"), Row("!set_link t0"), Row("!set_link t0 perhaps"), Row("!set_link nobody on"),
     Row('set_link {"name": "nobody", "up": true}'),
     Row("!set_link t0 off"), Row("!set_link n0 on"), Row("!set_link h1 off"), Row("!set_link h2 off"),
+    Row('device_add {"driver": "virtio-net-pci", "netdev": "nobody"}'),
+    Row('device_add {"driver": "virtio-net-pci", "netdev": "t0"}'),
     Row('netdev_del {"id": "nobody"}'), Row("netdev_del"),
     Row('netdev_add {"id": "a"}'), Row('netdev_add {"type": "tap"}'), Row('netdev_add {"id": "a", "type": "foo"}'),
     Row('netdev_add {"id": "1a", "type": "hubport", "hubid": 1}'), Row('netdev_add {"id": "", "type": "tap"}'),

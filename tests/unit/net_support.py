@@ -96,6 +96,7 @@ class FakeNic:
     """Nic, and NetFrontend of each queue: takes every frame."""
 
     type_name = "virtio-net-pci"
+    inner_type = "virtio-net-device"
 
     def __init__(self, id_: str | None = "n0") -> None:
         self.id = id_

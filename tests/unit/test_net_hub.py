@@ -141,7 +141,7 @@ def test_a_netdev_at_a_port_is_taken_and_may_go(rig):
     assert isinstance(up.uplink, Uplink)
     with pytest.raises(VmmdError, match="netdev 'far' is in use"):
         rig.add("hubport", "id=two", "hubid=0", "netdev=far")
-    with pytest.raises(VmmdError, match="can't take value 'far', it's in use; up has it"):
+    with pytest.raises(VmmdError, match=r"'virtio-net-device.netdev' can't take value 'far', it's in use; up has it"):
         rig.connect(FakeNic(), "far")
     with pytest.raises(VmmdError, match="netdev 'none' not found"):
         rig.add("hubport", "id=two", "hubid=0", "netdev=none")

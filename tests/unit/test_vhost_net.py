@@ -353,6 +353,13 @@ def test_nobody_asked(setup: Callable[..., VhostSetup]) -> None:
         assert made.state is None
 
 
+def test_polling_without_vhost_is_of_no_use(setup: Callable[..., VhostSetup], caplog: pytest.LogCaptureFixture) -> None:
+    setup("poll-us=5", "vhost=on").check(None)
+    assert not caplog.messages
+    setup("poll-us=5").check(None)
+    assert caplog.messages == ["netdev n0: poll-us= is of no use without vhost=on"]
+
+
 @pytest.fixture
 def no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(vhost_setup.vhost, "PATH", str(tmp_path / "vhost-net"))

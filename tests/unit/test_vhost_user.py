@@ -282,6 +282,20 @@ def test_mtu_and_announcement_reach_the_back_end(rig: Rig, backend: LoopbackBack
     backend.wait_for(lambda: backend.rarps == [bytes.fromhex("525400123456")])
 
 
+def test_another_device_has_nothing_of_the_one_before(rig: Rig, backend: LoopbackBackend) -> None:
+    rig.user.set_mtu(1400)
+    with rig.machine.lock:
+        rig.user.join(rig.ram.memory)
+    backend.features &= ~(1 << 15)  # MRG_RXBUF, which the other had offered
+    backend.drop()
+    rig.loop.until(lambda: not rig.alive[-1], PATIENCE_S)
+    rig.link.connect()
+    rig.loop.until(lambda: rig.alive[-1], PATIENCE_S)
+    rig.start()
+    rig.loop.until(lambda: backend.rings_running == 2, PATIENCE_S)
+    assert not backend.count(peer.NET_SET_MTU)
+
+
 def test_link_that_is_cut_disables_the_rings(rig: Rig, backend: LoopbackBackend) -> None:
     rig.start()
     rig.offer()

@@ -116,6 +116,11 @@ def test_wrong_properties_are_refused(given: dict[str, str], sentence: str) -> N
         NetRig(**given)
 
 
+def test_unknown_way_of_sending_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    NetRig(tx="foo")
+    assert [each.partition(",")[0] for each in caplog.messages] == ["virtio-net: Unknown option tx=foo"]
+
+
 def test_configuration_tells_what_the_properties_say() -> None:
     rig = NetRig(mac="52:54:00:01:02:03", host_mtu="1400", speed="2500", duplex="full").start()
     config = bytes(rig.driver.config(at, 1) for at in range(20))

@@ -261,6 +261,10 @@ class Nic(Protocol):
         """The model, "virtio-net-pci"."""
 
     @property
+    def inner_type(self) -> str:
+        """What of it has the netdev, "virtio-net-device"; empty: itself."""
+
+    @property
     def current_mac(self) -> bytes:
         """The address that the guest has given it, or the one it was made with."""
 

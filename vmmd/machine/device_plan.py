@@ -207,7 +207,8 @@ def check_references(plans: Iterable[DevicePlan], known: dict[str, Container[str
             value = each.props.values.get(declared.name)
             if kind in known and isinstance(value, str) and value not in known[kind]:
                 # QEMU-COMPAT: first sentence as QEMU's
+                user = each.cls.inner_type or each.cls.type_name
                 raise UsageError(
-                    f"{each.option}: Property '{each.cls.type_name}.{declared.wire_name}' can't find value '{value}'",
+                    f"{each.option}: Property '{user}.{declared.wire_name}' can't find value '{value}'",
                     f"no {kind} has this id",
                 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from vmmd.errors import UsageError
 from vmmd.net.base import Netdev
+from vmmd.net.frames import scatter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -83,13 +84,7 @@ class HubQueue:
     def read(self, buffers: Sequence[memoryview]) -> int:
         if not self._waiting:
             return 0
-        frame = memoryview(self._waiting.popleft())
-        length = 0
-        for buffer in buffers:
-            part = frame[length : length + len(buffer)]
-            buffer[: len(part)] = part
-            length += len(part)
-        return length
+        return scatter(memoryview(self._waiting.popleft()), buffers)
 
     def write(self, buffers: Sequence[memoryview]) -> bool:
         frame = b"".join(buffers)

@@ -200,7 +200,7 @@ class Network:
 
     def connect(self, nic: Nic, id_: str | None, mac: bytes | None) -> Port:
         """DeviceLock held. Raises UsageError."""
-        backend = None if id_ is None else self._free(id_, nic.type_name)
+        backend = None if id_ is None else self._free(id_, nic.inner_type or nic.type_name)
         queues = 1 if backend is None else max(len(backend.queues), 1)
         names = self._names(nic, queues)
         if names[0] in self.ports:

@@ -125,7 +125,7 @@ class IsaSerial(Device):
         if not self.props.baudbase:
             raise UsageError("isa-serial: baudbase=0", "it takes a number from 1")
         if self.props.chardev is not None:
-            backend = self.ctx.backends.chardev(self.props.chardev, self.type_name)
+            backend = self.ctx.backends.chardev(self.props.chardev, self.inner_type)
             self.on_undo(lambda: self.ctx.backends.release(backend))
             backend.attach(self)
             self._backend = backend

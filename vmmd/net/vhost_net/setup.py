@@ -45,6 +45,8 @@ class VhostSetup:
     def check(self, tap_fds: int | None) -> None:
         """``tap_fds``: how many descriptors of the tap were passed; None: it is opened here. Raises VmmdError."""
         options = self._options
+        if options.poll_us and not self.wanted:
+            log.warning("netdev %s: poll-us= is of no use without vhost=on", options.id)
         # QEMU-COMPAT: the sentences
         if self._names and not self.wanted:
             raise UsageError("vhostfd(s)= is not valid without vhost", "vhost=on, or leave it out")

@@ -124,6 +124,7 @@ class VhostUser:
             raise UsageError(
                 f"{self._name}: guest memory has {len(memory.regions)} parts; vhost-user takes {REGIONS_MAX}"
             )
+        self._promised, self._mtu = 0, None  # nothing of another device, before this one
         # LIMIT: memory that is plugged later would have to be told
         self._regions = [
             Region(each.gpa, each.size_bytes, each.hva, each.fd, each.fd_offset)

@@ -99,8 +99,6 @@ def resolve(device: VirtioNetPci, pairs: int, *, long_tx: bool = False) -> NetOp
         raise UsageError("'speed' must be between 0 and INT_MAX", "it is in Mbit/s; -1: not told")
     if props.x_txtimer > NS_PER_S:
         raise UsageError("'x-txtimer' must be at most one second", "it is in nanoseconds")
-    if props.tx not in (None, "", "timer", "bh"):
-        device.log.warning('virtio-net: Unknown option tx=%s, valid options: "timer" "bh"; using bh', props.tx)
     wanted = f.F_MAC
     for name, bit in PROPERTY_BITS.items():
         if getattr(props, name):

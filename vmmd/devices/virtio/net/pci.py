@@ -98,6 +98,9 @@ class VirtioNetPci(VirtioPciDevice):
         self.on_undo(lambda: ctx.backends.release(port))
         vhost = port.backend.vhost if port.backend is not None else None
         self.options = resolve(self, queue_pairs(port.backend), long_tx=vhost is not None and vhost.in_user_space)
+        if props.tx not in (None, "", "timer", "bh"):
+            # QEMU-COMPAT: the sentence
+            self.log.warning('virtio-net: Unknown option tx=%s, valid options: "timer" "bh"; using bh', props.tx)
         virtio = VirtioNet(ctx, self.log, port, self.options)
         self.on_undo(virtio.detach)
         virtio.id, virtio.qom_path = self.id, f"{self.qom_path}/{self.inner_name}"
