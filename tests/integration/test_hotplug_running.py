@@ -15,6 +15,7 @@ from tests.framework.virtio_function import Registers
 from tests.framework.virtqueue_driver import Buffer, Driver, DriverQueue
 from tests.integration.test_hotplug_at_start import NODE, Bug, Refused, Refusing, disk, run, traces
 from tests.unit.test_block_lock import locked_bytes
+from vmmd.core import background
 from vmmd.core.events import DeviceDeletedEvent, DeviceUnplugGuestErrorEvent, ResetEvent
 from vmmd.errors import DeviceNotFoundError, UsageError, VmmdError
 from vmmd.machine import unplug
@@ -461,6 +462,26 @@ def test_a_drive_goes_with_its_device_and_is_closed_when_it_answers(monkeypatch:
         assert [each.name for each in block.query()] == []
         assert set(block.nodes) == nodes
         await until(lambda: set(block.nodes) == {"n0", "n1", "slow"})
+
+
+def test_a_hung_disk_uses_up_the_time_for_closing_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+
+    async def within(loop: object, limit_ns: int, work: Any, what: str) -> bool:
+        limits.append(limit_ns)
+        return await background.within(loop, limit_ns, work, what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(unplug, "within", within)
+    monkeypatch.setattr(unplug, "DRAIN_LIMIT_NS", 20 * NS_PER_MS)
+
+    @story(*HUNG_DISK)
+    async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
+        await plugger_of(vm).add(disk("d0", "hung", addr=SLOT))
+        start_reads(vm, 1)
+        await until(lambda: in_flight(vm))
+        guest.eject()
+        await until(lambda: said(events, GONE[1]))
+        assert max(limits) < 10 * NS_PER_MS
 
 
 def test_a_hung_disk_holds_up_no_other_device() -> None:

@@ -196,9 +196,10 @@ class Unplugger:
         request.stop_timer()
         request.state = "ejected"
         request.drained, request.deleted = loop.create_future(), loop.create_future()
+        deadline_ns = monotonic_ns() + DRAIN_LIMIT_NS
         try:
             await self._drain(device, request.drained)
-            await self._remove(request)
+            await self._remove(request, deadline_ns)
             if last is not None:
                 with self._vm.lock:
                     last()
@@ -224,7 +225,7 @@ class Unplugger:
         await drained
         timer.cancel()
 
-    async def _remove(self, request: UnplugRequest) -> None:
+    async def _remove(self, request: UnplugRequest, deadline_ns: int) -> None:
         device, block = request.device, self._vm.block
         request.gone = []
         if device not in self._board.devices:  # it went with what it sat on, which has told so
@@ -239,7 +240,8 @@ class Unplugger:
             return
         for drive in drives:
             block.retire(drive)
-        if not await within(self._vm.loop, DRAIN_LIMIT_NS, block.unlock_later(), "close images"):
+        left_ns = max(0, deadline_ns - monotonic_ns())
+        if not await within(self._vm.loop, left_ns, block.unlock_later(), "close images"):
             log.warning("the image of %s could not be closed in time", device.name)
 
     def _tell(self, request: UnplugRequest) -> None:
