@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -28,10 +29,14 @@ from tests.unit.net_rig import (
     frame,
 )
 from vmmd.core.backend import NetOffload
+from vmmd.core.notify import Handshake
 from vmmd.devices.virtio.net.header import FRAME_BYTES_MAX
 from vmmd.devices.virtio.net.pci import VirtioNetPciNonTransitional
 from vmmd.devices.virtio.net.worker import BATCH
 from vmmd.errors import UsageError
+
+if TYPE_CHECKING:
+    import threading
 
 VERSION_1 = 1 << 32
 NEEDS_RESET = 0x40
@@ -405,6 +410,33 @@ def test_bus_mastering_off_and_on_loses_no_buffer() -> None:
     assert len(rig.received()) == 1
     rig.queue.feed(bytes(12) + frame())
     assert len(rig.received()) == 1
+
+
+def test_what_the_guest_ejects_writes_nothing_once_the_ejecting_instruction_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = NetRig().start()
+    rig.post(2048)
+
+    def wait(_: Handshake, lock: threading.Lock, timeout_s: float) -> bool:
+        assert timeout_s
+        lock.release()
+        rig.run()
+        return lock.acquire()
+
+    monkeypatch.setattr(Handshake, "wait", wait)
+    monkeypatch.setattr(rig.machine.loop, "on_loop_thread", lambda: False)
+    with rig.machine.lock:
+        rig.device.vanish()
+    monkeypatch.undo()
+    ram = bytes(rig.machine.ram)
+    rig.queue.feed(bytes(12) + frame())
+    assert rig.machine.ram == ram
+    ended: list[bool] = []
+    with rig.machine.lock:
+        rig.device.wind_down(lambda: ended.append(True))
+    rig.run()
+    assert ended == [True]
 
 
 def test_after_a_reset_nothing_is_read_into_old_buffers() -> None:

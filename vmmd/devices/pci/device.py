@@ -162,7 +162,7 @@ class PciDevice(Device):
 
     def vanish(self) -> None:
         """Out of the guest's sight at once: configuration space reads all-ones, nothing is mapped, no interrupt and no
-        new DMA. Any thread, DeviceLock held; ``unrealize`` follows."""
+        DMA. Any thread, DeviceLock held (a vCPU may wait without it); ``unrealize`` follows."""
         self.vanished = True
         self._intx.connect(None)
         self._remap(io_on=False, memory_on=False)
