@@ -17,8 +17,7 @@ import pytest
 import uvloop
 
 from tests.unit.net_support import FakeNic, Rig, TurnLoop, options, views
-from tests.unit.qmp_support import Monitor
-from tests.unit.test_qmp_fds import Client
+from tests.unit.qmp_support import Client, Monitor
 from vmmd.core import sockets
 from vmmd.core.events import NetdevStreamConnectedEvent, NetdevStreamDisconnectedEvent
 from vmmd.errors import UsageError, VmmdError

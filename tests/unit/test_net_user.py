@@ -23,8 +23,7 @@ from tests.framework.network import Network as HostNetwork
 from tests.framework.network import network_problem
 from tests.framework.packets import ACK, SYN, Guest, Packet, read_dhcp, read_packet
 from tests.unit.net_support import FakeNic, Rig, options
-from tests.unit.qmp_support import Monitor
-from tests.unit.test_qmp_fds import Client
+from tests.unit.qmp_support import Client, Monitor
 from vmmd.errors import UsageError, VmmdError
 from vmmd.net import passt
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.unit.qmp_support import Monitor
-from tests.unit.test_qmp_fds import Client
+from tests.unit.qmp_support import Client, Monitor
 from vmmd.core.backend import CharEvent
 
 if TYPE_CHECKING:

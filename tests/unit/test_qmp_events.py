@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.qmp_support import ManualLoop, Monitor
+from tests.unit.qmp_support import Client, ManualLoop, Monitor
 from tests.unit.test_qmp_connection import Rig
-from tests.unit.test_qmp_fds import Client
 from vmmd.core.event_ring import EventRing
 from vmmd.core.events import (
     BlockIoErrorEvent,

@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-import array
-import json
 import os
 import resource
 import select
-import socket
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.qmp_support import Monitor
+from tests.unit.qmp_support import Client, Monitor
 from vmmd.core.fdsets import BUDGET_DIVISOR, FdBudget, FdSets
 from vmmd.errors import VmmdError
 from vmmd.qmp.passed_fds import MAX_NAMED, MAX_WAITING, PassedFds
@@ -26,40 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NO_FD = "No file descriptor supplied via SCM_RIGHTS"
-
-
-class Client:
-    """One negotiated session that can send descriptors."""
-
-    def __init__(self, monitor: Monitor, *, oob: bool = False) -> None:
-        self.sock = monitor.connect()
-        self._file = self.sock.makefile("rb")
-        json.loads(self._file.readline())
-        assert self.run("qmp_capabilities", **({"enable": ["oob"]} if oob else {})) == {}
-
-    def send(self, data: bytes, fds: list[int] | None = None) -> None:
-        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        self.sock.sendmsg([data], control)
-
-    def message(self) -> dict[str, Any]:
-        """The next message that is no event."""
-        while "event" in (message := json.loads(self._file.readline())):
-            pass
-        return message
-
-    def reply(self) -> Any:
-        message = self.message()
-        return message["error"]["desc"] if "error" in message else message["return"]
-
-    def run(self, name: str, fds: list[int] | None = None, **arguments: object) -> Any:
-        """The return of a command, or its error's sentence."""
-        wire = {key.replace("_", "-"): value for key, value in arguments.items()}
-        self.send(json.dumps({"execute": name, "arguments": wire}).encode(), fds)
-        return self.reply()
-
-    def close(self) -> None:
-        self._file.close()
-        self.sock.close()
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ import pytest
 from tests.framework.network import Network as HostNetwork
 from tests.framework.network import network_problem
 from tests.unit.net_support import FakeNic
-from tests.unit.qmp_support import Monitor
-from tests.unit.test_qmp_fds import Client
+from tests.unit.qmp_support import Client, Monitor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
