@@ -251,21 +251,26 @@ def test_an_interface_that_goes_takes_the_link_with_it(host, rig):
     assert nic.queue.write(views(FRAME))
 
 
-def test_queues_that_the_guest_does_not_use_get_nothing(host, rig):
+def test_queues_that_the_guest_does_not_use_get_nothing(host, rig, monkeypatch):
     netdev = rig.add("tap", "id=t0", "ifname=tap7", "script=no", "downscript=no", "queues=4")
     assert len(netdev.queues) == 4
     nics = [FakeNic(f"n{number}") for number in range(4)]
     host.ip("link set tap7 up")
     for nic, queue in zip(nics, netdev.queues, strict=True):
         nic.use(queue)
+    changed = []
+    enable = tun.enable_queue
+    monkeypatch.setattr(tun, "enable_queue", lambda fd, enabled: (changed.append(enabled), enable(fd, enabled)))
     netdev.enable_queues(1)
     netdev.enable_queues(1)
+    assert changed == [False] * 3  # each costs the kernel a millisecond
     assert len(rig.loop.readers) == 1
     sock = peer(host, "tap7")
     for number in range(16):
         sock.send(FRAME + bytes([number]))
     rig.loop.until(lambda: len(nics[0].frames) >= 16)
     netdev.enable_queues(4)
+    assert changed == [False] * 3 + [True] * 3
     assert len(rig.loop.readers) == 4
 
 

@@ -12,6 +12,7 @@ from tests.unit.fakes import FIRST_MAC
 from tests.unit.net_rig import ALL, COMMANDS, CTRL_GUEST_OFFLOADS, CTRL_VLAN, NetRig, frame
 from vmmd.core.backend import NetOffload
 from vmmd.core.events import NicRxFilterChangedEvent
+from vmmd.devices.virtio.net import control
 
 OK, ERR = 0, 1
 RX, MAC, VLAN, OFFLOADS = 0, 1, 2, 5
@@ -63,6 +64,23 @@ def test_without_promiscuity_only_ones_own_and_broadcasts_pass() -> None:
     assert not arrives(rig)
     mode(rig, PROMISC, True)
     assert arrives(rig, OTHER)
+
+
+def test_a_command_that_takes_long_ends_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = NetRig().start()
+    ring = rig.rings[-1]
+    rig.memory.write(COMMANDS, bytes([RX, PROMISC, 0]))
+    for number in range(3):
+        ring.add([Buffer(COMMANDS, 3)], [Buffer(COMMANDS + 0x2_0000 + number, 1)])
+    now = iter(range(0, 10**9, control.TURN_NS))
+    monkeypatch.setattr(control, "monotonic_ns", lambda: 2 * next(now))
+    ring.kick()
+    done = [len(ring.collect())]
+    while rig.machine.loop.pending:
+        callback, arguments = rig.machine.loop.pending.pop(0)
+        callback(*arguments)
+        done.append(len(ring.collect()))
+    assert [count for count in done if count] == [1, 1, 1]
 
 
 def test_address_tables_let_more_pass() -> None:

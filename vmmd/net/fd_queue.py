@@ -29,7 +29,7 @@ class FdQueue:
         self._loop = loop
         self._frontend: NetFrontend | None = None
         self._wanted = False
-        self._enabled = True
+        self.enabled = True
         self._stopped = False
         self._reading = False  # the loop watches it
         self._writing = False
@@ -72,7 +72,7 @@ class FdQueue:
 
     def set_enabled(self, enabled: bool) -> None:
         """The guest uses it; one that is off must not be watched (the kernel reports an error without end)."""
-        self._enabled = enabled
+        self.enabled = enabled
         if not enabled:
             self._unwatch()
         elif self._wanted or self.cut:
@@ -84,7 +84,7 @@ class FdQueue:
             self._loop.add_writer(self.fd, self._writable)
 
     def _watch(self) -> None:
-        if self._enabled and not (self._reading or self._stopped):
+        if self.enabled and not (self._reading or self._stopped):
             self._reading = True
             self._loop.add_reader(self.fd, self._readable)
 

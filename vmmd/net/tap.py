@@ -309,7 +309,8 @@ class TapNetdev(Netdev):
         if len(self.queues) == 1:
             return
         for index, queue in enumerate(self.queues):
-            self._enable(queue, index < count)
+            if queue.enabled is not (index < count):  # the kernel takes its time for each
+                self._enable(queue, index < count)
 
     def _enable(self, queue: TapQueue, enabled: bool) -> None:
         try:

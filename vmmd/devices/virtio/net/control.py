@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from vmmd.core.memory import GuestAddressError
@@ -17,7 +18,7 @@ from vmmd.devices.virtio.net import features as f
 from vmmd.devices.virtio.net.config import MAC_BYTES, STATUS_ANNOUNCE
 from vmmd.devices.virtio.net.filter import TABLE_MAX, VLANS
 from vmmd.devices.virtio.net.header import gather
-from vmmd.devices.virtio.net.worker import NetWorker
+from vmmd.devices.virtio.net.worker import TURN_NS, NetWorker
 from vmmd.devices.virtio.queue import RingError
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class ControlWorker(NetWorker):
 
     def serve(self) -> None:
         ring = self.ring
+        end_ns = monotonic_ns() + TURN_NS
         ring.disable_notify()
         for _ in range(TURN_COMMANDS):
             chains = ring.pop_batch(1)
@@ -76,6 +78,8 @@ class ControlWorker(NetWorker):
                 return
             ring.push(chains[0][0], self._command(chains[0]))
             self.give_back(1)
+            if monotonic_ns() > end_ns:  # queue pairs of a tap take the kernel milliseconds
+                break
         self.schedule()
 
     def _command(self, chain: Chain) -> int:
