@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from tests.unit.net_support import FakeNic, Rig, options, views
 from vmmd.errors import DeviceNotFoundError, VmmdError
 from vmmd.net.base import Netdev
-from vmmd.net.hub import _WAITING_MAX, Uplink
+from vmmd.net.hub import _WAITING_MAX, HubPort, Uplink
 from vmmd.net.listing import listing
 
 
@@ -152,6 +154,20 @@ def test_a_netdev_at_a_port_is_taken_and_may_go(rig):
         rig.network.remove("up").send(None)
     assert rig.network.hubs == {}
     assert rig.network.netdevs == {}
+
+
+def test_a_netdev_that_cannot_start_leaves_nothing(rig, monkeypatch):
+    def fail(_port):
+        raise OSError(errno.ENOSPC, "no room in an epoll instance")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HubPort, "start", fail)
+        with pytest.raises(OSError, match="no room"):
+            rig.network.add(options("hubport", "id=h", "hubid=0"), rig.descriptors).send(None)
+    assert rig.network.netdevs == rig.network.hubs == {}
+    with pytest.raises(StopIteration):
+        rig.network.add(options("hubport", "id=h", "hubid=0"), rig.descriptors).send(None)
+    assert list(rig.network.netdevs) == ["h"]
 
 
 def test_hubs_in_a_ring_are_refused(rig):

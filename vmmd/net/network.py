@@ -112,8 +112,8 @@ class Network:
         """One that is open."""
         self._planned.pop(netdev.id, None)
         netdev.order = self._next()
-        self.netdevs[netdev.id] = netdev
         netdev.start()
+        self.netdevs[netdev.id] = netdev
 
     async def add(self, options: NetOptions, descriptors: Descriptors) -> None:
         """A new netdev while the machine runs. Raises VmmdError, and leaves nothing behind then."""
@@ -125,18 +125,36 @@ class Network:
             raise UsageError(f"There are {MAX_NETDEVS} netdevs already", "netdev_del takes one away")
         self._passing.add(id_)
         try:
+            made = await self._opened(options, descriptors)
+            try:
+                self.enter(made)
+            except BaseException:
+                await self._end(made)
+                raise
+        finally:
+            self._passing.discard(id_)
+
+    async def _opened(self, options: NetOptions, descriptors: Descriptors) -> Netdev:
+        """A new netdev; the descriptors are its own. Raises VmmdError, and leaves nothing behind then."""
+        try:
             made = self._checked(options, descriptors)
             if made.open_may_wait:
-                await on_thread(self._loop, made.open, f"open/{id_}")
+                await on_thread(self._loop, made.open, f"open/{made.id}")
             else:
                 made.open()
         except BaseException:
             descriptors.give_back()
             raise
-        finally:
-            self._passing.discard(id_)
         descriptors.handed_over()
-        self.enter(made)
+        return made
+
+    async def _end(self, netdev: Netdev) -> None:
+        """Nobody uses it any more."""
+        netdev.stop()
+        if netdev.close_may_wait:
+            await on_thread(self._loop, netdev.close, f"close/{netdev.id}")
+        else:
+            netdev.close()
 
     def _checked(self, options: NetOptions, descriptors: Descriptors) -> Netdev:
         host = Host(
@@ -165,11 +183,7 @@ class Network:
                 await self._take_away(found.user, found)
             elif isinstance(found.user, HubPort):
                 found.user.lose_uplink()
-            found.stop()
-            if found.close_may_wait:
-                await on_thread(self._loop, found.close, f"close/{id_}")
-            else:
-                found.close()
+            await self._end(found)
         finally:
             self._passing.discard(id_)
 
