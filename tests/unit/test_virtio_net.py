@@ -234,6 +234,20 @@ def test_a_chain_that_describes_gigabytes_is_dropped_not_copied() -> None:
     assert not rig.queue.sent
 
 
+def test_a_defect_is_logged_with_its_traceback_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often the guest resets the device and goes on."""
+    rig = NetRig()
+    monkeypatch.setattr(rig.queue, "write", lambda buffers: 1 // 0)
+    for _ in range(3):
+        rig.start()
+        rig.send(frame())
+        assert rig.driver.status & NEEDS_RESET
+        rig.reset()
+    assert [each.levelname for each in caplog.records if each.exc_info] == ["ERROR"]
+
+
 def test_a_frame_without_buffers_breaks_the_device() -> None:
     rig = NetRig().start()
     rig.rings[1].add([], [Buffer(TX_DATA, 60)])

@@ -187,6 +187,7 @@ class VirtioDevice:
         self.config_generation = 0
         self.broken = False
         self._warned = False
+        self._defect_told = False
         #: register writes are ignored while this is set: a vCPU waits for the queues
         self._drain: _Drain | None = None
 
@@ -431,6 +432,13 @@ class VirtioDevice:
         with self.ctx.lock:
             if worker in self.workers.values():
                 self._fail(reason)
+
+    @on_loop
+    def log_defect(self, message: str, *args: object) -> None:
+        """An exception that no guest should be able to cause; its traceback is logged."""
+        if not self._defect_told:  # LIMIT: one a device, a guest that resets it can have any number
+            self._defect_told = True
+            self.log.exception(message, *args)
 
     @locked
     def _fail(self, reason: str) -> None:

@@ -108,7 +108,7 @@ class BlkWorker:
             self.closed = True
             self._blk.worker_failed(self, f"queue {self._index}: {error}")
         except Exception:  # a bug: this device is broken, the loop and the others go on (safety.md P7)
-            self._blk.log.exception("queue %d: a request could not be started", self._index)
+            self._blk.log_defect("queue %d: a request could not be started", self._index)
             self.closed = True
             self._blk.worker_failed(self, f"queue {self._index}: the device has failed, see the log")
         finally:

@@ -60,7 +60,7 @@ class NetWorker:
         except RingError as error:
             self._broken(str(error))
         except Exception:
-            self._net.log.exception("queue %d: a frame could not be handled", self._index)
+            self._net.log_defect("queue %d: a frame could not be handled", self._index)
             self._broken("the device has failed, see the log")
 
     def serve(self) -> None:
