@@ -19,6 +19,7 @@ from hypothesis import settings
 
 from tests.framework.network import Network, network_problem
 from tests.framework.vm import emulator
+from vmmd.log import _configured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers."""
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+    _configured("vmmd")  # the first message of a process does that: caplog would not see it
 
 
 @cache
