@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from tests.framework.network import Network as HostNetwork
 from tests.framework.network import network_problem
 from tests.unit.net_support import FakeNic
 from tests.unit.qmp_support import Client, Monitor
+from vmmd.net import script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,6 +166,23 @@ def test_a_script_runs_without_holding_up_the_monitor(monitor, client, tmp_path)
     gate.write_text("go\n")
     assert client.reply() == {}
     other.close()
+
+
+@pytest.mark.parametrize("key", ["script", "helper"])
+def test_a_program_that_makes_a_netdev_ends_with_vmmd(monitor, client, tmp_path, key):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\nread line < {gate}\n")
+    program.chmod(0o755)
+    client.send(
+        json.dumps({"execute": "netdev_add", "arguments": {"type": "tap", "id": "t0", key: str(program)}}).encode()
+    )
+    with gate.open("w"):  # it has begun to read
+        while not script._making:
+            time.sleep(0.001)
+        monitor.call(monitor.vm.network().close)
+        assert "status -15" in client.reply()
 
 
 def test_help_and_completion_name_the_kinds(monitor, client):

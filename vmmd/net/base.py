@@ -135,6 +135,9 @@ class Netdev:
     def open(self) -> None:
         """Raises VmmdError, and leaves nothing behind then."""
 
+    def abandon(self) -> None:
+        """vmmd ends while ``open`` is under way on a thread: end the programs that it waits for. Loop thread."""
+
     def start(self) -> None:
         """After ``open``, on the loop or before it runs: it has entered the network, and the loop may watch it."""
 

@@ -89,6 +89,7 @@ class Network:
         self.hubs: dict[int, Hub] = {}
         self._planned: dict[str, Netdev] = {}  # of the command line, not open yet
         self._passing: set[str] = set()  # ids of netdevs that are being opened, or closed
+        self._opening: set[Netdev] = set()  # by threads
         self._down: set[str] = set()  # ids of netdevs whose cable is out (set_link)
         self._came = 0  # as many netdevs and NICs have come
         self.announcer = Announcer(loop, lambda: [(port.name, port.nic) for port in self.ports.values()])
@@ -138,10 +139,7 @@ class Network:
         """A new netdev; the descriptors are its own. Raises VmmdError, and leaves nothing behind then."""
         try:
             made = self._checked(options, descriptors)
-            if made.open_may_wait:
-                await on_thread(self._loop, made.open, f"open/{made.id}")
-            else:
-                made.open()
+            await self._open(made)
         except BaseException:
             descriptors.give_back()
             raise
@@ -155,6 +153,16 @@ class Network:
             await on_thread(self._loop, netdev.close, f"close/{netdev.id}")
         else:
             netdev.close()
+
+    async def _open(self, netdev: Netdev) -> None:
+        if not netdev.open_may_wait:
+            netdev.open()
+            return
+        self._opening.add(netdev)
+        try:
+            await on_thread(self._loop, netdev.open, f"open/{netdev.id}")
+        finally:
+            self._opening.discard(netdev)
 
     def _checked(self, options: NetOptions, descriptors: Descriptors) -> Netdev:
         host = Host(
@@ -202,6 +210,8 @@ class Network:
     def close(self) -> None:
         """The machine has ended."""
         self.announcer.close()
+        for coming in self._opening:
+            coming.abandon()
         while self.netdevs:
             _, each = self.netdevs.popitem()
             try:

@@ -7,27 +7,54 @@ from __future__ import annotations
 import shlex
 import socket
 import subprocess
+from typing import TYPE_CHECKING
 
 from vmmd.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: a script that takes longer is killed
 PATIENCE_S = 60.0
 
+#: those that make a netdev, on threads: what they would make is of no use once vmmd ends
+_making: set[subprocess.Popen[bytes]] = set()
 
-def run_script(path: str, ifname: str) -> None:
-    """Wait for its end. Raises BackendError when it cannot be started or does not end with status 0. Blocks."""
+
+def end_making() -> None:
+    """vmmd ends. Programs that are to make netdevs do so too, by SIGTERM, which sudo hands on. Any thread."""
+    for process in list(_making):
+        process.terminate()
+
+
+def _run(command: list[str], fds: Sequence[int] = (), *, making: bool) -> int:
+    """Its status. Raises OSError, and TimeoutExpired when it was killed."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=fds, restore_signals=True)
+    if making:
+        _making.add(process)
     try:
-        done = subprocess.run(
-            [path, ifname], stdin=subprocess.DEVNULL, timeout=PATIENCE_S, check=False, restore_signals=True
-        )
+        return process.wait(PATIENCE_S)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        _making.discard(process)
+
+
+def run_script(path: str, ifname: str, *, making: bool) -> None:
+    """Wait for its end. ``making``: it sets the interface up. Raises BackendError when it cannot be started or does not
+    end with status 0. Blocks."""
+    try:
+        status = _run([path, ifname], making=making)
     except OSError as error:
         # QEMU-COMPAT: the phrase
         raise BackendError.from_os(f"could not launch network script {path}", error) from error
     except subprocess.TimeoutExpired as error:
         raise BackendError(f"network script {path} took longer than {PATIENCE_S:.0f} s", "it was killed") from error
-    if done.returncode:
+    if status:
         # QEMU-COMPAT: the phrase
-        raise BackendError(f"network script {path} failed with status {done.returncode}", f"it was given {ifname}")
+        raise BackendError(f"network script {path} failed with status {status}", f"it was given {ifname}")
 
 
 def ask_helper(helper: str, bridge: str) -> int:
@@ -61,11 +88,8 @@ def _helper_command(helper: str, bridge: str, fd: int) -> list[str]:
 
 def _run_helper(command: list[str], fd: int) -> int:
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, pass_fds=[fd], timeout=PATIENCE_S, check=False, restore_signals=True
-        )
+        return _run(command, [fd], making=True)
     except OSError as error:
         raise BackendError.from_os(f"bridge helper failed: {command[0]}", error) from error
     except subprocess.TimeoutExpired as error:
         raise BackendError("bridge helper failed", f"it was killed after {PATIENCE_S:.0f} s") from error
-    return done.returncode

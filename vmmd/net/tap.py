@@ -19,7 +19,7 @@ from vmmd.log import get_logger
 from vmmd.net import tun
 from vmmd.net.base import Netdev
 from vmmd.net.fd_queue import FdQueue
-from vmmd.net.script import ask_helper, run_script
+from vmmd.net.script import ask_helper, end_making, run_script
 from vmmd.net.vhost_net.setup import VhostSetup
 
 if TYPE_CHECKING:
@@ -167,6 +167,9 @@ class TapNetdev(Netdev):
             self.close()
             raise
 
+    def abandon(self) -> None:
+        end_making()
+
     def _attach(self) -> None:
         options = self.options
         if self._given:
@@ -219,7 +222,7 @@ class TapNetdev(Netdev):
         self._has_header = bool(flags & tun.IFF_VNET_HDR)
         script = DEFAULT_SCRIPT if options.script is None else options.script
         if script not in ("", "no"):
-            run_script(script, self.ifname)
+            run_script(script, self.ifname, making=True)
         self._downscript = DEFAULT_DOWNSCRIPT if options.downscript is None else options.downscript
 
     def _prepare(self) -> None:
@@ -255,7 +258,7 @@ class TapNetdev(Netdev):
         script, self._downscript = self._downscript, ""
         if script not in ("", "no"):
             try:
-                run_script(script, self.ifname)
+                run_script(script, self.ifname, making=False)
             except BackendError as error:
                 log.warning("netdev %s: %s", self.id, error)
         for fd in self._fds:
