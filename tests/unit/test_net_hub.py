@@ -137,6 +137,24 @@ def test_a_netdev_at_a_port_has_its_own_bounded_queue(rig):
     rig.loop.until(lambda: len(nic.frames) == 100)
 
 
+def test_a_netdev_on_its_way_out_is_closed_when_the_machine_ends(rig, monkeypatch):
+    class Never:
+        def __await__(self):
+            yield
+
+    netdev, nic = rig.add("hubport", "id=a", "hubid=0"), FakeNic()
+    rig.connect(nic, "a")
+    netdev.vhost = object()
+    monkeypatch.setattr(nic, "take_rings_back", lambda done: None)  # it waits for somebody
+    monkeypatch.setattr(rig.loop, "create_future", Never, raising=False)
+    going = rig.network.remove("a")
+    going.send(None)
+    assert rig.network.hubs
+    rig.network.close()
+    assert not rig.network.hubs
+    going.close()
+
+
 def test_a_netdev_at_a_port_is_taken_and_may_go(rig):
     rig.add("hubport", "id=far", "hubid=1")
     up = rig.add("hubport", "id=up", "hubid=0", "netdev=far")

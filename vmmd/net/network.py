@@ -90,6 +90,7 @@ class Network:
         self._planned: dict[str, Netdev] = {}  # of the command line, not open yet
         self._passing: set[str] = set()  # ids of netdevs that are being opened, or closed
         self._opening: set[Netdev] = set()  # by threads
+        self._leaving: set[Netdev] = set()  # that have yet to give rings back
         self._down: set[str] = set()  # ids of netdevs whose cable is out (set_link)
         self._came = 0  # as many netdevs and NICs have come
         self.announcer = Announcer(loop, lambda: [(port.name, port.nic) for port in self.ports.values()])
@@ -204,16 +205,19 @@ class Network:
             port.backend = netdev.user = None
         if netdev.vhost is not None:
             back = self._loop.create_future()
+            self._leaving.add(netdev)
             port.nic.take_rings_back(lambda: back.set_result(None))
             await back
+            self._leaving.discard(netdev)
 
     def close(self) -> None:
         """The machine has ended."""
         self.announcer.close()
         for coming in self._opening:
             coming.abandon()
-        while self.netdevs:
-            _, each = self.netdevs.popitem()
+        ending = [*self._leaving, *reversed(self.netdevs.values())]
+        self.netdevs.clear()
+        for each in ending:
             try:
                 each.stop()
                 each.close()
