@@ -13,7 +13,7 @@ from tests.unit.fakes import ImmediateLoop, make_context
 from tests.unit.virtio_rig import FunctionRig
 from vmmd.core.device import ResetKind
 from vmmd.devices.virtio.rng.device import VirtioRngPci
-from vmmd.devices.virtio.rng.worker import REQUEST_BYTES_MAX, TURN_CHAINS
+from vmmd.devices.virtio.rng.worker import REQUEST_BYTES_MAX, TURN_CHAINS, RngWorker
 from vmmd.errors import UsageError
 from vmmd.machine.objects.rng import FileEntropy
 from vmmd.units import NS_PER_MS
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RINGS, DATA = 0x1_0000, 0x4_0000
+NEEDS_RESET = 0x40
 
 
 class Bench(FunctionRig):
@@ -31,11 +32,22 @@ class Bench(FunctionRig):
         machine = make_context()
         self.source = machine.backends.entropy_source
         super().__init__(VirtioRngPci, "rng0", machine, **given)
+        self.start()
+
+    def start(self) -> None:
+        """A driver begins."""
         self.driver = Driver(self.registers, self.machine.memory, modern=True)
         self.driver.negotiate(1 << 32)
         self.ring: DriverQueue = self.driver.setup_queue(0, RINGS)
         self.driver.ready()
         self.machine.loop.run()
+
+    def restart(self) -> None:
+        """The driver is loaded anew."""
+        self.driver.status = 0
+        self.machine.loop.run()
+        self.machine.memory.write(RINGS, bytes(0x4000))
+        self.start()
 
     def ask(self, *lengths: int) -> None:
         """A chain with buffers of these lengths, at DATA and each 64 KiB further on."""
@@ -51,6 +63,25 @@ class Bench(FunctionRig):
 
     def data(self, count: int, at: int = DATA) -> bytes:
         return self.machine.memory.read(at, count)
+
+
+def test_a_defect_breaks_this_device_only_and_fills_no_log(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_worker: object) -> bool:
+        raise ValueError("a defect")
+
+    bench = Bench()
+    with monkeypatch.context() as patched:
+        patched.setattr(RngWorker, "_serve", fail)
+        for _ in range(3):
+            bench.ask(16)
+            assert bench.driver.status & NEEDS_RESET
+            bench.restart()
+    bench.restart()
+    assert capfd.readouterr().err.count("Traceback") == 1
+    bench.ask(16)
+    assert bench.got() == [16]
 
 
 def test_buffers_are_filled_in_order() -> None:

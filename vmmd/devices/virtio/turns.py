@@ -46,9 +46,12 @@ class TurnWorker:
             more = self._serve()
         except RingError as error:
             self._fail(error)
-            return
-        if more:
-            self.schedule()
+        except Exception:  # this device is broken, the loop and the others go on (safety.md P7)
+            self._device.log_defect("queue %d: a chain could not be served", self._index)
+            self._fail(RingError("the device has failed, see the log"))
+        else:
+            if more:
+                self.schedule()
 
     def schedule(self) -> None:
         """Look in the loop's next turn. Any thread."""
