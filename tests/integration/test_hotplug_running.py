@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -352,7 +353,7 @@ def test_a_stop_does_not_wait_for_a_device_that_is_unplugged_meanwhile() -> None
         await until(lambda: bool(hung))
         assert not stop.done()
         guest.eject()
-        await asyncio.wait_for(stop, 5)
+        await asyncio.wait_for(stop, 30)
         assert vm.runstate.state is RunState.PAUSED
 
 
@@ -368,11 +369,33 @@ def test_requests_that_do_not_end_hold_up_an_unplug_for_a_while_only(monkeypatch
         assert unplug.ANSWER_LIMIT_NS >= NS_PER_S
 
 
-SLOW_NS = 400 * NS_PER_MS
+SLOW_NS = 1800 * NS_PER_S
 SLOW_DISKS = (
     "-blockdev", f"driver=null-co,node-name=slow,latency-ns={SLOW_NS}",
     "-drive", f"if=none,id=slowdrive,file=null-co://,file.latency-ns={SLOW_NS},format=raw",
 )  # fmt: skip
+
+
+def hold_slow_disks(vm: Vm) -> Callable[[], None]:
+    """From now on they answer when the function that is returned is called, and not before."""
+    call_later = vm.loop.call_later
+    held: list[Callable[[], None]] = []
+
+    def later(delay_ns: int, callback: Callable[..., None], *args: object) -> object:
+        if delay_ns != SLOW_NS:
+            return call_later(delay_ns, callback, *args)
+        held.append(partial(callback, *args))
+        return None
+
+    vm.loop.call_later = later  # type: ignore[method-assign,assignment]
+
+    def answer() -> None:
+        while held:
+            held.pop(0)()
+
+    return answer
+
+
 HUNG_DISK = ("-blockdev", f"driver=null-co,node-name=hung,latency-ns={3600 * NS_PER_S}")
 RINGS, HEADER, DATA, STATUS = 0x20_0000, 0x40_0000, 0x41_0000, 0x42_0000
 UNANSWERED = b"\xee"
@@ -409,12 +432,14 @@ def in_flight(vm: Vm) -> int:
 def test_a_disk_is_unplugged_when_what_was_in_flight_has_ended() -> None:
     @story(*SLOW_DISKS)
     async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
+        answer = hold_slow_disks(vm)
         await plugger_of(vm).add(disk("d0", "slow", addr=SLOT))
         _, ring = start_reads(vm, 8)
         await until(lambda: in_flight(vm))
         guest.eject()
         await asyncio.sleep(POLL_S)
         assert not said(events, GONE[1])
+        answer()
         await until(lambda: said(events, GONE[1]))
         assert len(ring.collect()) == 8
         assert vm.memory.read(STATUS, 8) == bytes(8)
@@ -428,6 +453,7 @@ def test_a_disk_that_hangs_goes_and_its_image_stays_open_until_it_answers(monkey
     async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
         plugger, block = plugger_of(vm), vm.block
         assert block is not None
+        answer = hold_slow_disks(vm)
         await plugger.add(disk("d0", "slow", addr=SLOT))
         start_reads(vm, 8)
         await until(lambda: in_flight(vm))
@@ -439,6 +465,7 @@ def test_a_disk_that_hangs_goes_and_its_image_stays_open_until_it_answers(monkey
         with pytest.raises(VmmdError, match=left):
             await plugger.add(disk("d0", "slow"))
         await plugger.add(disk("d0", "n0"))  # the id is free all the same
+        answer()
         await until(lambda: not block.nodes["slow"].is_pinned)
         assert vm.memory.read(STATUS, 8) == UNANSWERED * 8  # nothing is written for a device that is not there
         await asyncio.sleep(POLL_S)
@@ -453,6 +480,7 @@ def test_a_drive_goes_with_its_device_and_is_closed_when_it_answers(monkeypatch:
     async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
         plugger, block = plugger_of(vm), vm.block
         assert block is not None
+        answer = hold_slow_disks(vm)
         nodes = set(block.nodes)
         await plugger.add(disk("d0", "slowdrive", addr=SLOT))
         start_reads(vm, 1)
@@ -461,6 +489,7 @@ def test_a_drive_goes_with_its_device_and_is_closed_when_it_answers(monkeypatch:
         await until(lambda: said(events, GONE[1]))
         assert [each.name for each in block.query()] == []
         assert set(block.nodes) == nodes
+        answer()
         await until(lambda: set(block.nodes) == {"n0", "n1", "slow"})
 
 
@@ -563,15 +592,17 @@ def test_of_two_clients_who_want_the_same_image_or_id_one_gets_it(
 def test_a_driver_that_waits_for_its_reset_does_not_keep_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """One vCPU has written status 0 and waits for the disk when another lets go of the slot."""
     monkeypatch.setattr(unplug, "DRAIN_LIMIT_NS", 50 * NS_PER_MS)
+    monkeypatch.setattr("vmmd.devices.virtio.device.DRAIN_TIMEOUT_S", 600)
 
     @story(*SLOW_DISKS)
     async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
         await plugger_of(vm).add(disk("d0", "slow", addr=SLOT))
         driver, _ = start_reads(vm, 1)
         await until(lambda: in_flight(vm))
-        vcpu = threading.Thread(target=setattr, args=(driver, "status", 0))
+        vcpu = threading.Thread(target=setattr, args=(driver, "status", 0), daemon=True)
         vcpu.start()
         await until(lambda: vm.pci is not None and vm.pci.devices[SLOT, 0].virtio.busy)  # type: ignore[attr-defined]
         guest.eject()
         await until(lambda: said(events, GONE[1]))
-        await until(lambda: not vcpu.is_alive())
+        vcpu.join(30)
+        assert not vcpu.is_alive()

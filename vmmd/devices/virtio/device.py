@@ -268,6 +268,8 @@ class VirtioDevice:
         if self._drain is not None:
             for worker in self._drain.workers:
                 worker.abandon()
+            self._drain.finished = True  # as far as a vCPU is concerned, which must not wait for what does not come
+            self._drain.handshake.done()
             self._drain = None
         self._to_reset_state()
         self.paused = False
