@@ -27,7 +27,11 @@ BASE, REGISTERS_BYTES = 0xAE00, 0x18
 EJECT, REMOVABLE, BUS = 0x08, 0x0C, 0x10
 IDS = [f"d{number}" for number in range(6)]
 SLOTS = range(2, 8)
-DRIVERS = ("virtio-blk-pci", "virtio-rng-pci", "virtio-serial-pci", "virtserialport", "pvpanic-pci", "pci-testdev")
+PORTS = ("virtserialport", "virtconsole")
+DRIVERS = (
+    "virtio-blk-pci", "virtio-rng-pci", "virtio-serial-pci", "virtio-net-pci", "virtio-balloon-pci", "i6300esb",
+    "pvpanic-pci", "pci-testdev", *PORTS,
+)  # fmt: skip
 
 
 class Storm:
@@ -72,7 +76,7 @@ class Storm:
         items: list[tuple[str, object]] = []
         if driver == "virtio-blk-pci":
             items.append(("drive", choose.choice(("n0", "n1"))))
-        if driver != "virtserialport" and choose.random() < 0.7:
+        if driver not in PORTS and choose.random() < 0.7:
             items.append(("addr", f"{choose.choice(SLOTS):x}.{choose.choice((0, 0, 1, 2))}"))
             items.append(("multifunction", choose.choice(("on", "off"))))
         return DeviceOptions(driver, choose.choice(IDS), None, items)

@@ -98,7 +98,7 @@ def test_interrupt_line_reaches_the_guest(tiny: Callable[..., TinyVm]) -> None:
     with vm.lock:
         vm.interrupts.set_gsi(5, 1)
         vm.interrupts.set_gsi(5, 0)
-    assert vm.finished.wait(5)
+    assert vm.finished.wait(30)
 
 
 def test_irqfd_reaches_the_guest(tiny: Callable[..., TinyVm], eventfd: int) -> None:
@@ -108,7 +108,7 @@ def test_irqfd_reaches_the_guest(tiny: Callable[..., TinyVm], eventfd: int) -> N
     vm.cpus.resume()
     time.sleep(0.05)
     os.eventfd_write(eventfd, 1)
-    assert vm.finished.wait(5)
+    assert vm.finished.wait(30)
     vm.vm.irqfd(eventfd, 5, deassign=True)
 
 
@@ -161,7 +161,7 @@ def test_message_reaches_the_local_apic(tiny: Callable[..., TinyVm]) -> None:
     vcpu.set_lapic(lapic)
     vm.cpus.resume()
     vm.interrupts.signal_msi(0xFEE0_0000, 0x40)
-    assert vm.finished.wait(5)
+    assert vm.finished.wait(30)
 
 
 def test_message_that_no_cpu_takes_is_dropped(tiny: Callable[..., TinyVm]) -> None:
