@@ -52,6 +52,20 @@ RETRY_ACCEPT_NS = 1_000_000_000
 Resolved = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
+def is_ipv4(text: str) -> bool:
+    """Four numbers with dots between."""
+    try:
+        socket.inet_pton(socket.AF_INET, text)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def is_group(text: str | None) -> bool:
+    """An IPv4 multicast address."""
+    return text is not None and is_ipv4(text) and 224 <= int(text.partition(".")[0]) <= 239  # RFC 1112 §4: class D
+
+
 def unix_name(address: Address) -> str | bytes:
     """The address to bind or connect: a path, or an abstract name."""
     path = address.path or ""

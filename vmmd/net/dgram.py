@@ -260,10 +260,5 @@ def _datagram_socket(family: socket.AddressFamily) -> socket.socket:
 
 
 def _is_group(name: object) -> bool:
-    """An IPv4 multicast address."""
-    if not isinstance(name, tuple):
-        return False
-    try:
-        return 224 <= socket.inet_aton(str(name[0]))[0] <= 239  # RFC 1112 §4: class D
-    except OSError:
-        return False
+    """The address of a socket is an IPv4 multicast address."""
+    return isinstance(name, tuple) and sockets.is_group(str(name[0]))

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, Any
 
+from vmmd.core import sockets
 from vmmd.core.props import BOOL, STR, prop
 from vmmd.errors import UsageError
 from vmmd.options import keyval
@@ -59,10 +59,10 @@ class NetdevDgram(_WithAddresses):
     def check(self, where: str) -> None:
         super().check(where)
         local, remote = self.local, self.remote
-        if local is None and not (remote is not None and is_group(remote.host)):
+        if local is None and not (remote is not None and sockets.is_group(remote.host)):
             raise UsageError(f"{where}: dgram requires local= parameter", "only a multicast group needs none")
         if local is not None and local.fd is not None:
-            if remote is not None and not is_group(remote.host):
+            if remote is not None and not sockets.is_group(remote.host):
                 raise UsageError(f"{where}: don't set remote with local.fd", "the socket is connected already")
             return
         if remote is None:
@@ -130,24 +130,10 @@ class NetdevSocket(NetdevOptions):
 
     def _read_mcast(self, where: str) -> None:
         self.remote = host_and_port(str(self.mcast), where)
-        if not is_group(self.remote.host):
+        if not sockets.is_group(self.remote.host):
             sentence = f"{where}: specified mcastaddr {shown(self.remote.host)} does not contain a multicast address"
             raise UsageError(sentence, "224.0.0.0 to 239.255.255.255")
         if self.localaddr is not None:
-            if not is_ipv4(self.localaddr):
+            if not sockets.is_ipv4(self.localaddr):
                 raise UsageError(f"{where}: localaddr '{shown(self.localaddr)}' is not a valid IPv4 address")
             self.local = inet_address(self.localaddr, "0")
-
-
-def is_ipv4(text: str) -> bool:
-    """Four numbers with dots between."""
-    try:
-        socket.inet_pton(socket.AF_INET, text)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def is_group(text: str | None) -> bool:
-    """An IPv4 multicast address."""
-    return text is not None and is_ipv4(text) and 224 <= int(text.partition(".")[0]) <= 239  # RFC 1112 §4: class D
