@@ -30,6 +30,7 @@ from tests.unit.net_rig import (
 )
 from vmmd.core.backend import NetOffload
 from vmmd.core.notify import Handshake
+from vmmd.devices.virtio.net import transmit
 from vmmd.devices.virtio.net.header import FRAME_BYTES_MAX
 from vmmd.devices.virtio.net.pci import VirtioNetPciNonTransitional
 from vmmd.devices.virtio.net.worker import BATCH
@@ -37,6 +38,7 @@ from vmmd.errors import UsageError
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
 
 VERSION_1 = 1 << 32
 NEEDS_RESET = 0x40
@@ -276,6 +278,69 @@ def test_event_index_both_ways() -> None:
     assert rig.rings[1].wants_kick() is False
     rig.rings[1].add([Buffer(TX_DATA, 72)], [])
     assert rig.rings[1].wants_kick()
+
+
+class SlowClock:
+    """The transmit queue's: 1 µs passes with each look, and the driver does what ``then`` says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_ns, self.looks = 10**9, 0
+        self.then: list[Callable[[], object]] = []
+        monkeypatch.setattr(transmit, "monotonic_ns", self)
+
+    def __call__(self) -> int:
+        self.now_ns += 1000
+        self.looks += 1
+        if self.then:
+            self.then.pop(0)()
+        return self.now_ns
+
+    def looks_at(self, work: Callable[[], object]) -> int:
+        before = self.looks
+        work()
+        return self.looks - before
+
+
+@pytest.mark.parametrize("features", [VERSION_1, VERSION_1 | F_EVENT_IDX])
+def test_a_driver_that_answers_at_once_need_not_ring(monkeypatch: pytest.MonkeyPatch, features: int) -> None:
+    clock, rig = SlowClock(monkeypatch), NetRig().start(features)
+    rig.post(*[2048] * 8)
+    rig.queue.feed(bytes(12) + frame())
+    rig.queue.run()
+    rig.send(frame())  # a doorbell right behind a frame
+    for number in range(4):
+        rang: list[bool] = []
+
+        def answer(rang: list[bool] = rang) -> None:
+            rig.rings[1].add([Buffer(TX_DATA, 72)], [])
+            rang.append(rig.rings[1].kick())
+
+        clock.then = [lambda: None, lambda: None, answer]  # not yet at the first look
+        rig.queue.feed(bytes(12) + frame())
+        rig.queue.run()
+        assert rang == [False]
+        assert len(rig.queue.sent) == number + 2
+    assert rig.net.counters[1].notifications == 1
+    rig.send(frame())  # later
+    assert len(rig.queue.sent) == 6
+    assert rig.net.counters[1].notifications == 2
+
+
+def test_a_driver_that_does_not_answer_is_hardly_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, rig = SlowClock(monkeypatch), NetRig().start(VERSION_1)
+    rig.post(*[2048] * 200)
+
+    def receive() -> None:
+        rig.queue.feed(bytes(12) + frame())
+        rig.queue.run()
+        rig.rings[1].add([Buffer(TX_DATA, 72)], [])
+        assert rig.rings[1].kick()  # too late to be seen by who waits
+        rig.run()
+
+    waits = [clock.looks_at(receive) > transmit.AWAITED_NS // 1000 for _ in range(100)]
+    assert len(rig.queue.sent) == 100
+    assert [index for index in range(12) if waits[index]] == [1, 2, 4, 5, 9, 10]  # twice, and ever longer not at all
+    assert sum(waits) <= 2 * 100 // transmit.SOON_NEEDED_MAX + 8
 
 
 def test_timer_collects_frames_until_it_is_over() -> None:

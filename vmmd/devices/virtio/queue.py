@@ -390,6 +390,13 @@ class VirtQueue:
         if not self.event_idx:
             self._used[0] = USED_NO_NOTIFY
 
+    def withdraw_notify(self) -> None:
+        """Take back what ``enable_notify`` has asked for, before the driver has rung (a hint)."""
+        if self.event_idx:
+            self._used[self._avail_event] = (self.last_avail - 1) & 0xFFFF
+        else:
+            self._used[0] = USED_NO_NOTIFY
+
     def enable_notify(self) -> bool:
         """Ask the driver to ring for the next chain. True when one is there already: look again (§2.7.10)."""
         if self.event_idx:

@@ -170,6 +170,11 @@ class VirtioNet(VirtioDevice):
         """Where frames come from and go to; None without a netdev."""
         return self._queues[pair] if self._queues else None
 
+    def answers_to(self, pair: int) -> TxWorker | None:
+        """Who sends what the driver answers to frames of ``pair``."""
+        worker = self.workers.get(2 * pair + 1)
+        return worker if isinstance(worker, TxWorker) else None
+
     def direct_fd(self, pair: int) -> int | None:
         """A descriptor that takes and gives frames of ``pair`` now, if there is one."""
         queue = self._direct[pair] if self._direct else None

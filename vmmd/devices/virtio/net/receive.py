@@ -135,13 +135,19 @@ class RxWorker(NetWorker):
     def receive(self) -> None:
         """Take frames from the netdev: a bounded number, and at most one interrupt for each FRAMES_A_LOOK."""
         end_ns = monotonic_ns() + TURN_NS
-        more = True
+        more, answers = True, None
         while more and monotonic_ns() < end_ns:
             more = self._batch(end_ns)
             if self._heads:
+                if answers is None:
+                    answers = self._net.answers_to(self.pair)
+                    if answers is not None:
+                        answers.expect_answer()
                 self.ring.push_many(self._heads, self._lengths)
                 self.give_back(len(self._heads))
                 self._heads, self._lengths = [], []
+        if answers is not None:
+            answers.await_answer()
         # still watched, unless there are no buffers: called again in the next turn if frames wait
 
     def _batch(self, end_ns: int) -> bool:  # noqa: C901  # the hot loop: a chain of one buffer is in line
@@ -177,6 +183,9 @@ class RxWorker(NetWorker):
             buffers = [data[start + added : start + length], spill]
             try:
                 got = (read(buffers) if fd is None else _readv(fd, buffers)) + added
+            except BlockingIOError:
+                self._at = at
+                return False
             except OSError:
                 got = read(buffers) + added  # which knows what it means
             if got == added:
