@@ -26,7 +26,7 @@ ARGUMENTS = [
     "-netdev", f"tap,id=t0,{QUIET}", "-device", "virtio-net-pci,netdev=t0,id=n0",
     "-netdev", f"tap,id=t1,queues=2,{QUIET}", "-device", "virtio-net-pci,netdev=t1,id=t0",
     "-netdev", f"tap,id=t2,queues=2,{QUIET}", "-device", "virtio-net-pci,mq=on,netdev=t2",
-    "-netdev", "hubport,id=h0,hubid=0", "-netdev", "hubport,id=h1,hubid=0",
+    "-netdev", "hubport,id=h0,hubid=0", "-netdev", "hubport,id=h1,hubid=0", "-netdev", "hubport,id=h3,hubid=0",
     "-device", "virtio-net-pci,netdev=h0,id=m0",
     "-netdev", f"tap,id=t5,{QUIET}", "-netdev", "hubport,id=h2,hubid=5,netdev=t5",
     "-device", "virtio-net-pci",
@@ -66,6 +66,7 @@ ROWS = (
     Row('netdev_del {"id": "t0"}'), Row("!netdev_del t1"), Row("!info network"),
     Row("!netdev_del t0"), Row('netdev_add {"id": "t0", "type": "hubport", "hubid": 7}'),
     Row(f"!netdev_add tap,id=n0,{QUIET}"), Row("!info network"), Row("!netdev_del h1"), Row("!info network"),
+    Row("!netdev_del h0"), Row("!info network"),
 )  # fmt: skip
 
 

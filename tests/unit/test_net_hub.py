@@ -253,9 +253,10 @@ def test_netdev_del_leaves_the_nic_without_a_link(rig):
     with pytest.raises(StopIteration):
         rig.network.remove("ha").send(None)
     assert (nic.removed, port.backend, port.link_up) == (1, None, False)
-    assert listing(rig.network).splitlines()[-2:] == [
-        "na: index=0,type=nic,model=virtio-net-pci,macaddr=00:00:00:00:00:00",
-        " \\ ha: index=0,type=hubport,",
+    # as QEMU 7.2.22
+    assert listing(rig.network).splitlines() == [
+        "hub 0",
+        " \\ hb: nb: index=0,type=nic,model=virtio-net-pci,macaddr=00:00:00:00:00:00",
     ]
     with pytest.raises(DeviceNotFoundError):
         rig.network.remove("ha").send(None)

@@ -36,7 +36,7 @@ def _hub_lines(number: int, ports: list[HubPort]) -> Iterator[str]:
 
 
 def _nic_and_netdev(port: Port) -> Iterator[str]:
-    if isinstance(port.backend, HubPort):
+    if port.was_at_hub or isinstance(port.backend, HubPort):
         return
     behind = port.removed if port.backend is None else port.backend.lines()
     for index, own in enumerate(nic_lines(port)):

@@ -54,6 +54,7 @@ class Port:
         self.plugged = True  # the cable is in
         #: how ``info network`` described the netdev that was taken away from the NIC
         self.removed: list[str] = []
+        self.was_at_hub = False  # it was the port of a hub
 
     @property
     def name(self) -> str:
@@ -198,7 +199,7 @@ class Network:
 
     async def _take_away(self, port: Port, netdev: Netdev) -> None:
         """The netdev of a NIC goes. It may be stopped then."""
-        port.removed = netdev.lines()
+        port.removed, port.was_at_hub = netdev.lines(), isinstance(netdev, HubPort)
         with self._lock:
             port.plugged = False
             port.nic.backend_removed()
