@@ -21,12 +21,16 @@ class Function:
     def __init__(self, bus: PciBus, slot: int, number: int = 0, *, stays: bool = False, index: int = 0) -> None:
         self.slot = slot
         self.hotpluggable = not stays
-        self.vanished = False
+        self.vanished = self.ended = False
         self.props = SimpleNamespace(acpi_index=index)
         bus.devices[slot, number] = self  # type: ignore[assignment]  # a stand-in
 
     def vanish(self) -> None:
         self.vanished = True
+
+    def end_dma(self) -> None:
+        assert self.vanished
+        self.ended = True
 
 
 class Block:
@@ -64,6 +68,7 @@ def test_what_is_new_is_told_once_and_asked_for_until_it_is_let_go() -> None:
     block.write(Reg.EJECT, 1 << SLOT)
     assert block.told[1:] == [("let go", [function])]
     assert function.vanished
+    assert function.ended
     assert block.read(Reg.REQUESTED) == NOTHING
     block.write(Reg.EJECT, 1 << SLOT)
     assert len(block.told) == 2  # it went the first time

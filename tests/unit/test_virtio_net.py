@@ -507,6 +507,7 @@ def test_what_the_guest_ejects_writes_nothing_once_the_ejecting_instruction_is_o
     monkeypatch.setattr(rig.machine.loop, "on_loop_thread", lambda: False)
     with rig.machine.lock:
         rig.device.vanish()
+        rig.device.end_dma()
     monkeypatch.undo()
     ram = bytes(rig.machine.ram)
     rig.queue.feed(bytes(12) + frame())

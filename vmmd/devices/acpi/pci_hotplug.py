@@ -171,6 +171,8 @@ class PciHotplug:
             each.vanish()
         if going and self.guest is not None:
             self.guest.let_go(going)
+        for each in going:  # the guest's next instruction may use the memory for something else
+            each.end_dma()
 
     def _index_of(self, slot: int) -> int:
         assert self.bus is not None  # the caller has looked

@@ -162,7 +162,7 @@ class PciDevice(Device):
 
     def vanish(self) -> None:
         """Out of the guest's sight at once: configuration space reads all-ones, nothing is mapped, no interrupt and no
-        DMA. Any thread, DeviceLock held (a vCPU may wait without it); ``unrealize`` follows."""
+        new DMA. Any thread, DeviceLock held; ``unrealize`` follows."""
         self.vanished = True
         self._intx.connect(None)
         self._remap(io_on=False, memory_on=False)
@@ -245,6 +245,10 @@ class PciDevice(Device):
     def on_reset(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` at every reset, after the configuration space has its reset values."""
         self._reset_hooks.append(callback)
+
+    def end_dma(self) -> None:
+        """After ``vanish``: a vCPU waits until what is in flight has ended, some seconds at most. DeviceLock held; it
+        is let go meanwhile."""
 
     # -- hooks ---------------------------------------------------------------------------------------------
 

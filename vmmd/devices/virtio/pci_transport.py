@@ -489,10 +489,7 @@ class VirtioPciDevice(PciDevice):
                 self.virtio.attach_doorbell(each, worker)
                 self.virtio.kick_queue(each)  # a ring at the old place may be lost
 
-    def vanish(self) -> None:
-        """A vCPU that lets go of it waits until what is in flight has ended, as with bus mastering: its next
-        instruction may use the memory for something else."""
-        super().vanish()
+    def end_dma(self) -> None:
         self.virtio.suspend()
 
     def command_changed(self, old: int, new: int) -> None:
