@@ -18,6 +18,8 @@ from tests.integration.test_hotplug_at_start import KERNEL, NODE, run, traces
 from tests.integration.test_hotplug_running import SLOT, Guest, NoDoorbells, plugger_of, said, until
 from vmmd.core.events import DeviceDeletedEvent
 from vmmd.kvm.vm import KvmVm
+from vmmd.net.descriptors import OutsideDescriptors
+from vmmd.options.cmdline import parse
 from vmmd.options.models import DeviceOptions
 
 if TYPE_CHECKING:
@@ -30,8 +32,9 @@ pytestmark = pytest.mark.kvm
 CYCLES = 40
 RINGS = 0x20_0000
 #: types whose driver is brought up; others differ in nothing that matters here
-DRIVEN = [each for each in pluggable() if each.driver in ("virtio-blk-pci", "virtio-rng-pci", "virtio-serial-pci")]
-BACKENDS = {"drive": [("drive", "n0")], "": []}
+DRIVEN_NAMES = ("virtio-blk-pci", "virtio-net-pci", "virtio-rng-pci", "virtio-serial-pci")
+DRIVEN = [each for each in pluggable() if each.driver in DRIVEN_NAMES]
+BACKENDS = {"drive": [("drive", "n0")], "netdev": [("netdev", "h0")], "": []}
 
 
 def test_devices_of_every_kind_come_and_go(tmp_path: Path) -> None:
@@ -100,6 +103,8 @@ def test_what_kvm_was_asked_for_is_given_back(kind: Kind, monkeypatch: pytest.Mo
     kernel = Kernel(monkeypatch)
 
     async def story(vm: Vm, events: list[Any]) -> None:
+        (port,) = parse(["-netdev", "hubport,id=h0,hubid=0"]).netdevs
+        await vm.network().add(port, OutsideDescriptors(vm.fdsets))
         await vm.cont()
         guest = Guest(vm)
         before: tuple[dict[str, Any], dict[str, Any]] | None = None
