@@ -31,17 +31,10 @@ class PtyChardev(StreamChardev):
 
     def __init__(self, config: CharOptions, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
         super().__init__(config, loop, lock, log)
+        self._peer_options = self.config
         self.slave_path = ""
         self._master = -1
         self._arrivals: select.epoll | None = None
-
-    @property
-    def _replay_bytes(self) -> int:
-        return self.config.replay
-
-    @property
-    def _drops_stale(self) -> bool:
-        return self.config.stale_input == "drop"
 
     @property
     def filename(self) -> str:

@@ -43,6 +43,7 @@ class SocketChardev(StreamChardev):
 
     def __init__(self, config: SocketOptions, loop: LoopPort, lock: threading.Lock, log: LogFile | None = None) -> None:
         super().__init__(config, loop, lock, log)
+        self._peer_options = self.config
         self.listen_socket = ListenSocket(config)
         self._connection: socket.socket | None = None
         self._accepting = False
@@ -53,14 +54,6 @@ class SocketChardev(StreamChardev):
     @property
     def filename(self) -> str:
         return self.listen_socket.filename
-
-    @property
-    def _replay_bytes(self) -> int:
-        return self.config.replay
-
-    @property
-    def _drops_stale(self) -> bool:
-        return self.config.stale_input == "drop"
 
     @property
     def open_may_wait(self) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import threading
 
     from vmmd.chardev.logfile import LogFile
-    from vmmd.chardev.options import CharOptions
+    from vmmd.chardev.options import CharOptions, PeerOptions
     from vmmd.core.notify import LoopPort
 
 #: Reads of one turn of the loop
@@ -48,6 +48,7 @@ class StreamChardev(Chardev):
         self._kept = bytearray()  # output for the next peer, which the log has already
         self.dropped_input_bytes = 0
         self._hangups: select.epoll | None = None
+        self._peer_options: PeerOptions | None = None  # where peers come and go
 
     @property
     def connected(self) -> bool:
@@ -180,13 +181,10 @@ class StreamChardev(Chardev):
             inbox += data
         return inbox
 
-    @property
-    def _drops_stale(self) -> bool:
-        """What was sent while the guest's end was closed is nothing that it should see."""
-        return False
-
     def set_open(self, is_open: bool) -> None:
-        if is_open and not self.frontend_open and self._drops_stale:
+        peer = self._peer_options
+        if is_open and not self.frontend_open and peer is not None and peer.stale_input == "drop":
+            # what was sent while the guest's end was closed is nothing that it should see
             self.dropped_input_bytes += len(self.undelivered())
         super().set_open(is_open)
 
@@ -272,14 +270,10 @@ class StreamChardev(Chardev):
             self._write_failed(error)
             return len(chunk)
 
-    @property
-    def _replay_bytes(self) -> int:
-        """How much output without a peer is kept for the next one."""
-        return 0
-
     def _keep(self, chunk: bytearray) -> None:
         """There is no peer: the end of its output is for the next one, or for nobody."""
-        kept, limit = self._kept, self._replay_bytes
+        kept = self._kept
+        limit = 0 if self._peer_options is None else self._peer_options.replay
         if limit:
             kept += chunk
         excess = len(kept) - limit if limit else len(chunk)
