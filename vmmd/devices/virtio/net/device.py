@@ -84,7 +84,6 @@ class VirtioNet(VirtioDevice):
         self.id: str | None = None
         #: the next change of the filter is told; again when it was asked for
         self.tells_changes = True
-        self.paused = False  # the VM is stopped: no chain is taken
         self.pairs = 1  # in use by the driver
         #: of the header that the driver uses, those that the netdev knows nothing of
         self.header_bytes = driver_header_bytes(0)
@@ -147,10 +146,6 @@ class VirtioNet(VirtioDevice):
         self.pairs = 1
         self.filter.reset(self.mac)
         self.features_written()
-
-    def reset_by_machine(self) -> None:
-        super().reset_by_machine()
-        self.paused = False
 
     def negotiated(self, feature: int) -> bool:
         return bool(self.accepted_features & feature)
