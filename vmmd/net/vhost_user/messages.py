@@ -18,11 +18,8 @@ ADDRESSES = struct.Struct("<IIQQQQ")  # ring, flags, descriptors, used, availabl
 REGION = struct.Struct("<QQQQ")  # guest address, bytes, our address, offset in the descriptor
 
 VERSION = 1
-VERSION_MASK = 3
 FLAG_REPLY = 1 << 2
 FLAG_NEED_REPLY = 1 << 3
-#: no descriptor comes with SET_VRING_KICK, _CALL or _ERR
-NO_DESCRIPTOR = 1 << 8
 #: feature bit of GET_FEATURES: the protocol has features of its own
 F_PROTOCOL_FEATURES = 1 << 30
 #: regions that SET_MEM_TABLE can carry
