@@ -253,9 +253,7 @@ def test_a_reset_gets_rid_of_a_disk_that_hangs_when_it_is_to_go(monkeypatch: pyt
 
     @story(*HUNG_DISK)
     async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
-        await plugger_of(vm).add(disk("d0", "hung", addr=SLOT))
-        start_reads(vm, 1)
-        await until(lambda: in_flight(vm))
+        await plug_a_hung_disk(vm)
         await plugger_of(vm).remove("d0")
         await vm.system_reset()
         assert events[-3:-1] == GONE
@@ -268,9 +266,7 @@ def test_a_reset_that_hangs_is_helped_by_a_device_del_that_comes_behind(monkeypa
 
     @story(*HUNG_DISK)
     async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
-        await plugger_of(vm).add(disk("d0", "hung", addr=SLOT))
-        start_reads(vm, 1)
-        await until(lambda: in_flight(vm))
+        await plug_a_hung_disk(vm)
         quiet: list[None] = []
         vm.requests.on_quiesce(lambda done: quiet.append(done()))
         reset = asyncio.create_task(vm.system_reset())
@@ -429,6 +425,13 @@ def in_flight(vm: Vm) -> int:
     return sum(worker.in_flight for worker in vm.pci.devices[SLOT, 0].virtio.live)  # type: ignore[attr-defined]
 
 
+async def plug_a_hung_disk(vm: Vm) -> None:
+    """The disk in SLOT, of HUNG_DISK, has a request in flight."""
+    await plugger_of(vm).add(disk("d0", "hung", addr=SLOT))
+    start_reads(vm, 1)
+    await until(lambda: in_flight(vm))
+
+
 def test_a_disk_is_unplugged_when_what_was_in_flight_has_ended() -> None:
     @story(*SLOW_DISKS)
     async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
@@ -505,9 +508,7 @@ def test_a_hung_disk_uses_up_the_time_for_closing_its_image(monkeypatch: pytest.
 
     @story(*HUNG_DISK)
     async def _(vm: Vm, events: list[Any], guest: Guest) -> None:
-        await plugger_of(vm).add(disk("d0", "hung", addr=SLOT))
-        start_reads(vm, 1)
-        await until(lambda: in_flight(vm))
+        await plug_a_hung_disk(vm)
         guest.eject()
         await until(lambda: said(events, GONE[1]))
         assert max(limits) < 10 * NS_PER_MS
